@@ -63,19 +63,22 @@ class AudioWriter:
         peak = float(np.abs(samples).max(initial=0.0))
         if not np.isfinite(peak):
             raise InputError(f"{self.path} was not written: its samples are NaN or infinite.")
-        if peak > 1 and self.subtype not in ("FLOAT", "DOUBLE"):
-            if soundfile.check_format(self._format, "FLOAT"):
-                self._go_on_as(self._format, "FLOAT")
+        file_format, subtype = self._format, self.subtype
+        if peak > 1 and subtype not in ("FLOAT", "DOUBLE"):
+            if soundfile.check_format(file_format, "FLOAT"):
+                subtype = "FLOAT"
             else:
                 self.clipped += int((np.abs(samples) > 1).sum())
                 samples = np.clip(samples, -1, 1)
-        if self._bytes(self.written + samples.shape[1], self.subtype) > _LARGEST:
-            if self._format == "WAV":
-                self._go_on_as("RF64", self.subtype)
-            elif self._format == "AIFF":
+        if self._bytes(self.written + samples.shape[1], subtype) > _LARGEST:
+            if file_format == "AIFF":
                 raise InputError(
                     f"{self.path} cannot be written: AIFF ends at 4 GB, choose .wav or .flac."
                 )
+            if file_format == "WAV":
+                file_format = "RF64"
+        if (file_format, subtype) != (self._format, self.subtype):
+            self._go_on_as(file_format, subtype)
         for first in range(0, samples.shape[1], _PIECE):
             piece = samples[:, first : first + _PIECE]
             with self._one_sentence():
@@ -87,9 +90,7 @@ class AudioWriter:
         try:
             with self._one_sentence():
                 self._file.close()
-                # libsndfile says nothing of a disk that fills while it completes ALAC.
-                if soundfile.info(os.fsencode(self._partial)).frames < self.written:
-                    raise OSError("fewer samples arrived than were written")
+                self._check_end()
                 self._partial.replace(self.path)
         finally:
             self.abort()
@@ -114,6 +115,15 @@ class AudioWriter:
             self.close()
         else:
             self.abort()
+
+    def _check_end(self) -> None:
+        """Raise OSError where the last sample is missing.
+
+        libsndfile says nothing of a disk that fills while it completes FLAC, MP3 or ALAC.
+        """
+        with soundfile.SoundFile(os.fsencode(self._partial)) as file:
+            if self.written and file.seek(self.written - 1) >= 0 and not len(file.read(1)):
+                raise OSError("fewer samples arrived than were written")
 
     def _created(self, path: Path) -> soundfile.SoundFile:
         try:
