@@ -11,7 +11,11 @@ _TAG = 128  # bytes of an ID3v1 tag
 
 
 def states_its_length(data: BinaryIO) -> bool:
-    """Whether the first MPEG frame holds a table with the number of frames."""
+    """Whether the first MPEG frame holds a table with the number of frames.
+
+    Leaves `data` where it was: a decoder may be reading it.
+    """
+    place = data.tell()
     data.seek(0)
     start = data.read(10)
     if start[:3] == b"ID3":  # its size is written in four times seven bits
@@ -20,6 +24,7 @@ def states_its_length(data: BinaryIO) -> bool:
     else:
         data.seek(0)
     first = data.read(_FRAME)
+    data.seek(place)
     return any(table in first for table in (b"Xing", b"Info", b"VBRI"))
 
 
