@@ -11,7 +11,6 @@ from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.networks.model import MaskSettings, Model
 from dpcl.separators.separation import Separation
-from dpcl.signal.features import log_magnitude
 
 
 class DeepClustering:
@@ -50,7 +49,9 @@ class DeepClustering:
     def embed(self, spectrum: Tensor) -> Tensor:
         """spectrum (B, L, F) -> unit embeddings (B, L*F, K)."""
         with torch.no_grad():
-            embeddings: Tensor = self.model.network(log_magnitude(spectrum).float())
+            embeddings: Tensor = self.model.network(
+                self.model.settings.signal.features(spectrum).float()
+            )
         return embeddings
 
 
