@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
-from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.networks.model import MaskSettings, Model
+from dpcl.separators.limits import check_mixture
 from dpcl.separators.separation import Separation
 
 
@@ -30,10 +30,7 @@ class DeepClustering:
 
         Raises InputError where there are no samples or not all of them are finite.
         """
-        if mixture.shape[-1] == 0 or not bool(mixture.isfinite().all()):
-            raise InputError(
-                "the mixture is empty or holds NaN or infinite values; repair it first"
-            )
+        check_mixture(mixture)
         spectrum = self.stft(mixture.reshape(-1, mixture.shape[-1]))  # (B, L, F)
         count = 2 if num_sources is None else num_sources
         embeddings = self.embed(spectrum)  # (B, L*F, K)
