@@ -100,17 +100,18 @@ class KnownTalkers:
 
 def _left_out(joined: Sequence[Utterance], start: float, seconds: float) -> list[Piece]:
     """What a mixture leaves out of the recordings that were joined for it and cut from `start`."""
-    used: dict[Utterance, tuple[float, float]] = {}  # from the first to the last that is heard
-    begin = 0.0  # of a recording, seen from the cut
+    used: dict[Utterance, list[tuple[float, float]]] = {}  # from where to where, in s
+    begin = 0.0  # of a recording among the joined
     for u in joined:
-        first, last = used.get(u, (u.seconds, 0.0))
-        here = (max(start - begin, 0.0), min(start + seconds - begin, u.seconds))
-        used[u] = (min(first, here[0]), max(last, here[1]))
+        first, last = max(start - begin, 0.0), min(start + seconds - begin, u.seconds)
+        used.setdefault(u, []).extend([(first, last)] if first < last else [])
         begin += u.seconds
-    pieces = [Piece(u.path, 0.0, first - GUARD) for u, (first, _) in used.items()]
-    pieces += [
-        Piece(u.path, last + GUARD, u.seconds - last - 2 * GUARD) for u, (_, last) in used.items()
-    ]
+    pieces = []
+    for u, parts in used.items():
+        end = -GUARD
+        for first, last in [*sorted(parts), (u.seconds, u.seconds)]:
+            pieces.append(Piece(u.path, end + GUARD, first - end - 2 * GUARD))
+            end = max(end, last)
     return pieces
 
 

@@ -88,7 +88,7 @@ def learn_dictionary(recordings: Sequence[Tensor], seed: int = 0) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     chosen = spectra[torch.randint(len(spectra), (ATOMS,), generator=random)]  # (K, F)
     chosen = chosen * (0.5 + torch.rand(chosen.shape, generator=random)) + 0.01
-    dictionary = chosen / chosen.norm(dim=-1, keepdim=True)
+    dictionary: Tensor = chosen / chosen.norm(dim=-1, keepdim=True)
     activations = 0.1 + torch.rand(len(spectra), ATOMS, generator=random)
     activations = activations * (spectra.sum() / (activations @ dictionary).sum())
     for _ in range(ITERATIONS):
@@ -110,10 +110,8 @@ def update_activations(
 ) -> Tensor:
     """One multiplicative step of the activations (..., L, K); the cost never increases."""
     weights = dictionary / (dictionary.sum(dim=-1, keepdim=True) + sparsity)  # (..., K, F)
-    updated: Tensor = activations * (
-        _ratio(spectra, dictionary, activations) @ weights.transpose(-1, -2)
-    )
-    return updated
+    gains = _ratio(spectra, dictionary, activations) @ weights.transpose(-1, -2)
+    return activations * gains
 
 
 def update_dictionary(

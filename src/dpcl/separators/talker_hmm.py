@@ -15,11 +15,11 @@ from dpcl.signal.level import active_level_db
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 8000  # Hz
-STATES = 32  # of one talker; half as many or twice as many lose or win 0.1 dB on lists/valid2.csv
-FLOOR = (
-    0.1  # magnitude; speech of active level 0 dB has 8 on average, and so this is 40 dB under it
-)
+# All chosen on lists/valid2.csv.
+STATES = 32  # of one talker
+FLOOR = 0.01  # magnitude, 60 dB under the root mean square of speech at an active level of 0 dB
 EM_STEPS = 5
+RENEWAL = 0.9  # chance that a state does not hang on the last one
 FRAMES_A_STATE = 8  # fewer recordings give fewer states
 SMOOTHING = 10.0  # frames of the talker's average variance that are added to those of a state
 LEAST_VARIANCE = 0.05  # nepers squared: 2 dB
@@ -49,8 +49,8 @@ def learn_talker(recordings: Sequence[Tensor], states: int = STATES) -> TalkerHM
 
     A Gaussian mixture with diagonal covariances by k-means and a few steps of EM (Dempster et al.
     1977), its components the states; transitions are how often one follows the other, by their
-    posteriors in neighbouring frames, as in Hershey et al. 2010, section 3. Raises InputError
-    where all recordings are silent.
+    posteriors in neighbouring frames, mixed with the prior: seconds of speech teach pairs of states
+    badly. Raises InputError where all recordings are silent.
     """
     sounding = [recording for recording in recordings if bool(recording.any())]
     if not sounding:
@@ -64,10 +64,11 @@ def learn_talker(recordings: Sequence[Tensor], states: int = STATES) -> TalkerHM
     for _ in range(EM_STEPS):
         responsibilities = _log_densities(frames, means, deviations, prior).softmax(dim=-1)
         means, deviations, prior = _maximise(frames, responsibilities)
-    transitions = prior.expand(states, -1).clone()  # as if each state had been left once more
+    counts = prior.expand(states, -1).clone()  # as if each state had been left once more
     for part in torch.split(responsibilities, [len(spectrum) for spectrum in spectra]):
-        transitions += part[:-1].T @ part[1:]
-    transitions /= transitions.sum(dim=-1, keepdim=True)
+        counts += part[:-1].T @ part[1:]
+    counts /= counts.sum(dim=-1, keepdim=True)
+    transitions = (1 - RENEWAL) * counts + RENEWAL * prior
     return TalkerHMM(means, deviations, prior, transitions)
 
 
