@@ -150,7 +150,9 @@ def test_sources_add_up_to_the_mixture(separator: NMF, samples: int, level: floa
 
 def test_level_changes_nothing(separator: NMF) -> None:
     mixture = _tones(300, 700, 900)
-    torch.testing.assert_close(separator(100 * mixture).masks, separator(mixture).masks)
+    torch.testing.assert_close(
+        separator(100 * mixture).masks, separator(mixture).masks, atol=5e-3, rtol=0
+    )
 
 
 def test_dictionary_is_the_same_each_time_and_of_unit_norm() -> None:

@@ -109,7 +109,10 @@ def update_activations(
     spectra: Tensor, dictionary: Tensor, activations: Tensor, sparsity: float
 ) -> Tensor:
     """One multiplicative step of the activations (..., L, K); the cost never increases."""
-    weights = dictionary / (dictionary.sum(dim=-1, keepdim=True) + sparsity)  # (..., K, F)
+    sums = dictionary.sum(
+        dim=-1, keepdim=True
+    )  # (..., K, 1), zero for an atom that is used no more
+    weights = dictionary / (sums + sparsity).clamp_min(FLOOR)  # (..., K, F)
     gains = _ratio(spectra, dictionary, activations) @ weights.transpose(-1, -2)
     return activations * gains
 
