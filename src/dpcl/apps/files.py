@@ -90,7 +90,7 @@ def render_files(
     sources = max(len(row.sources) for row in rows)
     for name in ("mix", *(f"s{k + 1}" for k in range(sources))):
         refuse_existing(out / name, force)
-    with _aside(out) as aside:
+    with folder_aside(out) as aside:
         render_list(rows, root, aside, rate, progress)
         for path in sorted(aside.glob("*/*.wav")):
             place = out / path.relative_to(aside)
@@ -132,7 +132,7 @@ def _write(out: Path, stem: str, estimates: NDArray[np.float32], rate: int) -> t
     # A source can be louder than the mixture, where sources cancelled: keep it rather than clip it.
     subtype = "PCM_16" if np.abs(estimates).max(initial=0) <= 1 else "FLOAT"
     places = tuple(out / f"{stem}_s{k + 1}.wav" for k in range(len(estimates)))
-    with _aside(out) as aside:
+    with folder_aside(out) as aside:
         for place, estimate in zip(places, estimates, strict=True):
             write_audio(aside / place.name, estimate, rate, subtype)
         for place in places:
@@ -144,7 +144,7 @@ def _write(out: Path, stem: str, estimates: NDArray[np.float32], rate: int) -> t
 
 
 @contextmanager
-def _aside(out: Path) -> Iterator[Path]:
+def folder_aside(out: Path) -> Iterator[Path]:
     """A folder in `out` for what is not yet whole; with it goes an `out` that is left empty.
 
     Raises InputError where there can be none.

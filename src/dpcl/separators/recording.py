@@ -65,12 +65,9 @@ def separate_recording(
     separation = separator(at_network, sources)
     if separation.masks is None:
         raise ValueError("the separator gave no masks to lay over the recording")
-    # Frames as close as whole samples allow to the network's; `_stretch` makes up for the rest.
-    ratio = separator.stft.window // separator.stft.hop
-    hop = max(1, round(separator.stft.hop * sample_rate / separator.sample_rate))
-    stft = STFT(hop * ratio, hop)
+    stft = recording_stft(separator, sample_rate)
     spectrum = stft(recording)  # (L, F) or (channels, L, F)
-    seconds = torch.arange(spectrum.shape[-2], dtype=torch.float64) * (hop / sample_rate)
+    seconds = torch.arange(spectrum.shape[-2], dtype=torch.float64) * (stft.hop / sample_rate)
     frequencies = torch.arange(spectrum.shape[-1]) * (sample_rate / stft.window)
     masks = separation.masks
     if sample_rate > separator.sample_rate:
@@ -84,6 +81,16 @@ def separate_recording(
     laid = masks[:, None] if recording.ndim == 2 else masks
     estimates = stft.inverse(laid * spectrum, recording.shape[-1])
     return Separation(estimates, masks, separation.embeddings)
+
+
+def recording_stft(separator: MaskSeparator, sample_rate: int) -> STFT:
+    """The STFT that the masks of `separate_recording` belong to.
+
+    Its frames are as close as whole samples allow to those of the separator's own.
+    """
+    ratio = separator.stft.window // separator.stft.hop
+    hop = max(1, round(separator.stft.hop * sample_rate / separator.sample_rate))
+    return STFT(hop * ratio, hop)
 
 
 def _as_floats(samples: ArrayLike | Tensor) -> Tensor:
