@@ -8,7 +8,7 @@ of Okabe and Ito 2008, "Color Universal Design".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-RANGE_DB = 70.0  # of a spectrogram, under its loudest bin
+RANGE_DB = 80.0  # of a spectrogram, under its loudest bin
+CLEAR_DB = 60.0  # bins further under the loudest are hardly seen
 LOUD_DB = 40.0  # bins further under the loudest count for nothing (Hershey et al. 2016)
 POINTS = 6000  # of a scatter: more only hide one another
 
@@ -28,7 +29,7 @@ SOURCE_COLOURS = (
 )  # fmt: skip
 
 # What a paper asks for: type as small as 8 points at full width, and fonts that can be embedded.
-STYLE: dict[str, object] = {
+STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.titlelocation": "left",
@@ -95,7 +96,7 @@ def draw_embeddings(axes: Axes, scores: Tensor, magnitude: Tensor, grid: Grid) -
         low, high = _percentiles(loud)
         scores = (scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)
     colours = 0.15 + 0.85 * scores.clamp(0, 1)
-    brightness = loudness(magnitude, RANGE_DB).sqrt()
+    brightness = loudness(magnitude, CLEAR_DB).sqrt()
     return _image(axes, colours * brightness[..., None], grid)
 
 
@@ -139,17 +140,13 @@ def draw_affinity(axes: Axes, embeddings: Tensor, labels: Tensor) -> AxesImage:
     image = axes.imshow(
         (v @ v.T).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, extent=(0, bins, bins, 0)
     )
-    first = 0
-    thick = 0.025
-    for label, count in zip(*(x.tolist() for x in labels.unique(return_counts=True)), strict=True):
+    first, thick = 0.0, 0.025  # in parts of a side
+    for label, count in enumerate(labels.bincount().tolist()):
+        share = count / bins
         colour = source_colour(label)
-        share, start = count / bins, first / bins
-        for corner, width, height in (
-            ((start, 1.01), share, thick),
-            ((-0.01 - thick, 1 - start - share), thick, share),
-        ):
-            _strip(axes, corner, width, height, colour)
-        first += count
+        _strip(axes, (first, 1.01), share, thick, colour)
+        _strip(axes, (-0.01 - thick, 1 - first - share), thick, share, colour)
+        first += share
     axes.set(xticks=[], yticks=[])
     return image
 

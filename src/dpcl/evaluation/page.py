@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.components import principal_components
 from dpcl.evaluation.figures import (
-    RANGE_DB,
+    CLEAR_DB,
     Grid,
     decibels,
     draw_affinity,
@@ -56,67 +55,71 @@ class Picture:
 def draw_page(picture: Picture) -> Figure:
     """The page: what is heard on the left, why on the right, the embeddings' clusters below.
 
+    Without embeddings, and in silence, where none counts, the masks are the last that is drawn.
     Draw and save it under `matplotlib.rc_context(dpcl.evaluation.figures.STYLE)`.
     """
     from matplotlib.figure import Figure
 
-    upper = 0.5 + 1.2 * (1 + len(picture.sources))  # inches
-    lower = 0.0 if picture.embedded is None else 2.6
-    figure = Figure(figsize=(WIDTH, upper + lower), layout="constrained")
-    if picture.embedded is None:
-        _draw_planes(figure, picture)
+    upper, lower = 0.5 + 1.2 * (1 + len(picture.sources)), 2.6  # inches
+    embedded = picture.embedded
+    if embedded is None or not embedded.magnitude.any():
+        figure = Figure(figsize=(WIDTH, upper), layout="constrained")
+        _draw_planes(figure, picture).set_axis_off()
         return figure
-    over, under = figure.subfigures(2, 1, height_ratios=[upper, lower])
+    figure = Figure(figsize=(WIDTH, upper + lower), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[upper, lower])
+    over, under = parts
     components = principal_components(
-        picture.embedded.vectors.flatten(0, 1), loudness(picture.embedded.magnitude).flatten()
+        embedded.vectors.flatten(0, 1), loudness(embedded.magnitude).flatten()
     )
-    corner = _draw_planes(over, picture)
-    corner.set_axis_on()
-    weights = loudness(picture.embedded.magnitude)
-    draw_embeddings(
-        corner,
-        components.scores.view(*weights.shape, 3),
-        picture.embedded.magnitude,
-        picture.embedded.grid,
+    scores = components.scores.view(*embedded.magnitude.shape, -1)  # (L', F', 3)
+    free = _draw_planes(over, picture)
+    draw_embeddings(free, scores, embedded.magnitude, embedded.grid)
+    free.set(
+        title="Embeddings: components 1, 2, 3 as RGB",
+        ylim=(0, (scores.shape[1] - 1) * embedded.grid.step / 1000),
+        xlabel="",
     )
-    bins = weights.shape[1]
-    corner.set(ylim=(0, (bins - 1) * picture.embedded.grid.step / 1000), xlabel="")
-    corner.set_title("Embeddings: components 1, 2, 3 as RGB")
-    _draw_clusters(under, picture.embedded, components.scores, components.variance)
+    _draw_clusters(under, embedded, scores, components.variance)
     return figure
 
 
 def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
-    """Everything over time and frequency; returns the panel that is left empty."""
+    """Everything over time and frequency; returns the panel beside the mixture, still empty."""
+    from matplotlib.ticker import MaxNLocator
+
     count, grid = len(picture.sources), picture.grid
     panels = figure.subplots(1 + count, 2, sharex=True, squeeze=False)
     loudest = float(picture.mixture.max())
     spectrogram = draw_spectrogram(panels[0, 0], picture.mixture, grid, loudest)
-    panels[0, 0].set_title("Mixture")
+    panels[0, 0].set_title("Mixture" if loudest > 0 else "Mixture: silence")
     for k in range(count):
         left, right = panels[1 + k]
         draw_spectrogram(left, picture.sources[k], grid, loudest)
         mask = draw_mask(right, picture.masks[k], grid)
-        right.set(ylabel="")
-        right.tick_params(labelleft=False)
         mark_source(left, k, f"Source {k + 1}")
         mark_source(right, k, f"Mask {k + 1}")
+        right.set(ylabel="")
+        right.tick_params(labelleft=False)
     for panel in panels.flat:
         panel.set(ylim=(0, _top(picture.mixture, grid)))
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     for panel in panels[:-1].flat:
         panel.set(xlabel="")
     panels[0, 0].set(xlim=(grid.start, grid.start + picture.seconds))  # shared by all
-    bar = figure.colorbar(spectrogram, ax=panels[:, 0], pad=0.01, aspect=40)
-    bar.set_label("dB re loudest bin of the mixture")
-    figure.colorbar(mask, ax=panels[1:, 1], pad=0.01, aspect=40).set_label("share of the mixture")
-    corner: Axes = panels[0, 1]
-    corner.set_axis_off()
-    return corner
+    for image, column, label in (
+        (spectrogram, panels[:, 0], "dB re loudest bin of the mixture"),
+        (mask, panels[1:, 1], "share of the mixture"),
+    ):
+        bar = figure.colorbar(image, ax=column, pad=0.01, aspect=15 * len(column))
+        bar.set_label(label, labelpad=6)
+    free: Axes = panels[0, 1]
+    return free
 
 
 def _top(mixture: Tensor, grid: Grid) -> float:
     """Up to where (kHz) there is anything to be seen; all of the band for silence."""
-    seen = (decibels(mixture).amax(0) > -RANGE_DB).nonzero()
+    seen = (decibels(mixture).amax(0) > -CLEAR_DB).nonzero()
     last = mixture.shape[1] - 1
     highest = int(seen[-1]) if len(seen) else last
     if highest > 0.9 * last:  # the filters of recorders end somewhat below
@@ -127,30 +130,25 @@ def _top(mixture: Tensor, grid: Grid) -> float:
 def _draw_clusters(
     figure: Figure | SubFigure, embedded: Embedded, scores: Tensor, variance: Tensor
 ) -> None:
-    """Two views of the components, and the affinity of a short segment."""
+    """Two views of the components (L', F', 3), and the affinity of a short segment."""
     first, second, affinity = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
     weights, labels = loudness(embedded.magnitude), embedded.labels
     for panel, components in ((first, (0, 1)), (second, (2, 1))):
-        draw_scatter(panel, scores, labels.flatten(), weights.flatten(), components)
+        draw_scatter(panel, scores.flatten(0, 1), labels.flatten(), weights.flatten(), components)
+        across, up = (f"{100 * float(variance[k]):.0f} %" for k in components)
+        panel.set(xlabel=f"component {components[0] + 1} ({across} of variance)")
+        panel.set(ylabel=f"component {components[1] + 1} ({up})")
         panel.set_box_aspect(1)
-        across = components[0]
-        part = 100 * float(variance[across])
-        panel.set(xlabel=f"component {across + 1} ({part:.0f} % of variance)")
-    first.set(ylabel=f"component 2 ({100 * float(variance[1]):.0f} %)")
     first.set_title("Embeddings, coloured by source")
     second.set(ylabel="")
     second.tick_params(labelleft=False)
     loud = weights > 0
     segment = _busiest(labels, loud, max(1, round(AFFINITY_SECONDS / embedded.grid.hop)))
     chosen = loud[segment]
-    if not chosen.any():
-        affinity.set_title("Affinity: there is no sound")
-        affinity.set(xticks=[], yticks=[])
-        affinity.set_box_aspect(1)
-        return
     image = draw_affinity(affinity, embedded.vectors[segment][chosen], labels[segment][chosen])
-    begin = embedded.grid.start + segment.start * embedded.grid.hop
-    end = embedded.grid.start + segment.stop * embedded.grid.hop
+    begin, end = (
+        embedded.grid.start + k * embedded.grid.hop for k in (segment.start, segment.stop)
+    )
     affinity.set_title(f"Affinity VVᵀ, {begin:.2f} to {end:.2f} s", pad=8)
     affinity.set(xlabel=f"{int(chosen.sum())} loud bins, by source")
     figure.colorbar(image, ax=affinity, pad=0.02, aspect=30)
