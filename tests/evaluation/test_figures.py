@@ -134,7 +134,7 @@ def picture(sources: int, frames: int = 60, bins: int = 129) -> Picture:
     return Picture(mixture, masks * mixture, masks, GRID, (frames - 1) * GRID.hop, embedded)
 
 
-@pytest.mark.parametrize(("sources", "frames"), [(1, 2), (2, 60), (3, 700), (10, 60)])
+@pytest.mark.parametrize(("sources", "frames"), [(1, 2), (2, 60), (3, 700), (6, 60)])
 def test_no_text_of_a_page_lies_over_another_or_outside(sources: int, frames: int) -> None:
     with matplotlib.rc_context(STYLE):
         figure = draw_page(picture(sources, frames))

@@ -131,6 +131,8 @@ def _draw_clusters(
     figure: Figure | SubFigure, embedded: Embedded, scores: Tensor, variance: Tensor
 ) -> None:
     """Two views of the components (L', F', 3), and the affinity of a short segment."""
+    from matplotlib.ticker import MaxNLocator
+
     first, second, affinity = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
     weights, labels = loudness(embedded.magnitude), embedded.labels
     for panel, components in ((first, (0, 1)), (second, (2, 1))):
@@ -139,6 +141,8 @@ def _draw_clusters(
         panel.set(xlabel=f"component {components[0] + 1} ({across} of variance)")
         panel.set(ylabel=f"component {components[1] + 1} ({up})")
         panel.set_box_aspect(1)
+        for axis in (panel.xaxis, panel.yaxis):  # the same at any size: the layout is settled first
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     first.set_title("Embeddings, coloured by source")
     second.set(ylabel="")
     second.tick_params(labelleft=False)
