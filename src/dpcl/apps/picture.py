@@ -120,7 +120,7 @@ def picture_of(
     frames = frames.round().long().clamp(max=spectra.shape[1] - 1)
     nearest = bins.round().long().clamp(max=spectra.shape[2] - 1)
     magnitude = spectra[0][frames][:, nearest]
-    magnitude[:, bins > spectra.shape[2]] = 0  # the recording ends below
+    magnitude[:, bins > spectra.shape[2] - 0.5] = 0  # the recording ends below
     labels = masks.argmax(0)[frames][:, nearest]
     return Picture(
         spectra[0], spectra[1:], masks, grid, seconds, Embedded(vectors, magnitude, labels, theirs)
