@@ -53,7 +53,10 @@ class BLSTMEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> embeddings (B, L*F, K), float32 rows of unit length."""
-        batch, frames, bins = features.shape
+        return self.embed(self.hear(features))
+
+    def hear(self, features: Tensor) -> Tensor:
+        """The recurrent part: features (B, L, F) -> (B, L, D*width), few numbers for a frame."""
         x = ((features - self.mean) / self.std).transpose(0, 1)  # (L, B, F)
         if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             for layer in range(self.lstm.num_layers):
@@ -62,8 +65,12 @@ class BLSTMEmbedding(nn.Module):
                 x = bf16_lstm(x, self.lstm, layer)  # (L, B, D*width)
         else:
             x, _ = self.lstm(x)
-        x = functional.dropout(x, self.dropout, self.training)
-        v = self.project(x.transpose(0, 1)).view(batch, frames * bins, self.embedding)
+        return x.transpose(0, 1)
+
+    def embed(self, heard: Tensor) -> Tensor:
+        """What was heard of each frame (B, L, D*width) -> embeddings (B, L*F, K)."""
+        heard = functional.dropout(heard, self.dropout, self.training)
+        v = self.project(heard).view(len(heard), -1, self.embedding)
         if self.activation == "tanh":
             v = v.tanh()
         elif self.activation == "logistic":
