@@ -23,7 +23,7 @@ AGAIN = 0.25  # s, likewise, between attempts to find who is missing
 RECENT = 4.0  # s, likewise, in which they are looked for
 BLOCK = 0.2  # s between steps of the centroids
 MEMORY = 10.0  # s of a source after which its centroid has forgotten all but 1/e
-APART = 0.6  # cosine between centroids that are of two sources, at most
+APART = 0.7  # cosine between centroids that are of two sources, at most
 SHARPNESS = 10.0  # of the assignment softmax(sharpness * cosine) that centroids learn from
 
 

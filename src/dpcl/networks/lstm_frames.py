@@ -1,4 +1,4 @@
-"""An LSTM over the next few frames of a stream, with the state that it carries from call to call."""
+"""An LSTM over the next frames of a stream, with the state that it carries from call to call."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class StreamSeparator:
         block = _as_floats(samples)
         size = round(AT_ONCE * self.sample_rate)
         with torch.no_grad():
-            pieces = [self._push(piece) for piece in block.split(size)]
+            pieces = [self._push(piece) for piece in torch.split(block, size)]
         return torch.cat(pieces, dim=-1)
 
     def flush(self) -> Tensor:
