@@ -73,8 +73,8 @@ def _standard_input(sample_format: Format) -> Iterator[NDArray[np.float32]]:
     while chunk := os.read(sys.stdin.fileno(), MOST):
         waiting += chunk
         whole = len(waiting) // kind.itemsize * kind.itemsize
-        samples = np.frombuffer(waiting[:whole], kind).astype(np.float32)
-        yield samples if kind.kind == "f" else samples / 32768
+        samples: NDArray[np.float32] = np.frombuffer(waiting[:whole], kind).astype(np.float32)
+        yield samples if sample_format == "f32le" else np.ldexp(samples, -15)
         waiting = waiting[whole:]
     if waiting:
         screen.print(

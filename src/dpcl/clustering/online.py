@@ -21,6 +21,7 @@ from dpcl.clustering.kmeans import kmeans
 START = 0.75  # s with anything to hear in them before the first clustering
 AGAIN = 0.25  # s, likewise, between attempts to find who is missing
 RECENT = 4.0  # s, likewise, in which they are looked for
+POINTS = 4096  # in which they are looked for: enough, and quick enough to do it often
 BLOCK = 0.2  # s between steps of the centroids
 MEMORY = 10.0  # s of a source after which its centroid has forgotten all but 1/e
 APART = 0.7  # cosine between centroids that are of two sources, at most
@@ -106,6 +107,8 @@ def _search(state: OnlineClusters) -> OnlineClusters:
     """Look for the sources that are missing in what was heard lately."""
     x = torch.cat([points for points, _, _ in state.recent])
     w = torch.cat([weights for _, weights, _ in state.recent])
+    thin = -(-len(x) // POINTS)
+    x, w = x[::thin], thin * w[::thin]  # each stands for those left out
     wanted = len(state.centroids)
     for count in range(wanted, state.found, -1):
         clusters = kmeans(x, count, w)
