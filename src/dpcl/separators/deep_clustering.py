@@ -49,15 +49,19 @@ class DeepClustering:
     def embed(self, spectrum: Tensor) -> Tensor:
         """spectrum (B, L, F) -> unit embeddings (B, L*F, K)."""
         with torch.no_grad():
-            return self.embeddings(self.hear(spectrum))
+            embeddings: Tensor = self.model.network(self._features(spectrum))
+        return embeddings
 
     def hear(self, spectrum: Tensor) -> Tensor:
         """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
-        return self.model.network.hear(self.model.settings.signal.features(spectrum).float())
+        return self.model.network.hear(self._features(spectrum))
 
     def embeddings(self, heard: Tensor) -> Tensor:
         """What `hear` gave (B, L, H) -> unit embeddings (B, L*F, K)."""
         return self.model.network.embed(heard)
+
+    def _features(self, spectrum: Tensor) -> Tensor:
+        return self.model.settings.signal.features(spectrum).float()
 
 
 def cluster_masks(

@@ -54,8 +54,9 @@ def check_output(path: Path, sample_rate: int, channels: int, subtype: str) -> N
             f"{path} cannot be written: end its name in .wav, .flac, .ogg, .opus, .mp3, .aiff,"
             " .caf or .w64."
         )
-    opus = path.suffix.lower() == ".opus"
-    if not soundfile.check_format(file_format, subtype) or (opus and subtype != "OPUS"):
+    # of ALAC, libsndfile aborts the process where the disk fills
+    refused = subtype.startswith("ALAC") or not soundfile.check_format(file_format, subtype)
+    if refused or (path.suffix.lower() == ".opus" and subtype != "OPUS"):
         raise InputError(f"{path} cannot be written as {subtype}: end its name in .wav or .flac.")
     try:
         if subtype == "VORBIS" and sample_rate > _VORBIS_RATES:

@@ -7,10 +7,13 @@ from typing import BinaryIO
 
 import soundfile
 
+from dpcl.signal.mp3 import states_its_length
+
 # libsndfile shortens what was cut off silently, but says so in its log.
 _SHORTENED = re.compile(
     r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
+_UNKNOWN = 2**62  # samples; what libsndfile says is 2**63 - 1
 _OGG_PAGE = 65307  # bytes, the longest there is (RFC 3533, section 6)
 _MP3_FRAME = 1152  # samples
 
@@ -20,14 +23,19 @@ def promised_frames(file: soundfile.SoundFile, data: BinaryIO) -> int | None:
 
     `file` is just opened, `data` its bytes; their position is changed.
     """
-    frames = int(file.frames)
-    if file.format == "MP3" and not _mp3_states_its_length(data):
-        return None  # libsndfile guesses it from the size
     for promised, there in _SHORTENED.findall(file.extra_info):
         # Sizes near 2 or 4 GiB stand for "unknown" in what was recorded through a pipe.
         if 0 < int(there) < int(promised) and not 0x7FF00000 <= int(promised) < 2**32:
-            frames = max(frames, round(frames * int(promised) / int(there)))
-    return frames if 0 <= frames < 2**62 else None
+            return round(int(file.frames) * int(promised) / int(there))
+    if file.subtype.startswith("MPEG") and not (file.format == "MP3" and states_its_length(data)):
+        return None  # what libsndfile says is guessed from the size
+    if file.format == "OGG" and not _ogg_has_its_end(data):
+        return None
+    if file.format == "NIST":
+        data.seek(0)
+        count = re.search(rb"sample_count -i (\d+)", data.read(1024))
+        return int(count[1]) if count else int(file.frames)
+    return int(file.frames) if file.frames < _UNKNOWN else None
 
 
 def is_cut_off(file_format: str, frames: int | None, read: int, data: BinaryIO) -> bool:
@@ -37,19 +45,6 @@ def is_cut_off(file_format: str, frames: int | None, read: int, data: BinaryIO) 
     # MP3 encoders disagree on whether the frame with the length counts, and on the padding.
     tolerance = 2 * _MP3_FRAME if file_format == "MP3" else 0
     return frames is not None and read < frames - tolerance
-
-
-def _mp3_states_its_length(data: BinaryIO) -> bool:
-    """Whether the first MPEG frame holds a table with the number of frames."""
-    data.seek(0)
-    start = data.read(10)
-    if start[:3] == b"ID3":  # its size is written in four times seven bits
-        size = sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(start[6:]))
-        data.seek(10 + size)
-    else:
-        data.seek(0)
-    first = data.read(_MP3_FRAME)
-    return any(tag in first for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def _ogg_has_its_end(data: BinaryIO) -> bool:

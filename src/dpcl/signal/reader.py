@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.signal.cut_off import is_cut_off, promised_frames
+from dpcl.signal.mp3 import UnmeasuredMP3, states_its_length
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -155,11 +156,13 @@ class AudioReader:
         if self._file is not None:
             self._file.close()
         try:
-            if self._path is not None:
-                # encoded as the system does: names need not be UTF-8
-                return _Forward(os.fsencode(self._path))
             self._data.seek(0)
-            return _Forward(self._data)
+            # encoded as the system does: names need not be UTF-8
+            file = _Forward(self._data if self._path is None else os.fsencode(self._path))
+            if file.format == "MP3" and not states_its_length(self._data):
+                file.close()
+                file = _Forward(UnmeasuredMP3(self._data))
+            return file
         # TypeError: a name in .raw, which has no header
         except (soundfile.SoundFileError, OSError, TypeError) as error:
             raise self._unreadable(error) from error

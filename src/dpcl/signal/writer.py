@@ -54,8 +54,8 @@ class AudioWriter:
         check_output(self.path, sample_rate, channels, subtype)
         if self._format == "WAV" and self._bytes(frames, subtype) > _LARGEST:
             self._format = "RF64"
-        self._partial = self._beside("part")
-        self._file = self._created(self._partial)
+        self._copies = 0
+        self._file = self._created()
 
     def write(self, samples: NDArray[np.floating]) -> None:
         """Append samples (channels, n), or (n,) for one channel. Raises InputError for NaN."""
@@ -63,19 +63,22 @@ class AudioWriter:
         peak = float(np.abs(samples).max(initial=0.0))
         if not np.isfinite(peak):
             raise InputError(f"{self.path} was not written: its samples are NaN or infinite.")
-        if peak > 1 and self.subtype not in ("FLOAT", "DOUBLE"):
-            if soundfile.check_format(self._format, "FLOAT"):
-                self._go_on_as(self._format, "FLOAT")
+        file_format, subtype = self._format, self.subtype
+        if peak > 1 and subtype not in ("FLOAT", "DOUBLE"):
+            if soundfile.check_format(file_format, "FLOAT"):
+                subtype = "FLOAT"
             else:
                 self.clipped += int((np.abs(samples) > 1).sum())
                 samples = np.clip(samples, -1, 1)
-        if self._bytes(self.written + samples.shape[1], self.subtype) > _LARGEST:
-            if self._format == "WAV":
-                self._go_on_as("RF64", self.subtype)
-            elif self._format == "AIFF":
+        if self._bytes(self.written + samples.shape[1], subtype) > _LARGEST:
+            if file_format == "AIFF":
                 raise InputError(
                     f"{self.path} cannot be written: AIFF ends at 4 GB, choose .wav or .flac."
                 )
+            if file_format == "WAV":
+                file_format = "RF64"
+        if (file_format, subtype) != (self._format, self.subtype):
+            self._go_on_as(file_format, subtype)
         for first in range(0, samples.shape[1], _PIECE):
             piece = samples[:, first : first + _PIECE]
             with self._one_sentence():
@@ -87,19 +90,18 @@ class AudioWriter:
         try:
             with self._one_sentence():
                 self._file.close()
-                # libsndfile says nothing of a disk that fills while it completes ALAC.
-                if soundfile.info(os.fsencode(self._partial)).frames < self.written:
-                    raise OSError("fewer samples arrived than were written")
-                self._partial.replace(self.path)
+                self._check_end()
+                self._partial().replace(self.path)
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Remove what was written so far; after `close`, do nothing."""
-        with contextlib.suppress(soundfile.SoundFileError, OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+        try:
+            with contextlib.suppress(soundfile.SoundFileError, OSError):
+                self._file.close()
+        finally:
+            self._remove(self._copies + 1)
 
     def __enter__(self) -> AudioWriter:
         return self
@@ -115,7 +117,18 @@ class AudioWriter:
         else:
             self.abort()
 
-    def _created(self, path: Path) -> soundfile.SoundFile:
+    def _check_end(self) -> None:
+        """Raise OSError where the last sample is missing.
+
+        libsndfile says nothing of a disk that fills while it completes FLAC or MP3.
+        """
+        with soundfile.SoundFile(os.fsencode(self._partial())) as file:
+            file.seek(max(0, self.written - 1))
+            if self.written and not len(file.read(1)):
+                raise OSError("fewer samples arrived than were written")
+
+    def _created(self) -> soundfile.SoundFile:
+        path = self._partial()
         try:
             with self._one_sentence():
                 path.touch()  # says why it cannot be made, which libsndfile does not
@@ -124,28 +137,31 @@ class AudioWriter:
                     format=self._format,
                 )  # fmt: skip
         except BaseException:
-            path.unlink(missing_ok=True)
+            self._remove(self._copies + 1)
             raise
 
     def _go_on_as(self, file_format: str, subtype: str) -> None:
         """Copy what was written so far into another container or coding, and go on there."""
+        with self._one_sentence():
+            self._file.close()
+        source = self._partial()
         self._format, self.subtype = file_format, subtype
-        copy = self._beside("copy")
-        try:
-            file = self._created(copy)
-            with self._one_sentence():
-                self._file.close()
-                with soundfile.SoundFile(os.fsencode(self._partial)) as before:
-                    for block in before.blocks(_PIECE, dtype="float32", always_2d=True):
-                        file.write(quantised(block, subtype))
-        except BaseException:
-            copy.unlink(missing_ok=True)
-            raise
-        self._partial.unlink()
-        self._partial, self._file = copy, file
+        self._copies += 1
+        self._file = self._created()
+        with self._one_sentence(), soundfile.SoundFile(os.fsencode(source)) as before:
+            for block in before.blocks(_PIECE, dtype="float32", always_2d=True):
+                self._file.write(quantised(block, subtype))
+        self._remove(self._copies)
 
-    def _beside(self, kind: str) -> Path:
-        return self.path.with_name(f".{self.path.stem}.{os.getpid()}.{kind}{self.path.suffix}")
+    def _partial(self, copy: int | None = None) -> Path:
+        """The hidden name beside the final one; of the last copy, without `copy`."""
+        number = self._copies if copy is None else copy
+        return self.path.with_name(f".{self.path.stem}.{os.getpid()}.{number}{self.path.suffix}")
+
+    def _remove(self, copies: int) -> None:
+        for copy in range(copies):
+            with contextlib.suppress(OSError):
+                self._partial(copy).unlink(missing_ok=True)
 
     def _bytes(self, frames: int, subtype: str) -> int:
         return frames * self.channels * sample_bytes(subtype)
