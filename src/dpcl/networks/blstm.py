@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpcl.networks.bf16_lstm import bf16_lstm
+from dpcl.networks.lstm_frames import LSTMState, lstm_frames
 from dpcl.networks.unit_length import unit_length
 
 Activation = Literal["none", "tanh", "logistic"]
@@ -67,6 +68,10 @@ class BLSTMEmbedding(nn.Module):
         else:
             x, _ = self.lstm(x.to(self.project.weight.dtype))
         return x.transpose(0, 1)
+
+    def hear_on(self, features: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
+        """As `hear` for the next frames of a stream: features (L, F) -> (L, width), new state."""
+        return lstm_frames(self.lstm, (features - self.mean) / self.std, state)
 
     def embed(self, heard: Tensor) -> Tensor:
         """What was heard of each frame (B, L, D*width) -> embeddings (B, L*F, K)."""
