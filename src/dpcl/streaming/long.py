@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
+from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
 from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
-from dpcl.streaming.recording import Recording, blocks, scan
+from dpcl.streaming.recording import Recording, Scan, blocks, scan
 from dpcl.streaming.windows import Windows
 
 WINDOW = 10.0  # s that the network hears at once, at most
@@ -32,9 +33,10 @@ BATCH = 16  # windows in one call of the network
 POINTS = 200_000  # embeddings that are clustered, about
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
+HEARING = 0.6  # of the time, about, goes into the first pass
 PIECE = 1 << 22  # values of a spectrum that are worked on at once
 
-Report = Callable[[int, int], None]
+Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class LongSeparation:
     """A recording separated in two passes; a context manager, as it may hold a temporary file.
 
     Making one is the first pass, after which `num_sources` is known; `pieces` is the second.
-    sources: how many, None to find out, at most `most`; report: called with frames done and all.
+    sources: how many, None for two; report: called with the share that is done, 0 to 1; scanned:
+    what `scan` found, if that is known already.
     Raises InputError where the recording is empty or cannot be read.
     """
 
@@ -58,11 +61,12 @@ class LongSeparation:
         recording: Recording,
         separator: DeepClustering,
         sources: int | None = None,
-        report: Report = lambda done, total: None,
+        report: Report = lambda done: None,
+        scanned: Scan | None = None,
     ) -> None:
         self.recording, self.separator = recording, separator
         self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
-        self.scan = scan(recording)
+        self.scan = scanned or scan(recording)
         hops = separator.sample_rate / separator.stft.hop  # frames a second
         self.windows = Windows(
             self.band.stft.frames(self.scan.samples), round(WINDOW * hops), round(OVERLAP * hops)
@@ -96,12 +100,13 @@ class LongSeparation:
         done = 0
         for masks, spectrum in _in_step(self.windows.join(self._masks()), spectra, size):
             # One set of masks for all channels keeps the image.
-            laid = self.band.spread(masks, spectrum.abs().mean(0))  # (C, l, F)
+            laid = self.band.spread(masks, (spectrum / self.scan.peak).abs().mean(0))  # (C, l, F)
             done += laid.shape[1]
             yield Piece(synthesis.push(laid[:, None] * spectrum), laid)
-            self._report(self.windows.frames + done, 2 * self.windows.frames)
+            self._report(HEARING + (1 - HEARING) * done / self.windows.frames)
         yield Piece(synthesis.finish(), laid[:, :0])
 
+    @torch.no_grad()
     def embeddings(self) -> Tensor | None:
         """(L, F', K) of the network's STFT where one window held all; None beyond."""
         if self.windows.count > 1:
@@ -111,7 +116,7 @@ class LongSeparation:
             self.windows.length, -1, self.centroids.shape[-1]
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _listen(self) -> tuple[Tensor, Tensor]:
         """Hear all windows; a sample of their embeddings (N, K) and weights (N,)."""
         analysis = BlockSTFT(self.band.stft)
@@ -121,14 +126,13 @@ class LongSeparation:
         random = torch.Generator().manual_seed(0)
         for magnitudes in self.windows.gather(frames, BATCH):  # (B, W, F')
             heard = self.separator.hear(magnitudes)  # (B, W, H)
-            self._spool.write(heard.to(torch.float16).numpy().tobytes())
+            self._keep(heard)
             for window, magnitude in zip(heard, magnitudes, strict=True):
                 x, w = self._sample(window, magnitude, random)
                 points.append(x)
                 weights.append(w)
                 loudness.append(magnitude.max().expand(len(w)))
-            done = len(loudness) * self.windows.frames // self.windows.count
-            self._report(done, 2 * self.windows.frames)
+            self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
         audible = loud >= loud.max() * 10 ** (QUIET_DB / 20)
         return torch.cat(points), torch.cat(weights) * audible
@@ -153,18 +157,27 @@ class LongSeparation:
         share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
         return embeddings[picked], chosen[picked] * share
 
+    def _keep(self, heard: Tensor) -> None:
+        self._width = heard.shape[-1]
+        try:
+            self._spool.write(heard.to(torch.float16).numpy().tobytes())
+        except OSError as error:
+            raise InputError(
+                f"{tempfile.gettempdir()}: cannot keep what was heard there ({error.strerror});"
+                " free some space, or name another folder in TMPDIR"
+            ) from error
+
     def _heard(self, batch: int) -> Iterator[Tensor]:
         """What was heard, again: windows (up to `batch`, W, H)."""
         self._spool.seek(0)
-        width = self.separator.model.network.project.in_features
-        values = self.windows.length * width
+        values = self.windows.length * self._width
         for first in range(0, self.windows.count, batch):
             count = min(batch, self.windows.count - first)
             stored = np.frombuffer(self._spool.read(2 * count * values), np.float16)
             heard = torch.from_numpy(stored.astype(np.float32))
-            yield heard.view(count, self.windows.length, width)
+            yield heard.view(count, self.windows.length, self._width)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
         sharpness = self.separator.model.settings.masks.sharpness

@@ -27,17 +27,11 @@ class Recording(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class InMemory:
-    """An array as a recording."""
+    """Samples (channels, T) in an array as a recording."""
 
-    samples: NDArray[np.float32]  # (channels, T)
-    sample_rate: int  # Hz
-
-    @property
-    def channels(self) -> int:
-        """How many."""
-        return len(self.samples)
+    def __init__(self, samples: NDArray[np.float32], sample_rate: int) -> None:
+        self.samples, self.sample_rate, self.channels = samples, sample_rate, len(samples)
 
     def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
         """Blocks (channels, size), the last one shorter."""
