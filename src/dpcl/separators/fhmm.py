@@ -28,7 +28,6 @@ BEAM = 1024  # joint states of a frame: all of two talkers', the likely ones of 
 # Chosen on lists/valid2.csv.
 DEPENDENCE = 0.1
 EXPLAINING = 100  # most likely joint states of a frame, of which the masks are made
-LIMIT = 40.0  # nepers; more than any ratio that decides something
 
 Step = Callable[[int, Tensor], Tensor]
 
@@ -86,7 +85,8 @@ def log_max_terms(frames: Tensor, talker: TalkerHMM, gain: float = 0.0) -> tuple
     z = (frames.unsqueeze(-2) - (talker.means.to(frames) + gain)) / deviations  # (L, K, F)
     log_cumulative = torch.special.log_ndtr(z)
     log_density = -0.5 * z.square() - deviations.log() - 0.5 * math.log(2 * math.pi)
-    return (log_density - log_cumulative).clamp_(-LIMIT, LIMIT).exp_(), log_cumulative
+    limit = -math.log(1000 * torch.finfo(z.dtype).tiny)  # as far as sums of r stay finite
+    return (log_density - log_cumulative).clamp_(-limit, limit).exp_(), log_cumulative
 
 
 def joint_states(
