@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpcl.errors import InputError as InputError
     from dpcl.separators.load import load_separator as load_separator
-    from dpcl.separators.recording import separate as separate
     from dpcl.separators.separation import Separation as Separation
     from dpcl.separators.separation import Separator as Separator
+    from dpcl.streaming.separate import separate as separate
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Separation", "Separator", "load_separator", "separate"]
@@ -26,7 +26,7 @@ _HOMES = {
     "Separation": "dpcl.separators.separation",
     "Separator": "dpcl.separators.separation",
     "load_separator": "dpcl.separators.load",
-    "separate": "dpcl.separators.recording",
+    "separate": "dpcl.streaming.separate",
     "objectives": "",
     "clustering": "",
 }

@@ -70,7 +70,9 @@ def _program(
 
 @app.command()
 def separate(
-    recordings: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="REC...")],
+    recordings: Annotated[
+        list[Path], typer.Argument(help="Audio files; - is standard input.", metavar="REC...")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for STEM_s1.wav, STEM_s2.wav, …")],
     sources: Annotated[
         int | None, typer.Option(help="How many sounds, 1 to 10; two if left out.")
@@ -78,6 +80,9 @@ def separate(
     model: Annotated[
         str, typer.Option(help="A shipped model, or a .safetensors file.")
     ] = "default",
+    file_format: Annotated[
+        str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
+    ] = "wav",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -88,14 +93,23 @@ def separate(
     from dpcl.apps.files import Separated, separate_files
 
     finished: list[Separated] = []
-    with progress("separating recordings") as move:
-        move(0, len(recordings))
+    with progress("separating") as move:
 
         def done(separated: Separated) -> None:
             finished.append(separated)
-            move(len(finished), len(recordings))
+            for warning in separated.warnings:
+                screen.print(f"dpcl: {warning}", style="yellow")
 
-        separate_files(recordings, out, model, sources, force, done)
+        separate_files(
+            recordings,
+            out,
+            model,
+            sources,
+            force,
+            done,
+            file_format.lower(),
+            lambda seconds, total: move(round(seconds), round(total), "s of audio"),
+        )
     if as_json:
         _print_json([asdict(separated) for separated in finished])
         return

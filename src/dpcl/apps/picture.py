@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +14,15 @@ from numpy.typing import NDArray
 from dpcl.apps.files import folder_aside, refuse_existing
 from dpcl.errors import InputError
 from dpcl.separators.limits import check_recording, check_sources
-from dpcl.signal.audio import read_audio
+from dpcl.signal.reader import AudioReader
 
 if TYPE_CHECKING:
     from dpcl.evaluation.page import Picture
-    from dpcl.separators.separation import MaskSeparator
+    from dpcl.separators.deep_clustering import DeepClustering
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")
-LONGEST = 120.0  # s; more would be too dense to read, and the embeddings take gigabytes
+LONGEST = 9.5  # s; the network hears 10 s at once, and a page holds no more
+_BLOCK = 1 << 18  # samples
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Shown:
     start: float  # s
     end: float  # s
     seconds: float  # of the whole recording
+    cut_off: bool  # whether that is less than its file promises
 
 
 def show_file(
@@ -52,20 +55,19 @@ def show_file(
     """
     path = _output(recording, out, force)
     check_sources(sources)
+    if not 0 <= start < math.inf:
+        raise InputError(f"cannot start at {start} s; give 0 or more")
     if not 0 < seconds <= LONGEST:
-        raise InputError(f"cannot show {seconds} seconds; give more than 0 and up to {LONGEST:.0f}")
+        raise InputError(f"cannot show {seconds} s; give more than 0 and up to {LONGEST}")
     if find_spec("matplotlib") is None:
         raise InputError("pictures need matplotlib; install it with `pip install dpcl[show]`")
-    samples, rate = read_audio(recording)
-    try:
-        check_recording(samples.shape, rate)
-    except InputError as error:
-        raise InputError(f"{recording}: {error}") from error
-    whole = samples.shape[1] / rate
-    if not 0 <= start * rate <= samples.shape[1] - 1:
-        raise InputError(f"{recording} lasts {whole:.2f} s: nothing starts at {start} s; give less")
-    first = round(start * rate)
-    part = samples[:, first : first + max(1, round(seconds * rate))].copy()
+    with AudioReader(recording) as reader:
+        try:
+            check_recording((reader.channels, reader.frames or 1), reader.sample_rate)
+        except InputError as error:
+            raise InputError(f"{recording}: {error}") from error
+        part, first, whole = _read_part(reader, start, seconds)
+        rate = reader.sample_rate
     # torch and matplotlib are imported here: a mistyped name is answered at once.
     import matplotlib
 
@@ -73,58 +75,71 @@ def show_file(
     from dpcl.evaluation.page import draw_page
     from dpcl.separators.load import load_separator
 
-    del samples
     picture = picture_of(part, rate, load_separator(model), sources, first / rate)
     with matplotlib.rc_context(STYLE), folder_aside(path.parent) as folder:
         draw_page(picture).savefig(folder / path.name)
         (folder / path.name).replace(path)
     end = (first + part.shape[1]) / rate
-    return Shown(path, first / rate, end, whole)
+    return Shown(path, first / rate, end, whole / rate, reader.cut_off)
 
 
 def picture_of(
     samples: NDArray[np.float32],
     sample_rate: int,
-    separator: MaskSeparator,
+    separator: DeepClustering,
     sources: int | None = None,
     start: float = 0.0,
 ) -> Picture:
     """What there is to draw of samples (channels, T) that begin at `start` (s).
 
-    Magnitudes are the root mean squares over the channels. On the grid of the embeddings, which
-    is the network's, the recording's bins are those that lie nearest.
+    Magnitudes are the root mean squares over the channels.
     """
     import torch
+    from torch.nn import functional
 
     from dpcl.evaluation.figures import Grid
     from dpcl.evaluation.page import Embedded, Picture
-    from dpcl.separators.recording import recording_stft, separate_recording
+    from dpcl.signal.band import Band
+    from dpcl.streaming.separate import separate_recording
 
-    mono = samples[0] if len(samples) == 1 else samples
-    separation = separate_recording(mono, sample_rate, separator, sources)
+    separation = separate_recording(samples, sample_rate, separator, sources)
     masks, vectors = separation.masks, separation.embeddings
-    if masks is None:
-        raise ValueError("the separator gave no masks to show")
-    stft = recording_stft(separator, sample_rate)
-    estimates = separation.sources.reshape(len(masks), *samples.shape)  # (C, channels, T)
-    spectra = stft(torch.cat([torch.from_numpy(samples)[None], estimates])).abs()
-    spectra = spectra.square().mean(1).sqrt()  # (1 + C, L, F)
+    assert masks is not None
+    stft = Band(sample_rate, separator.sample_rate, separator.stft).stft
+    spectra = stft(torch.cat([torch.from_numpy(samples)[None], separation.sources])).abs()
+    spectra = spectra.square().mean(1).sqrt()  # (1 + C, L, F), the mixture first
     grid = Grid(stft.hop / sample_rate, sample_rate / stft.window, start)
+    embedded = None
+    if vectors is not None:
+        # The network hears the first bins of the recording, or more than a slow one has.
+        bins = vectors.shape[1]
+        missing = (0, max(0, bins - spectra.shape[-1]))
+        magnitude = functional.pad(spectra[0, :, :bins], missing)
+        labels = functional.pad(masks.argmax(0)[:, :bins], missing)
+        embedded = Embedded(vectors, magnitude, labels, grid)
     seconds = samples.shape[1] / sample_rate
-    if vectors is None:
-        return Picture(spectra[0], spectra[1:], masks, grid, seconds)
-    own = separator.stft
-    theirs = Grid(own.hop / separator.sample_rate, separator.sample_rate / own.window, start)
-    frames = torch.arange(vectors.shape[0]) * (theirs.hop / grid.hop)
-    bins = torch.arange(vectors.shape[1]) * (theirs.step / grid.step)
-    frames = frames.round().long().clamp(max=spectra.shape[1] - 1)
-    nearest = bins.round().long().clamp(max=spectra.shape[2] - 1)
-    magnitude = spectra[0][frames][:, nearest]
-    magnitude[:, bins > spectra.shape[2] - 0.5] = 0  # the recording ends below
-    labels = masks.argmax(0)[frames][:, nearest]
-    return Picture(
-        spectra[0], spectra[1:], masks, grid, seconds, Embedded(vectors, magnitude, labels, theirs)
-    )
+    return Picture(spectra[0], spectra[1:], masks, grid, seconds, embedded)
+
+
+def _read_part(
+    reader: AudioReader, start: float, seconds: float
+) -> tuple[NDArray[np.float32], int, int]:
+    """Samples (channels, n) from `start` for `seconds`, the first's number, and how many in all.
+
+    Raises InputError where the recording ends before.
+    """
+    rate = reader.sample_rate
+    whole, kept = 0, []
+    first = round(start * rate)
+    last = first + max(1, round(seconds * rate))
+    for block in reader.blocks(_BLOCK):
+        kept.append(block[:, max(0, first - whole) : max(0, last - whole)])
+        whole += block.shape[1]
+    if first >= whole:
+        raise InputError(
+            f"{reader.name} lasts {whole / rate:.2f} s: nothing starts at {start:g} s; give less"
+        )
+    return np.concatenate(kept, axis=1), first, whole
 
 
 def _output(recording: Path, out: Path, force: bool) -> Path:
