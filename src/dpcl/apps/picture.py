@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from dpcl.separators.deep_clustering import DeepClustering
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")
-LONGEST = 9.5  # s; the network hears 10 s at once, and a page holds no more
-_BLOCK = 1 << 18  # samples
+LONGEST = 120.0  # s; more would be too dense to read, and the embeddings take gigabytes
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Shown:
     start: float  # s
     end: float  # s
     seconds: float  # of the whole recording
-    cut_off: bool  # whether that is less than its file promises
+    warnings: tuple[str, ...]  # a sentence each: what is not as one would expect
 
 
 def show_file(
@@ -55,19 +54,14 @@ def show_file(
     """
     path = _output(recording, out, force)
     check_sources(sources)
-    if not 0 <= start < math.inf:
-        raise InputError(f"cannot start at {start} s; give 0 or more")
     if not 0 < seconds <= LONGEST:
-        raise InputError(f"cannot show {seconds} s; give more than 0 and up to {LONGEST}")
+        raise InputError(f"cannot show {seconds} seconds; give more than 0 and up to {LONGEST:.0f}")
+    if not 0 <= start < math.inf:
+        raise InputError(f"{recording}: nothing starts at {start} s; give 0 or more")
     if find_spec("matplotlib") is None:
         raise InputError("pictures need matplotlib; install it with `pip install dpcl[show]`")
-    with AudioReader(recording) as reader:
-        try:
-            check_recording((reader.channels, reader.frames or 1), reader.sample_rate)
-        except InputError as error:
-            raise InputError(f"{recording}: {error}") from error
-        part, first, whole = _read_part(reader, start, seconds)
-        rate = reader.sample_rate
+    part, rate, whole, cut_off = _part(recording, start, seconds)
+    first = round(start * rate)
     # torch and matplotlib are imported here: a mistyped name is answered at once.
     import matplotlib
 
@@ -80,7 +74,12 @@ def show_file(
         draw_page(picture).savefig(folder / path.name)
         (folder / path.name).replace(path)
     end = (first + part.shape[1]) / rate
-    return Shown(path, first / rate, end, whole / rate, reader.cut_off)
+    warnings = []
+    if cut_off:
+        warnings.append(f"{recording} is cut off after {whole:.2f} s: what could be read is shown")
+    if picture.embedded is None:
+        warnings.append("embeddings are shown of up to 10 s; give less --seconds to see them")
+    return Shown(path, first / rate, end, whole, tuple(warnings))
 
 
 def picture_of(
@@ -92,10 +91,9 @@ def picture_of(
 ) -> Picture:
     """What there is to draw of samples (channels, T) that begin at `start` (s).
 
-    Magnitudes are the root mean squares over the channels.
+    Magnitudes are the root mean squares over the channels. Embeddings are those of up to 10 s.
     """
     import torch
-    from torch.nn import functional
 
     from dpcl.evaluation.figures import Grid
     from dpcl.evaluation.page import Embedded, Picture
@@ -104,42 +102,43 @@ def picture_of(
 
     separation = separate_recording(samples, sample_rate, separator, sources)
     masks, vectors = separation.masks, separation.embeddings
-    assert masks is not None
+    if masks is None:
+        raise ValueError("the separator gave no masks to show")
     stft = Band(sample_rate, separator.sample_rate, separator.stft).stft
     spectra = stft(torch.cat([torch.from_numpy(samples)[None], separation.sources])).abs()
-    spectra = spectra.square().mean(1).sqrt()  # (1 + C, L, F), the mixture first
+    spectra = spectra.square().mean(1).sqrt()  # (1 + C, L, F)
     grid = Grid(stft.hop / sample_rate, sample_rate / stft.window, start)
+    seconds = samples.shape[1] / sample_rate
     embedded = None
     if vectors is not None:
-        # The network hears the first bins of the recording, or more than a slow one has.
-        bins = vectors.shape[1]
-        missing = (0, max(0, bins - spectra.shape[-1]))
-        magnitude = functional.pad(spectra[0, :, :bins], missing)
-        labels = functional.pad(masks.argmax(0)[:, :bins], missing)
-        embedded = Embedded(vectors, magnitude, labels, grid)
-    seconds = samples.shape[1] / sample_rate
+        bins = min(vectors.shape[1], stft.bins)  # what both the network and the recording have
+        embedded = Embedded(
+            vectors[:, :bins], spectra[0, :, :bins], masks.argmax(0)[:, :bins], grid
+        )
     return Picture(spectra[0], spectra[1:], masks, grid, seconds, embedded)
 
 
-def _read_part(
-    reader: AudioReader, start: float, seconds: float
-) -> tuple[NDArray[np.float32], int, int]:
-    """Samples (channels, n) from `start` for `seconds`, the first's number, and how many in all.
-
-    Raises InputError where the recording ends before.
-    """
-    rate = reader.sample_rate
-    whole, kept = 0, []
-    first = round(start * rate)
-    last = first + max(1, round(seconds * rate))
-    for block in reader.blocks(_BLOCK):
-        kept.append(block[:, max(0, first - whole) : max(0, last - whole)])
-        whole += block.shape[1]
-    if first >= whole:
+def _part(
+    recording: Path, start: float, seconds: float
+) -> tuple[NDArray[np.float32], int, float, bool]:
+    """Samples (channels, n) from `start` on, their rate, how long the recording is (s), if cut."""
+    with AudioReader(recording) as reader:
+        rate = reader.sample_rate
+        try:
+            check_recording((reader.channels, reader.frames or 1), rate)
+        except InputError as error:
+            raise InputError(f"{recording}: {error}") from error
+        first = round(start * rate)
+        last = first + max(1, round(seconds * rate))
+        parts, read = [], 0
+        for block in reader.blocks(1 << 18):
+            parts.append(block[:, max(0, first - read) : max(0, last - read)])
+            read += block.shape[1]
+    if first >= read:
         raise InputError(
-            f"{reader.name} lasts {whole / rate:.2f} s: nothing starts at {start:g} s; give less"
+            f"{recording} lasts {read / rate:.2f} s: nothing starts at {start} s; give less"
         )
-    return np.concatenate(kept, axis=1), first, whole
+    return np.concatenate(parts, axis=1), rate, read / rate, reader.cut_off
 
 
 def _output(recording: Path, out: Path, force: bool) -> Path:

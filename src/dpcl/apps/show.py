@@ -22,7 +22,7 @@ def show(
         str, typer.Option(help="A shipped model, or a .safetensors file.")
     ] = "default",
     start: Annotated[float, typer.Option(help="Seconds to leave out.")] = 0.0,
-    seconds: Annotated[float, typer.Option(help="Seconds to show, at most 9.5.")] = 8.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to show, at most 120.")] = 8.0,
     force: Force = False,
 ) -> None:
     """Draw mixture, sources, masks and embeddings of a recording, on one page.
@@ -32,12 +32,8 @@ def show(
     from dpcl.apps.picture import show_file
 
     shown = show_file(recording, out, model, sources, start, seconds, force)
-    if shown.cut_off:
-        screen.print(
-            f"dpcl: {recording} is cut off after {shown.seconds:.2f} s:"
-            " what could be read is shown",
-            style="yellow",
-        )
+    for warning in shown.warnings:
+        screen.print(f"dpcl: {warning}", style="yellow")
     if shown.end - shown.start < shown.seconds:
         screen.print(
             f"shows {shown.start:.2f} to {shown.end:.2f} s of {shown.seconds:.2f} s;"
