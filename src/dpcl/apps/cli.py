@@ -75,8 +75,9 @@ def separate(
     ],
     out: Annotated[Path, typer.Option(help="Folder for STEM_s1.wav, STEM_s2.wav, …")],
     sources: Annotated[
-        int | None, typer.Option(help="How many sounds, 1 to 10; two if left out.")
+        int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")
     ] = None,
+    max_sources: Annotated[int, typer.Option(help="Where they are counted, at most so many.")] = 4,
     model: Annotated[
         str, typer.Option(help="A shipped model, or a .safetensors file.")
     ] = "default",
@@ -109,6 +110,7 @@ def separate(
             done,
             file_format.lower(),
             lambda seconds, total: move(round(seconds), round(total), "s of audio"),
+            max_sources,
         )
     if as_json:
         _print_json([asdict(separated) for separated in finished])
