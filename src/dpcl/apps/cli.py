@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import dpcl
-from dpcl.apps import mix
+from dpcl.apps import mix, show
 from dpcl.apps.screen import Force, Limit, progress, screen
 from dpcl.errors import InputError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(mix.app, name="mix")
+app.command()(show.show)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -123,7 +123,7 @@ def render_files(
     sources = max(len(row.sources) for row in rows)
     for name in ("mix", *(f"s{k + 1}" for k in range(sources))):
         refuse_existing(out / name, force)
-    with _aside(out) as aside:
+    with folder_aside(out) as aside:
         render_list(rows, root, aside, rate, progress)
         for path in sorted(aside.glob("*/*.wav")):
             place = out / path.relative_to(aside)
@@ -197,7 +197,7 @@ def _write(
     """All sources aside first, then into place; and how many samples were clipped."""
     paths = tuple(place.path(k + 1) for k in range(separation.num_sources))
     length = separation.scan.samples
-    with _aside(place.folder) as aside:
+    with folder_aside(place.folder) as aside:
         with ExitStack() as stack:
             writers = [
                 AudioWriter(
@@ -234,7 +234,7 @@ def _warnings(reader: AudioReader, clipped: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def _aside(out: Path) -> Iterator[Path]:
+def folder_aside(out: Path) -> Iterator[Path]:
     """A folder in `out` for what is not yet whole; with it goes an `out` that is left empty.
 
     Raises InputError where there can be none.

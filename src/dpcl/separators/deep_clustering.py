@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -9,6 +11,7 @@ from torch.nn import functional
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
+from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.model import MaskSettings, Model
 from dpcl.separators.separation import Separation
 
@@ -54,11 +57,20 @@ class DeepClustering:
 
     def hear(self, spectrum: Tensor) -> Tensor:
         """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
-        return self.model.network.hear(self._features(spectrum))
+        return self._fast.hear(self._features(spectrum))
 
     def embeddings(self, heard: Tensor) -> Tensor:
         """What `hear` gave (B, L, H) -> unit embeddings (B, L*F, K)."""
-        return self.model.network.embed(heard)
+        return self._fast.embed(heard)
+
+    @cached_property
+    def _fast(self) -> BLSTMEmbedding:
+        """The network for `hear` and `embeddings`: in bfloat16 where the processor has it."""
+        network = self.model.network
+        on_cpu = network.mean.device.type == "cpu"
+        if on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return network.in_bfloat16()
+        return network
 
     def _features(self, spectrum: Tensor) -> Tensor:
         return self.model.settings.signal.features(spectrum).float()
