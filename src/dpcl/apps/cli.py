@@ -174,7 +174,8 @@ def evaluate(
     root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
     separator: Annotated[
-        str, typer.Option(help="A model, a .safetensors file, or mixture, ibm, irm, psm.")
+        str,
+        typer.Option(help="A model, a .safetensors file, or mixture, ibm, irm, psm, nmf, fhmm."),
     ] = "default",
     limit: Limit = None,
     force: Force = False,
@@ -190,12 +191,14 @@ def evaluate(
     from dpcl.mixtures.lists import read_list
     from dpcl.separators.load import load_separator
     from dpcl.separators.oracle import ORACLES
+    from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
 
     rows = read_list(mixture_list)
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
     oracle = separator in ORACLES
-    found = ORACLES[separator] if oracle else load_separator(separator)
+    named: dict[str, Any] = {**ORACLES, **SPEAKER_DEPENDENT}
+    found = named[separator] if separator in named else load_separator(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows, root, found, out, name=separator, limit=limit, oracle=oracle, progress=move

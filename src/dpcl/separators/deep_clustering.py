@@ -10,11 +10,10 @@ from torch.nn import functional
 
 from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
-from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.model import MaskSettings, Model
-from dpcl.separators.limits import MOST_SOURCES
+from dpcl.separators.limits import MOST_SOURCES, check_mixture
 from dpcl.separators.separation import Separation
 
 
@@ -36,10 +35,7 @@ class DeepClustering:
 
         Raises InputError where there are no samples or not all of them are finite.
         """
-        if mixture.shape[-1] == 0 or not bool(mixture.isfinite().all()):
-            raise InputError(
-                "the mixture is empty or holds NaN or infinite values; repair it first"
-            )
+        check_mixture(mixture)
         spectrum = self.stft(mixture.reshape(-1, mixture.shape[-1]))  # (B, L, F)
         embeddings = self.embed(spectrum)  # (B, L*F, K)
         settings = self.model.settings.masks
