@@ -71,7 +71,8 @@ def nystrom_factor(to_landmarks: Tensor, landmarks: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((within + within.T) / 2)
     kept = values > RIDGE * values[-1]
     inverse = torch.where(kept, values.where(kept, 1).rsqrt(), 0)
-    return to_landmarks @ (vectors * inverse)
+    factor: Tensor = to_landmarks @ (vectors * inverse)
+    return factor
 
 
 def spectral_clusters(embedding: SpectralEmbedding, num_clusters: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dpcl.errors import InputError
 from dpcl.separators.separation import Separation
-from dpcl.signal.correlogram import correlogram
+from dpcl.signal.correlogram import correlogram, cross_channel_correlation
 from dpcl.signal.gammatone import GammatoneFilterbank, fast_length
 from dpcl.signal.pitch import at_lags, lag_grid
 from dpcl.signal.stft import STFT
@@ -21,6 +21,7 @@ STFT_8K = STFT(window=256, hop=64)
 FILTERS = GammatoneFilterbank(SAMPLE_RATE, channels=64)
 HOP = 128  # samples, 16 ms: every second frame of the STFT
 WINDOW = 256  # samples
+BLOCK, MARGIN = 1024 * HOP, 16 * HOP  # samples heard at once, and to either side of them
 LOWEST, HIGHEST = 70.0, 440.0  # Hz, of the pitch of men, women and children
 # Above it a filter passes several harmonics, whose beating, the envelope, carries the pitch.
 RESOLVED = 800.0  # Hz
@@ -33,8 +34,8 @@ class Scene:
     """The units of a mixture: 64 channels, a frame every 16 ms."""
 
     power: Tensor  # (channels, L), relative to the loudest unit; all zero for silence
-    correlograms: Tensor  # (channels, L, lags): of the response, above RESOLVED of its envelope
-    periodicity: Tensor  # (channels, L, G): the same at the lags of `LAGS`
+    periodicity: Tensor  # (channels, L, G): correlogram at LAGS, above RESOLVED of the envelope
+    alike: Tensor  # (channels, L): cross-channel correlation
 
     @property
     def heard(self) -> Tensor:
@@ -46,10 +47,28 @@ LAGS = lag_grid(LOWEST, HIGHEST, SAMPLE_RATE)  # (G,)
 
 
 def listen(mixture: Tensor) -> Scene:
-    """mixture (T,) at 8 kHz, of any level -> its scene; L = ceil(T / 128) + 1."""
+    """mixture (T,) at 8 kHz, of any level -> its scene; L = ceil(T / 128) + 1.
+
+    Memory is about 1 MB for a second, and 300 MB for the block of 16 s that is at work.
+    """
     loudest = mixture.abs().max()
     mixture = mixture.float() / torch.where(loudest > 0, loudest, 1)
-    responses = FILTERS(mixture)  # (channels, T)
+    blocks = []
+    for start in range(0, mixture.shape[-1], BLOCK):
+        first = max(start - MARGIN, 0)
+        units = _units(mixture[first : start + BLOCK + MARGIN])
+        skip = (start - first) // HOP
+        last = start + BLOCK >= mixture.shape[-1]
+        stop = None if last else skip + BLOCK // HOP
+        blocks.append([values[:, skip:stop] for values in units])
+    power, periodicity, alike = (torch.cat(parts, 1) for parts in zip(*blocks, strict=True))
+    most = power.max()
+    return Scene(power / torch.where(most > 0, most, 1), periodicity, alike)
+
+
+def _units(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Power, periodicity and likeness of the next channel, of the units of (T,) samples."""
+    responses = FILTERS(samples)  # (channels, T)
     envelopes = responses.abs()
     resolved = int((FILTERS.centres < RESOLVED).sum())
     lags = int(LAGS[-1]) + 2
@@ -59,12 +78,18 @@ def listen(mixture: Tensor) -> Scene:
             correlogram(_beating(envelopes[resolved:]), WINDOW, HOP, lags),
         ]
     )
+    return _power(envelopes), at_lags(correlograms, LAGS), cross_channel_correlation(correlograms)
+
+
+def unit_power(samples: Tensor) -> Tensor:
+    """Mean power (channels, L) of samples (T,) in each unit, at their own scale."""
+    return _power(FILTERS(samples).abs())
+
+
+def _power(envelopes: Tensor) -> Tensor:
     power = envelopes.square()
     power = functional.pad(power, (WINDOW // 2, WINDOW // 2 + -power.shape[-1] % HOP))
-    power = functional.avg_pool1d(power[:, None], WINDOW, HOP)[:, 0]  # (channels, L)
-    most = power.max()
-    power = power / torch.where(most > 0, most, 1)
-    return Scene(power, correlograms, at_lags(correlograms, LAGS))
+    return functional.avg_pool1d(power[:, None], WINDOW, HOP)[:, 0]
 
 
 def unit_masks_to_bins(masks: Tensor, frames: int) -> Tensor:
@@ -82,7 +107,8 @@ def unit_masks_to_bins(masks: Tensor, frames: int) -> Tensor:
     places = torch.arange(frames) * (STFT_8K.hop / HOP)
     low = places.long()
     high = (low + 1).clamp(max=masks.shape[-1] - 1)
-    return torch.lerp(masks[..., low], masks[..., high], places - low).transpose(1, 2)
+    masks = torch.lerp(masks[..., low], masks[..., high], places - low)
+    return masks.transpose(1, 2)
 
 
 def _beating(envelopes: Tensor) -> Tensor:
@@ -91,7 +117,8 @@ def _beating(envelopes: Tensor) -> Tensor:
     size = fast_length(samples + SAMPLE_RATE // 20)  # the start is kept out of the end
     frequencies = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     band = (frequencies > BEATING[0]) & (frequencies < BEATING[1])
-    return torch.fft.irfft(torch.fft.rfft(envelopes, size) * band, size)[:, :samples]
+    beating: Tensor = torch.fft.irfft(torch.fft.rfft(envelopes, size) * band, size)
+    return beating[:, :samples]
 
 
 def separate_by_units(

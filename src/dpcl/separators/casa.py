@@ -9,7 +9,6 @@ from dpcl.separators.auditory import SAMPLE_RATE, STFT_8K, Scene, separate_by_un
 from dpcl.separators.separation import Separation
 from dpcl.separators.sequential import group_contours, voice_features
 from dpcl.separators.voices import APERIODIC, contours, follow_voices, harmonicity
-from dpcl.signal.correlogram import cross_channel_correlation
 from dpcl.signal.segments import level_changes, segments
 
 # Chosen on the validation list.
@@ -51,8 +50,7 @@ def unit_masks(scene: Scene, talkers: int) -> Tensor:
         for contour, owner in zip(found, owners.tolist(), strict=True):
             span = slice(contour.start, contour.stop)
             evidence[owner, :, span] = periodicity[contour.track, :, span]
-    alike = cross_channel_correlation(scene.correlograms)
-    parts = segments(scene.heard, level_changes(scene.power), alike)
+    parts = segments(scene.heard, level_changes(scene.power), scene.alike)
     return (SHARPNESS * _shared(evidence, parts)).softmax(0)
 
 

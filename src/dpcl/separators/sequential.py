@@ -45,7 +45,7 @@ def voice_features(
     spread = together.square().mean(0).sqrt().clamp_min(1e-6)
     weights = torch.tensor([1.0] + [TIMBRE] * COEFFICIENTS)
     lengths = [len(part) for part in frames]
-    scaled = (together / spread * weights).split(lengths)
+    scaled = torch.split_with_sizes(together / spread * weights, lengths)
     return torch.stack([part.mean(0) for part in scaled]), torch.tensor(lengths).float()
 
 

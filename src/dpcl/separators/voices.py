@@ -88,7 +88,8 @@ def _tracks(scene: Scene, preference: Tensor) -> Tensor:
     discounts = OCTAVE * (LAGS / LAGS[0]).log2()
     first, second = torch.nn.functional.pad(preference, (0, 1))
     found = []
-    for frames in torch.arange(scene.power.shape[1]).split(BLOCK):
+    for start in range(0, scene.power.shape[1], BLOCK):
+        frames = slice(start, start + BLOCK)
         part = scene.periodicity[:, frames] - discounts
         scores = explained(part, weights[:, frames], APERIODIC, VOICED)
         found.append(best_tracks(scores + first[:, None] + second, GLIDE, START, STOP))

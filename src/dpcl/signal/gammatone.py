@@ -60,7 +60,8 @@ class GammatoneFilterbank:
         spectrum = torch.fft.rfft(samples, size)  # (size // 2 + 1,)
         gains = self._gains(size).to(spectrum.dtype)  # (channels, size // 2 + 1)
         # Frequencies below zero stay empty: what comes back is the analytic signal.
-        return torch.fft.ifft(2 * spectrum * gains, size)[:, : samples.shape[-1]]
+        responses: Tensor = torch.fft.ifft(2 * spectrum * gains, size)
+        return responses[:, : samples.shape[-1]]
 
     def _gains(self, size: int) -> Tensor:
         """Gains (channels, size // 2 + 1) at the frequencies of a transform of `size` samples."""
@@ -68,11 +69,13 @@ class GammatoneFilterbank:
         widths = BANDWIDTH * erb(centres)
         frequencies = torch.fft.rfftfreq(size, 1 / self.sample_rate, dtype=torch.float64)
         # The transform of t³ exp(-2 pi b t) exp(2 pi i f t), up to its scale.
-        gains = (1 + 1j * (frequencies - centres) / widths) ** -ORDER
+        gains: Tensor = (1 + 1j * (frequencies - centres) / widths) ** -ORDER
         lead = (ORDER - 1) / (2 * math.pi * widths)  # s
-        return gains * torch.exp(2j * math.pi * (frequencies - centres) * lead)
+        gains = gains * torch.exp(2j * math.pi * (frequencies - centres) * lead)
+        return gains
 
 
 def fast_length(samples: int) -> int:
     """The least 2^i 3^k, k < 4, not below `samples`: Fourier transforms of primes are slow."""
-    return min(3**k << max(0, (-(-samples // 3**k) - 1).bit_length()) for k in range(4))
+    lengths = [3**k << max(0, (-(-samples // 3**k) - 1).bit_length()) for k in range(4)]
+    return int(min(lengths))
