@@ -175,7 +175,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
     separator: Annotated[
         str,
-        typer.Option(help="A model, a .safetensors file, or mixture, ibm, irm, psm, nmf, fhmm."),
+        typer.Option(
+            help="A model, a .safetensors file, live, nmf, fhmm, casa, spectral, or mixture, ibm,"
+            " irm, psm."
+        ),
     ] = "default",
     limit: Limit = None,
     force: Force = False,
@@ -189,16 +192,14 @@ def evaluate(
     from dpcl.evaluation.evaluate import evaluate as score_list
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
-    from dpcl.separators.load import load_separator
+    from dpcl.separators.load import named_separator
     from dpcl.separators.oracle import ORACLES
-    from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
 
     rows = read_list(mixture_list)
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
     oracle = separator in ORACLES
-    named: dict[str, Any] = {**ORACLES, **SPEAKER_DEPENDENT}
-    found = named[separator] if separator in named else load_separator(separator)
+    found = named_separator(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows, root, found, out, name=separator, limit=limit, oracle=oracle, progress=move

@@ -1,24 +1,21 @@
-"""Separators by name: networks that ship, weights files of one's own, and the classical ones."""
+"""Separators by name: the networks that ship, weights files of one's own, and all others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 from dpcl.errors import InputError
 from dpcl.networks.model import load_model
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.separation import MaskSeparator
+from dpcl.separators.separation import OracleSeparator, Separator
+
+if TYPE_CHECKING:
+    from dpcl.separators.speaker_dependent import SpeakerDependent
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-# Separators that need no weights: where they are, imported when they are asked for.
-CLASSICAL = {
-    "casa": ("dpcl.separators.casa", "Casa"),
-    "spectral": ("dpcl.separators.spectral", "Spectral"),
-}
 
 
 @dataclass(frozen=True)
@@ -44,19 +41,15 @@ def shipped_models() -> list[ShippedModel]:
     ]
 
 
-def load_separator(name: str = "default") -> MaskSeparator:
+def load_separator(name: str = "default") -> DeepClustering:
     """The separator of a shipped model's name or of a .safetensors path; kept for the next call.
 
-    `casa` and `spectral` are the classical ones, which need no weights. Raises InputError for a
-    name that does not ship and a file that dpcl did not write.
+    Raises InputError for a name that does not ship and a file that dpcl did not write.
     """
-    if name in CLASSICAL:
-        module, kind = CLASSICAL[name]
-        return cast(MaskSeparator, getattr(import_module(module), kind)())
     shipped = WEIGHTS / f"{name}.safetensors"
     path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
     if path.suffix != ".safetensors" and not path.is_file():
-        names = ", ".join([*(model.name for model in shipped_models()), *CLASSICAL])
+        names = ", ".join(model.name for model in shipped_models())
         raise InputError(f"unknown model {name!r}; give a .safetensors file or one of: {names}")
     # A training may have replaced the file, or one went to another folder, since the last call.
     written = path.stat().st_mtime_ns if path.is_file() else 0
@@ -66,3 +59,23 @@ def load_separator(name: str = "default") -> MaskSeparator:
 @lru_cache(maxsize=4)
 def _load(path: Path, written: int) -> DeepClustering:
     return DeepClustering(load_model(path))
+
+
+def named_separator(name: str) -> Separator | OracleSeparator | SpeakerDependent:
+    """The separator that `dpcl evaluate` means by a name: any there is.
+
+    mixture, ibm, irm, psm: shown the references; nmf, fhmm: told who speaks; casa, spectral:
+    without training; live: the causal network as a stream hears it; else as load_separator, which
+    raises InputError where there is none.
+    """
+    from dpcl.separators.classical import CLASSICAL
+    from dpcl.separators.online import OnlineDeepClustering
+    from dpcl.separators.oracle import ORACLES
+    from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
+
+    if name in CLASSICAL:
+        return CLASSICAL[name]()
+    if name == "live":
+        return OnlineDeepClustering(load_separator("causal").model)
+    known: dict[str, OracleSeparator | SpeakerDependent] = {**ORACLES, **SPEAKER_DEPENDENT}
+    return known[name] if name in known else load_separator(name)
