@@ -77,27 +77,29 @@ def smoothed(rule: Rule, frames: int) -> Rule:
     return smooth
 
 
-HALF, FLAT = mean_from(0.5, 1.0), mean_from(0.5, 0.0)
+HALF, QUARTER = mean_from(0.5, 1.0), mean_from(0.75, 1.0)
 RULES: dict[str, Rule] = {
     "last bin in reach": last_bin,
-    "mean of the upper half": FLAT,
+    "last bin, square root (in use)": sharpened(last_bin, 0.5),
+    "last bin, fourth root": sharpened(last_bin, 0.25),
+    "last bin over 9 frames": smoothed(last_bin, 9),
+    "last bin over 9 frames, square root": sharpened(smoothed(last_bin, 9), 0.5),
+    "mean of the upper half": mean_from(0.5, 0.0),
     "mean of the upper quarter": mean_from(0.75, 0.0),
-    "by energy, upper half": HALF,
-    "by energy, upper quarter": mean_from(0.75, 1.0),
-    "by energy, all of the frame": mean_from(0.0, 1.0),
+    "mean of the upper eighth, square root": sharpened(mean_from(0.875, 0.0), 0.5),
     "by magnitude, upper half": mean_from(0.5, 0.5),
-    "equal shares": equal,
+    "by energy, upper half": HALF,
+    "by energy, upper half over 9 frames": smoothed(HALF, 9),
     "by energy, upper half, binary": sharpened(HALF, None),
-    "by energy, upper quarter, binary": sharpened(mean_from(0.75, 1.0), None),
-    "by energy, upper half, to the power 2": sharpened(HALF, 2.0),
-    "by energy, upper half, to the power 1/2": sharpened(HALF, 0.5),
-    "by energy, upper half, to the power 1/4": sharpened(HALF, 0.25),
-    "mean of the upper half, to the power 1/2": sharpened(FLAT, 0.5),
-    "mean of the upper half, to the power 2": sharpened(FLAT, 2.0),
-    "by energy, upper half, over 3 frames": smoothed(HALF, 3),
-    "by energy, upper half, over 9 frames": smoothed(HALF, 9),
-    "mean of the upper half, over 3 frames": smoothed(FLAT, 3),
-    "mean of the upper half, over 9 frames": smoothed(FLAT, 9),
+    "by energy, upper half, squared": sharpened(HALF, 2.0),
+    "by energy, upper half, square root": sharpened(HALF, 0.5),
+    "by energy, upper half, fourth root": sharpened(HALF, 0.25),
+    "by energy, upper quarter": QUARTER,
+    "by energy, upper quarter, binary": sharpened(QUARTER, None),
+    "by energy, upper quarter, square root": sharpened(QUARTER, 0.5),
+    "by energy, upper quarter, fourth root": sharpened(QUARTER, 0.25),
+    "by energy, all of the frame": mean_from(0.0, 1.0),
+    "equal shares": equal,
 }
 IDEAL, SILENT = "ideal binary mask above the reach", "nothing above the reach"
 

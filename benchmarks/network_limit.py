@@ -1,16 +1,17 @@
 """The least time that a network needs on this machine: its products over the rate of a product.
 
-Multiply-adds are counted from the settings of the weights; windows that overlap, STFT, clustering,
-writing and the start of Python are what a program adds to it.
+Counted are the products with weights alone. Gates and activations, windows that overlap, STFT,
+clustering, writing and the start of Python are what a program adds to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from machine import matmul_rate
 
-from dpcl.networks.model import ModelSettings
+from dpcl.networks.model import Model
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,22 @@ class Limit:
     bf16_seconds: float
 
 
-def multiply_adds_per_frame(settings: ModelSettings) -> int:
-    """Of the BLSTM layers (input and recurrent weights, 4 gates, 2 directions) and the projection.
+def multiply_adds_per_frame(model: Model) -> int:
+    """Of recurrent layers and the projection: every weight of a matrix meets a frame once.
 
-    Products with matrices alone: gates, activations and unit length are not counted.
+    For L layers of H units in both directions: 8 H (F + H) + (L - 1) 8 H (2 H + H) + 2 H F K.
     """
-    network, bins = settings.network, settings.signal.stft().bins
-    width = network.width
-    total, heard = 0, bins
-    for _ in range(network.layers):
-        total += 2 * 4 * width * (heard + width)
-        heard = 2 * width
-    return total + heard * bins * network.embedding
+    return sum(weight.numel() for weight in model.network.parameters() if weight.ndim == 2)
 
 
-def limits(settings: ModelSettings, durations: list[float]) -> list[Limit]:
+def limits(model: Model, durations: Sequence[float]) -> list[Limit]:
     """For one-channel recordings of these seconds."""
     import torch
 
     fp32, bf16 = (matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16))  # GFLOP/s
-    found = []
+    signal, found = model.settings.signal, []
     for seconds in durations:
-        frames = settings.signal.stft().frames(round(seconds * settings.signal.sample_rate))
-        count = frames * multiply_adds_per_frame(settings)
+        frames = signal.stft().frames(round(seconds * signal.sample_rate))
+        count = frames * multiply_adds_per_frame(model)
         found.append(Limit(count, 2e-9 * count / fp32, 2e-9 * count / bf16))
     return found

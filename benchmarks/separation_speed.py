@@ -209,8 +209,7 @@ def main() -> None:
 
     from dpcl.networks.model import load_model
 
-    settings = load_model(bench.weights).settings
-    found = dict(zip(lengths, limits(settings, lengths), strict=True))
+    found = dict(zip(lengths, limits(load_model(bench.weights), lengths), strict=True))
     about = machine.describe()
     print(machine.heading(about))
     print(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
