@@ -16,7 +16,16 @@ from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 8000
-CHOICES = ((256, 64), (256, 128), (384, 96), (512, 128), (512, 256), (1024, 256))
+CHOICES = (
+    (256, 64),
+    (256, 128),
+    (320, 80),
+    (320, 160),
+    (384, 96),
+    (512, 128),
+    (512, 256),
+    (1024, 256),
+)
 
 
 def main() -> None:

@@ -13,20 +13,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dpcl.errors import InputError as InputError
     from dpcl.separators.load import load_separator as load_separator
-    from dpcl.separators.recording import separate as separate
     from dpcl.separators.separation import Separation as Separation
     from dpcl.separators.separation import Separator as Separator
+    from dpcl.streaming.separate import separate as separate
+    from dpcl.streaming.stream import StreamSeparator as StreamSeparator
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Separation", "Separator", "load_separator", "separate"]
+__all__ = [
+    "InputError",
+    "Separation",
+    "Separator",
+    "StreamSeparator",
+    "load_separator",
+    "separate",
+]
 
 # Loaded at first use: `dpcl --help` and `import dpcl` do not wait for torch.
 _HOMES = {
     "InputError": "dpcl.errors",
     "Separation": "dpcl.separators.separation",
     "Separator": "dpcl.separators.separation",
+    "StreamSeparator": "dpcl.streaming.stream",
     "load_separator": "dpcl.separators.load",
-    "separate": "dpcl.separators.recording",
+    "separate": "dpcl.streaming.separate",
     "objectives": "",
     "clustering": "",
 }

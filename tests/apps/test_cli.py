@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -22,7 +22,6 @@ from torch import Tensor
 import dpcl as package
 from dpcl.apps import cli
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.separation import Separation
 from dpcl.signal.audio import read_audio
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -31,11 +30,15 @@ MakeRecording = Callable[..., Path]
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def program(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def program(
+    *arguments: object, stdin: BinaryIO | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python -m dpcl ARGUMENTS` in a process of its own."""
     variables = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), **environment}
     command = [sys.executable, "-m", "dpcl", *map(str, arguments)]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=variables, capture_output=True, text=True, check=False, stdin=stdin
+    )
 
 
 def assert_one_sentence(message: str) -> None:
@@ -65,7 +68,6 @@ BAD_RECORDINGS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "NaN": ("x.wav", wav([0.1, np.nan, 0.1]), "x.wav holds NaN"),
     "infinite": ("x.wav", wav([0.1, 0.1, np.inf]), "x.wav holds NaN or infinite"),
     "zero length": ("x.wav", wav(np.zeros(0)), "x.wav holds no samples"),
-    "cut off": ("x.wav", cut_off, "x.wav is cut off"),
     "odd name": ("[red]:x: %s.wav", lambda path: None, "[red]:x: %s.wav does not exist"),
     "long name": ("x" * 300 + ".wav", lambda path: None, "x.wav: File name too long"),
 }
@@ -94,6 +96,57 @@ def test_bad_recordings(
     assert contents(folder) == before
 
 
+def test_of_a_recording_that_is_cut_off_what_is_there_is_separated_with_a_warning(
+    tiny_model: Path, dpcl: Program, folder: Path
+) -> None:
+    cut_off(folder / "x.wav")
+    ran = dpcl("separate", "x.wav", "--out", "out", "--model", tiny_model, "--json")
+    assert ran.status == 0
+    assert_one_sentence(ran.err)
+    assert "x.wav is cut off after 0.31 s" in ran.err
+    (done,) = json.loads(ran.out)
+    assert done["warnings"] == [ran.err.strip().removeprefix("dpcl: ")]
+    assert {soundfile.info(path).frames for path in done["outputs"]} == {2478}
+
+
+def test_standard_input_is_a_recording(
+    tiny_model: Path, make_recording: MakeRecording, folder: Path
+) -> None:
+    make_recording("a.flac", 16000, 0.5, 2)
+    with (folder / "a.flac").open("rb") as data:
+        ran = program("separate", "-", "--out", "out", "--model", tiny_model, stdin=data)
+    assert ran.stdout.split() == [str(Path("out") / f"stdin_s{k}.wav") for k in (1, 2)]
+    assert soundfile.info(folder / "out" / "stdin_s1.wav").channels == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "file_format", "expected"),
+    [
+        ("a.flac", "PCM_24", "input", (".flac", "FLAC", "PCM_24")),
+        ("a.wav", "PCM_24", "wav", (".wav", "WAV", "PCM_24")),
+        ("a.mp3", None, "input", (".mp3", "MP3", "MPEG_LAYER_III")),
+        ("a.ogg", None, "flac", (".flac", "FLAC", "PCM_16")),
+        ("a.wav", "FLOAT", "FLAC", (".flac", "FLAC", "PCM_24")),
+    ],
+)
+def test_formats(
+    name: str,
+    subtype: str | None,
+    file_format: str,
+    expected: tuple[str, str, str],
+    tiny_model: Path,
+    dpcl: Program,
+    make_recording: MakeRecording,
+) -> None:
+    make_recording(name, 16000, 0.5, subtype=subtype)
+    ran = dpcl("separate", name, "--out", "out", "--model", tiny_model, "--format", file_format)
+    suffix, container, coding = expected
+    assert ran.out.split() == [str(Path("out") / f"a_s{k}{suffix}") for k in (1, 2)]
+    for path in ran.out.split():
+        info = soundfile.info(path)
+        assert (info.format, info.subtype, info.samplerate) == (container, coding, 16000)
+
+
 def text_weights(folder: Path) -> None:
     (folder / "w.safetensors").write_text("no weights\n" * 99)
 
@@ -111,6 +164,10 @@ def a_file_out(folder: Path) -> None:
     (folder / "out").write_bytes(b"mine")
 
 
+def b_at_11025(folder: Path) -> None:
+    soundfile.write(folder / "b11.wav", np.full(800, 0.1), 11025)
+
+
 def second_a(folder: Path) -> None:
     (folder / "other").mkdir()
     (folder / "other" / "a.flac").write_bytes((folder / "a.wav").read_bytes())
@@ -121,6 +178,12 @@ def nothing(folder: Path) -> None:
 
 
 BAD_ARGUMENTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "unknown format": (nothing, "a.wav --out out --format exe", "a_s1.exe cannot be written"),
+    "format and rate": (
+        b_at_11025,
+        "a.wav b11.wav --out out --format opus",
+        "OGG (OPUS) does not take 1 channels at 11025 Hz",
+    ),
     "no sources": (nothing, "a.wav --out out --sources 0", "cannot separate into 0 sources"),
     "11 sources": (nothing, "a.wav --out out --sources 11", "11 sources; give 1 to 10"),
     "-1 sources": (nothing, "a.wav --out out --sources -1", "-1 sources; give 1 to 10"),
@@ -274,6 +337,7 @@ def test_separate_as_json(tiny_model: Path, dpcl: Program, make_recording: MakeR
         "outputs": [str(Path("out") / f"ä [b]_s{k}.wav") for k in (1, 2)],
         "sample_rate": 44100,
         "seconds": 0.5,
+        "warnings": [],
     }
     assert all(Path(name).is_file() for name in done["outputs"])
 
@@ -294,7 +358,7 @@ def test_progress_is_shown_on_a_screen_and_not_on_standard_output(
     monkeypatch.setattr(cli.screen, "_force_terminal", True)
     monkeypatch.setattr(cli.screen, "is_interactive", True)
     ran = dpcl("separate", "a.wav", "--out", "out", "--model", tiny_model, "--json")
-    assert "separating recordings" in ran.err
+    assert "separating" in ran.err
     assert json.loads(ran.out)
     ran = dpcl("separate", "a.wav", "--out", "out", "--model", tiny_model)
     assert "exists; add --force" in ran.err
@@ -318,21 +382,19 @@ def test_ctrl_c_leaves_no_half_file(
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(
-        self: DeepClustering, mixture: Tensor, num_sources: int | None = None
-    ) -> Separation:
+    def interrupted(self: DeepClustering, spectrum: Tensor) -> Tensor:
         raise KeyboardInterrupt
 
     make_recording("a.wav")
     before = contents(folder)
-    monkeypatch.setattr(DeepClustering, "__call__", interrupted)
+    monkeypatch.setattr(DeepClustering, "hear", interrupted)
     ran = dpcl("separate", "a.wav", "--out", out)
     assert ran.status == 130
     assert "Traceback" not in ran.err
     assert contents(folder) == before
 
 
-COMMANDS = ("separate", "mix draw", "mix render", "train", "evaluate", "models")
+COMMANDS = ("separate", "show", "mix draw", "mix render", "train", "evaluate", "models")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,7 +15,6 @@ from torch import Tensor
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.separation import Separation
 from dpcl.signal.audio import read_audio
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -256,13 +255,13 @@ def test_a_folder_that_cannot_be_is_found_before_the_work(
     (folder / "file").write_text("mine")
     recording = make_recording()
     before = contents(folder)
-    monkeypatch.setattr(DeepClustering, "__call__", _never)
+    monkeypatch.setattr(DeepClustering, "hear", _never)
     with pytest.raises(InputError, match="is a file, not a folder"):
         separate([recording], folder / out)
     assert contents(folder) == before
 
 
-def _never(self: DeepClustering, mixture: Tensor, num_sources: int | None = None) -> Separation:
+def _never(self: DeepClustering, spectrum: Tensor) -> Tensor:
     raise AssertionError("there was something to be said before")
 
 
@@ -281,15 +280,14 @@ def test_stopped_while_writing_it_leaves_what_was_there(
     if force:
         separate([recording], folder / "out", 3)
     before = contents(folder)
-    write = soundfile.write
+    write = soundfile.SoundFile.write
 
-    def stop(file: str, *arguments: object, **named: object) -> None:
-        if "_s2" in str(file):
-            Path(file).write_bytes(b"half")
+    def stop(self: soundfile.SoundFile, frames: np.ndarray) -> None:
+        write(self, frames)
+        if "_s2" in str(self.name):
             raise reason
-        write(file, *arguments, **named)
 
-    monkeypatch.setattr(soundfile, "write", stop)
+    monkeypatch.setattr(soundfile.SoundFile, "write", stop)
     expected = InputError if isinstance(reason, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         separate([recording], folder / "out", 3, force)
@@ -304,16 +302,16 @@ def test_stopped_at_the_second_it_leaves_the_first_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recordings = [make_recording("a.wav"), make_recording("b.wav", 16000)]
-    separator = DeepClustering.__call__
+    hear = DeepClustering.hear
     calls: list[int] = []
 
-    def stop(self: DeepClustering, mixture: Tensor, sources: int | None = None) -> Separation:
-        calls.append(len(mixture))
+    def stop(self: DeepClustering, spectrum: Tensor) -> Tensor:
+        calls.append(len(spectrum))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return separator(self, mixture, sources)
+        return hear(self, spectrum)
 
-    monkeypatch.setattr(DeepClustering, "__call__", stop)
+    monkeypatch.setattr(DeepClustering, "hear", stop)
     with pytest.raises(KeyboardInterrupt):
         separate(recordings, folder / "out")
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a_s1.wav", "a_s2.wav"]

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from dpcl.networks.bf16_lstm import bf16_lstm
 
 
-def network(inputs: int, hidden: int, layers: int) -> nn.LSTM:
+def network(inputs: int, hidden: int, layers: int, bidirectional: bool = True) -> nn.LSTM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        lstm = nn.LSTM(inputs, hidden, layers, bidirectional=True)
+        lstm = nn.LSTM(inputs, hidden, layers, bidirectional=bidirectional)
         for parameter in lstm.parameters():  # larger than torch's own: gates that open and close
             nn.init.uniform_(parameter, -0.5, 0.5)
     return lstm
@@ -26,12 +26,15 @@ def error(value: Tensor, expected: Tensor) -> float:
     return float((value.detach().float() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("frames, batch", [(1, 1), (2, 3), (30, 4)])
-def test_values_and_all_gradients(layers: int, frames: int, batch: int) -> None:
-    lstm = network(7, 16, layers)
+def test_values_and_all_gradients(
+    layers: int, frames: int, batch: int, bidirectional: bool
+) -> None:
+    lstm = network(7, 16, layers, bidirectional)
     x = randn(frames, batch, 7).requires_grad_()
-    outward = randn(frames, batch, 32, seed=1)
+    outward = randn(frames, batch, 32 if bidirectional else 16, seed=1)
     expected, _ = lstm(x)
     expected.backward(outward)
     wanted = {name: p.grad.clone() for name, p in lstm.named_parameters() if p.grad is not None}

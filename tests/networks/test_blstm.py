@@ -92,6 +92,19 @@ def test_statistics_are_taken_off_the_features() -> None:
     assert {"mean", "std"} <= set(network.state_dict())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_forward_in_time_only(autocast: bool) -> None:
+    """tky823's causal option made the network bidirectional."""
+    network = BLSTMEmbedding(5, 2, 8, 3, bidirectional=False)
+    features = torch.randn(1, 6, 5)
+    changed = features.clone()
+    changed[0, 4:] += 1
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        differs = (network(features) != network(changed)).any(-1).view(6, 5)
+    assert differs[4:].all()
+    assert not differs[:4].any()
+
+
 def test_dropout_in_training_alone() -> None:
     network = BLSTMEmbedding(5, 2, 8, 3, dropout=0.5)
     features = torch.randn(1, 6, 5)

@@ -83,7 +83,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut-off wav": ("a.wav", _truncated("PCM_16"), "cut off"),
     "cut-off aiff": ("a.aiff", _truncated("PCM_16"), "cut off"),
     "cut-off mp3": ("a.mp3", _truncated("MPEG_LAYER_III"), "cut off"),
-    "cut-off flac": ("a.flac", _truncated("PCM_16"), "cannot be read as audio"),
+    "cut-off flac": ("a.flac", _truncated("PCM_16"), "cut off"),
 }
 
 
@@ -128,11 +128,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     with pytest.raises(InputError, match="NaN"):
         write_audio(tmp_path / "a.wav", np.array([np.nan]), 8000)
 
-    def disk_full(file: str, *args: object, **kwargs: object) -> None:
-        Path(file).write_bytes(b"half")
+    def disk_full(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(soundfile, "write", disk_full)
+    monkeypatch.setattr(soundfile.SoundFile, "write", disk_full)
     with pytest.raises(InputError, match=r"a\.wav cannot be written \(disk full\)"):
         write_audio(tmp_path / "a.wav", NOISE, 8000)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

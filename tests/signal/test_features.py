@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.signal.features import FLOOR, log_magnitude
+from dpcl.signal.features import FLOOR, log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
 
@@ -62,3 +63,53 @@ def test_items_do_not_hear_each_other() -> None:
 def test_keeps_double_precision() -> None:
     x = spectrum(4, 5).to(torch.complex128)
     assert log_magnitude(x).dtype == torch.float64
+
+
+@given(
+    frames=st.integers(1, 12),
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+    silent=st.integers(0, 12),
+    seed=st.integers(0, 10**6),
+)
+@settings(deadline=None, max_examples=60)
+def test_running_in_pieces_is_running_whole(
+    frames: int, cuts: list[int], silent: int, seed: int
+) -> None:
+    x = spectrum(frames, 5, seed=seed)
+    x[:silent] = 0
+    whole, loudest = running_log_magnitude(x, 0.008)
+    edges = sorted({0, frames, *(cut for cut in cuts if cut < frames)})
+    state, pieces = None, []
+    for first, last in pairwise(edges):
+        piece, state = running_log_magnitude(x[first:last], 0.008, state)
+        pieces.append(piece)
+    assert state is not None
+    torch.testing.assert_close(torch.cat(pieces), whole)
+    torch.testing.assert_close(state, loudest)
+
+
+def test_running_features_do_not_know_the_future_nor_the_level() -> None:
+    x = spectrum(2, 9, 5)
+    features, _ = running_log_magnitude(x, 0.008)
+    louder = x.clone()
+    louder[:, 5:] *= 1000
+    assert torch.equal(running_log_magnitude(louder, 0.008)[0][:, :5], features[:, :5])
+    torch.testing.assert_close(running_log_magnitude(1e4 * x, 0.008)[0], features)
+    assert features.max() <= 0
+    torch.testing.assert_close(features[:, 0], log_magnitude(x[:, :1])[:, 0])
+
+
+def test_running_level_fades() -> None:
+    """One clap, then speech 40 dB under it: as if loudest again after 40 s, not for ever soft."""
+    x = torch.full((5001, 1), 0.01, dtype=torch.complex64)
+    x[0] = 1
+    features = running_log_magnitude(x, 0.01)[0][:, 0] * 20 / math.log(10)  # dB
+    assert float(features[1]) == pytest.approx(-40, abs=0.1)
+    assert float(features[1000]) == pytest.approx(-30, abs=0.1)
+    assert float(features[-1]) == pytest.approx(0, abs=0.02)
+
+
+def test_running_silence_is_at_the_floor() -> None:
+    features, loudest = running_log_magnitude(torch.zeros(2, 4, 5, dtype=torch.complex64), 0.008)
+    torch.testing.assert_close(features, torch.full((2, 4, 5), math.log(FLOOR)))
+    assert loudest.isinf().all()

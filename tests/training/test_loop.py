@@ -20,12 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.mixtures.ideal import ideal_assignments
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.networks.model import build_network, load_model
+from dpcl.objectives.affinity import affinity_loss
 from dpcl.training import loop
 from dpcl.training.batches import Share, batches, pack
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
-from dpcl.training.loop import learning_rate, train
+from dpcl.training.loop import _loss, learning_rate, train
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage, ValidationSettings
 from dpcl.training.validation import Validation
 
@@ -179,10 +181,43 @@ def test_every_optimiser_and_precision_trains(
 
 
 def test_segments_have_the_frames_of_their_stage(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe()
+    recipe = make_recipe(
+        stages=[
+            {"frames": 12, "batch": 4, "steps": 2},
+            {"frames": 20, "batch": 2, "windows": 3, "steps": 2},
+        ]
+    )
     stft = recipe.model.signal.stft()
     shapes = [tuple(stft(b).shape) for b in batches(recipe, pack(recipe, None), device(), 0)]
-    assert shapes == [(4, 2, 12, 33)] * 12 + [(2, 2, 20, 33)] * 12
+    assert shapes == [(4, 2, 1, 12, 33)] * 2 + [(2, 2, 3, 20, 33)] * 2
+
+
+def test_windows_are_compared_with_one_another(make_recipe: MakeRecipe) -> None:
+    """Two windows of the same talkers: one objective over the bins of both, not two."""
+    recipe = make_recipe(input_noise=0.0)
+    torch.manual_seed(0)
+    network = build_network(recipe.model).eval()
+    stft = recipe.model.signal.stft()
+    sources = torch.randn(1, 2, 2, 320)  # (B, C, W, T)
+    both = float(_loss(recipe, network, stft, sources).detach())
+    v, y, w = [], [], []
+    for window in sources.unbind(2):
+        spectra = stft(window)
+        mixture = spectra.sum(1)
+        v.append(network(recipe.model.signal.features(mixture)))
+        y.append(ideal_assignments(spectra))
+        w.append(mixture.abs().flatten(-2))
+    loudest = torch.cat(w, 1).amax()
+    weights = (torch.cat(w, 1) >= 0.01 * loudest).float()  # -40 dB of the loudest of both
+    expected = affinity_loss(torch.cat(v, 1), torch.cat(y, 1), weights)
+    assert both == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_talkers_who_come_and_go_are_drawn_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
+    data = make_recipe().data.model_dump() | {"active": [1.0, 0.0]}
+    recipe = make_recipe(data=data, stages=[{"frames": 12, "batch": 4, "windows": 2, "steps": 3}])
+    for sources in batches(recipe, pack(recipe, None), device(), 0):
+        assert (sources.any(-1).sum(1) == 1).all()  # (B, W): one of the two in each window
 
 
 @pytest.mark.parametrize("done", [0, 1, 11, 12, 13, 23, 24])

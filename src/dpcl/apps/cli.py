@@ -10,12 +10,12 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 import dpcl
-from dpcl.apps import mix
+from dpcl.apps import mix, show
 from dpcl.apps.screen import Force, Limit, progress, screen
 from dpcl.errors import InputError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(mix.app, name="mix")
+app.command()(show.show)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -69,7 +70,9 @@ def _program(
 
 @app.command()
 def separate(
-    recordings: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="REC...")],
+    recordings: Annotated[
+        list[Path], typer.Argument(help="Audio files; - is standard input.", metavar="REC...")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for STEM_s1.wav, STEM_s2.wav, …")],
     sources: Annotated[
         int | None, typer.Option(help="How many sounds, 1 to 10; two if left out.")
@@ -77,6 +80,9 @@ def separate(
     model: Annotated[
         str, typer.Option(help="A shipped model, or a .safetensors file.")
     ] = "default",
+    file_format: Annotated[
+        str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
+    ] = "wav",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -87,14 +93,23 @@ def separate(
     from dpcl.apps.files import Separated, separate_files
 
     finished: list[Separated] = []
-    with progress("separating recordings") as move:
-        move(0, len(recordings))
+    with progress("separating") as move:
 
         def done(separated: Separated) -> None:
             finished.append(separated)
-            move(len(finished), len(recordings))
+            for warning in separated.warnings:
+                screen.print(f"dpcl: {warning}", style="yellow")
 
-        separate_files(recordings, out, model, sources, force, done)
+        separate_files(
+            recordings,
+            out,
+            model,
+            sources,
+            force,
+            done,
+            file_format.lower(),
+            lambda seconds, total: move(round(seconds), round(total), "s of audio"),
+        )
     if as_json:
         _print_json([asdict(separated) for separated in finished])
         return
@@ -187,6 +202,31 @@ def evaluate(
         _print_json(asdict(summary))
     else:
         print(summary_table(summary))
+
+
+@app.command()
+def live(
+    sources: Annotated[int, typer.Option(help="How many sounds, 1 to 10.")] = 2,
+    model: Annotated[
+        str, typer.Option(help="A shipped model, or a .safetensors file; it must be causal.")
+    ] = "causal",
+    rate: Annotated[
+        int | None, typer.Option(help="Hz, in and out; the network's own if left out.")
+    ] = None,
+    sample_format: Annotated[
+        Literal["s16le", "f32le"], typer.Option("--format", help="Of samples, in and out.")
+    ] = "s16le",
+    microphone: Annotated[
+        bool, typer.Option("--microphone", help="Hear the microphone, not standard input.")
+    ] = False,
+) -> None:
+    """Raw samples of one channel in, its sources as interleaved channels out, 40 ms later.
+
+    Example: **arecord -t raw -f S16_LE -r 16000 | dpcl live --rate 16000 > sources.raw**
+    """
+    from dpcl.apps.live import separate_live
+
+    separate_live(model, sources, rate, sample_format, microphone)
 
 
 @app.command()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dpcl.errors import InputError
 from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
-from dpcl.signal.audio import read_audio, write_audio
+from dpcl.signal.containers import check_output, output_subtype
+from dpcl.signal.reader import AudioReader
+from dpcl.signal.writer import AudioWriter
 
 if TYPE_CHECKING:
     from dpcl.mixtures.lists import MixtureRow
+    from dpcl.streaming.long import LongSeparation
+
+STANDARD = Path("-")  # standard input
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Separated:
     sample_rate: int
     seconds: float  # of audio
     took: float  # seconds of work
+    warnings: tuple[str, ...]  # a sentence each: what is not as one would expect
 
 
 def separate_files(
@@ -39,36 +43,65 @@ def separate_files(
     sources: int | None = None,
     force: bool = False,
     done: Callable[[Separated], None] = lambda separated: None,
+    file_format: str = "wav",
+    progress: Callable[[float, float], None] = lambda seconds, total: None,
 ) -> None:
     """Write out/STEM_s1.wav … for every recording; `done` is called after each.
 
-    Everything that can be wrong is found before anything is written, and stopped in the middle
-    it leaves the outputs of the recordings that are done, and nothing of the others.
+    A recording is a path, or "-" for standard input. file_format: a suffix that AudioWriter
+    knows, or "input" for the recording's own. progress: called with seconds of audio done and in
+    all. Recordings stream from disk to disk. Everything that can be wrong is found before anything
+    is written, and stopped in the middle it leaves the outputs of the recordings that are done,
+    and nothing of the others. One that is cut off is separated as far as it goes, with a warning.
     Raises InputError for recordings that cannot be read or share a name, outputs that exist
     (unless `force`), a folder that cannot be written, and what `separate` refuses.
     """
     check_sources(sources)
-    _check_outputs(recordings, out, force)
-    # A bad one is named before hours of work on the others; one is kept, not all in memory.
-    for recording in reversed(recordings):
-        first = read_audio(recording)
-        try:
-            check_recording(first[0].shape, first[1])
-        except InputError as error:
-            raise InputError(f"{recording}: {error}") from error
-    # torch is imported here: a mistyped name is answered at once.
-    from dpcl.separators.load import load_separator
-    from dpcl.separators.recording import separate_recording
+    with ExitStack() as stack:
+        piped = (
+            stack.enter_context(AudioReader(sys.stdin.buffer)) if STANDARD in recordings else None
+        )
 
-    separator = load_separator(model)
-    for number, recording in enumerate(recordings):
-        start = time.monotonic()
-        samples, rate = read_audio(recording) if number else first
-        mono = samples[0] if len(samples) == 1 else samples
-        estimates = separate_recording(mono, rate, separator, sources).sources.numpy()
-        outputs = _write(out, recording.stem, estimates, rate)
-        took = time.monotonic() - start
-        done(Separated(recording, outputs, rate, samples.shape[1] / rate, took))
+        def opened(recording: Path) -> AbstractContextManager[AudioReader]:
+            """Anew for each pass, so that a thousand recordings need one open file."""
+            if piped and recording == STANDARD:
+                return nullcontext(piped)
+            return AudioReader(recording)
+
+        places = []
+        for recording in recordings:
+            with opened(recording) as reader:
+                places.append(_place(recording, reader, out, file_format))
+        _check_outputs(recordings, places, force)
+        # torch is imported here: a mistyped name is answered at once.
+        from dpcl.separators.load import load_separator
+        from dpcl.streaming.long import LongSeparation
+        from dpcl.streaming.recording import scan
+
+        separator = load_separator(model)
+        scans, lengths = [], []
+        for recording in recordings:
+            with opened(recording) as reader:
+                scans.append(scan(reader))
+                lengths.append(scans[-1].samples / reader.sample_rate)
+        for number, (recording, place) in enumerate(zip(recordings, places, strict=True)):
+            start = time.monotonic()
+
+            def report(share: float, number: int = number) -> None:
+                progress(sum(lengths[:number]) + share * lengths[number], sum(lengths))
+
+            with (
+                opened(recording) as reader,
+                LongSeparation(reader, separator, sources, report, scans[number]) as separation,
+            ):
+                outputs, clipped = _write(place, reader, separation)
+                warnings = _warnings(reader, clipped)
+                took = time.monotonic() - start
+                done(
+                    Separated(
+                        recording, outputs, reader.sample_rate, lengths[number], took, warnings
+                    )
+                )
 
 
 def render_files(
@@ -90,7 +123,7 @@ def render_files(
     sources = max(len(row.sources) for row in rows)
     for name in ("mix", *(f"s{k + 1}" for k in range(sources))):
         refuse_existing(out / name, force)
-    with _aside(out) as aside:
+    with folder_aside(out) as aside:
         render_list(rows, root, aside, rate, progress)
         for path in sorted(aside.glob("*/*.wav")):
             place = out / path.relative_to(aside)
@@ -104,47 +137,104 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise InputError(f"{path}: exists; add --force to replace it, or give another --out")
 
 
-def _check_outputs(recordings: Sequence[Path], out: Path, force: bool) -> None:
-    nearest = next((folder for folder in (out, *out.parents) if folder.exists()), out)
-    if nearest.exists() and not nearest.is_dir():
-        raise InputError(f"{nearest}: is a file, not a folder; give another --out")
+@dataclass(frozen=True)
+class _Place:
+    """Where the sources of one recording go, and how they are coded."""
+
+    folder: Path
+    stem: str
+    suffix: str
+    subtype: str
+
+    def path(self, number: int) -> Path:
+        """Of source `number`, from 1 on."""
+        return self.folder / f"{self.stem}_s{number}{self.suffix}"
+
+    def existing(self) -> list[Path]:
+        """Outputs of an earlier run, also of one with more sources."""
+        places = (self.path(k + 1) for k in range(MOST_SOURCES))
+        return [place for place in places if place.exists()]
+
+
+def _place(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Place:
+    """InputError where no separator takes the recording, or its format cannot hold the sources."""
+    try:
+        check_recording((reader.channels, reader.frames or 1), reader.sample_rate)
+    except InputError as error:
+        raise InputError(f"{reader.name}: {error}") from error
+    piped = recording == STANDARD
+    if file_format != "input":
+        suffix = f".{file_format}"
+    else:
+        suffix = f".{reader.format.lower()}" if piped else recording.suffix
+    stem = "stdin" if piped else recording.stem
+    place = _Place(out, stem, suffix, output_subtype(suffix[1:], reader.subtype))
+    check_output(place.path(1), reader.sample_rate, reader.channels, place.subtype)
+    return place
+
+
+def _check_outputs(recordings: Sequence[Path], places: Sequence[_Place], force: bool) -> None:
     own = {recording.resolve() for recording in recordings}
     stems: dict[str, Path] = {}
-    for recording in recordings:
-        other = stems.setdefault(recording.stem, recording)
+    for recording, place in zip(recordings, places, strict=True):
+        out = place.folder
+        nearest = next((folder for folder in (out, *out.parents) if folder.exists()), out)
+        if nearest.exists() and not nearest.is_dir():
+            raise InputError(f"{nearest}: is a file, not a folder; give another --out")
+        other = stems.setdefault(place.stem, recording)
         if other is not recording:
             raise InputError(f"{other} and {recording} would share output names; rename one")
-        for existing in _outputs(out, recording.stem):
+        for existing in place.existing():
             refuse_existing(existing, force)
             if existing.is_dir() or existing.resolve() in own:
                 what = "a folder" if existing.is_dir() else "one of the recordings"
                 raise InputError(f"{existing}: is {what} and stays; give another --out")
 
 
-def _outputs(out: Path, stem: str) -> list[Path]:
-    """Outputs of an earlier run, also of one with more sources."""
-    places = (out / f"{stem}_s{k + 1}.wav" for k in range(MOST_SOURCES))
-    return [place for place in places if place.exists()]
-
-
-def _write(out: Path, stem: str, estimates: NDArray[np.float32], rate: int) -> tuple[Path, ...]:
-    """All sources (C, T) or (C, channels, T) aside first, then into place."""
-    # A source can be louder than the mixture, where sources cancelled: keep it rather than clip it.
-    subtype = "PCM_16" if np.abs(estimates).max(initial=0) <= 1 else "FLOAT"
-    places = tuple(out / f"{stem}_s{k + 1}.wav" for k in range(len(estimates)))
-    with _aside(out) as aside:
-        for place, estimate in zip(places, estimates, strict=True):
-            write_audio(aside / place.name, estimate, rate, subtype)
-        for place in places:
-            (aside / place.name).replace(place)
-        for old in _outputs(out, stem):
-            if old not in places:
+def _write(
+    place: _Place, reader: AudioReader, separation: LongSeparation
+) -> tuple[tuple[Path, ...], int]:
+    """All sources aside first, then into place; and how many samples were clipped."""
+    paths = tuple(place.path(k + 1) for k in range(separation.num_sources))
+    length = separation.scan.samples
+    with folder_aside(place.folder) as aside:
+        with ExitStack() as stack:
+            writers = [
+                AudioWriter(
+                    aside / path.name, reader.sample_rate, reader.channels, place.subtype, length
+                )
+                for path in paths
+            ]
+            for writer in writers:
+                stack.enter_context(writer)
+            for piece in separation.pieces():
+                for writer, source in zip(writers, piece.sources, strict=True):
+                    writer.write(source.numpy())
+        for path in paths:
+            (aside / path.name).replace(path)
+        for old in place.existing():
+            if old not in paths:
                 old.unlink()
-    return places
+    return paths, sum(writer.clipped for writer in writers)
+
+
+def _warnings(reader: AudioReader, clipped: int) -> tuple[str, ...]:
+    warnings = []
+    if reader.cut_off:
+        seconds = reader.read / reader.sample_rate
+        warnings.append(
+            f"{reader.name} is cut off after {seconds:.2f} s: what could be read is separated"
+        )
+    if clipped:
+        warnings.append(
+            f"{clipped} samples of the sources of {reader.name} passed full scale and were clipped;"
+            " use --format wav"
+        )
+    return tuple(warnings)
 
 
 @contextmanager
-def _aside(out: Path) -> Iterator[Path]:
+def folder_aside(out: Path) -> Iterator[Path]:
     """A folder in `out` for what is not yet whole; with it goes an `out` that is left empty.
 
     Raises InputError where there can be none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
+from dpcl.mixtures.activity import come_and_go
 from dpcl.mixtures.mixing import draw_gains_db, scale_to_peak
 from dpcl.mixtures.packed import PackedCorpus
 from dpcl.signal.resample import resample
@@ -29,7 +31,9 @@ class TrainingMixtures(Dataset[Tensor]):
     all from one corpus with probability `within`, otherwise from at least two (as far as the
     corpus allows either). Utterances of one speaker are joined where a segment is longer than
     one. Each source has active level 0 dB, is played at a speed uniform in 1 ± `speed`, gets its
-    gain (see draw_gains_db), and all get one common scale (see scale_to_peak).
+    gain (see draw_gains_db), and all get one common scale (see scale_to_peak). With `active` or
+    `turns` not all of them speak all the time (see come_and_go): an item is then `windows` equal
+    windows long, in each of which so many talkers are drawn anew.
     Raises InputError if the corpus has fewer speakers than `num_sources`.
     """
 
@@ -43,7 +47,12 @@ class TrainingMixtures(Dataset[Tensor]):
         relative_level_db: float = 5.0,
         within: float = 0.5,
         speed: float = 0.0,
+        windows: int = 1,
+        active: Sequence[float] | None = None,
+        turns: float = 0.0,
     ) -> None:
+        self.windows, self.turns = windows, turns
+        self.active = active or (*[0.0] * (num_sources - 1), 1.0)  # all of them
         self.packed, self.num_sources = packed, num_sources
         self.samples, self.items = samples, items
         self.seed, self.relative_level_db = seed, relative_level_db
@@ -94,7 +103,10 @@ class TrainingMixtures(Dataset[Tensor]):
             )
         gains_db = draw_gains_db(rng, self.num_sources, self.relative_level_db)
         gains = (10.0 ** (gains_db / 20.0)).astype(np.float32)
-        return torch.from_numpy(scale_to_peak(sources * gains[:, None]))  # (C, T)
+        sources = sources * gains[:, None]
+        if self.turns or self.active[-1] < 1.0:
+            sources = come_and_go(sources, rng, self.windows, self.active, self.turns)
+        return torch.from_numpy(scale_to_peak(sources))  # (C, T)
 
     def _draw_sources(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Sources (C, T) at 0 dB, or None where the texts left no speaker to choose."""

@@ -13,10 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.blstm import Activation, BLSTMEmbedding
+from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
 
@@ -32,6 +34,8 @@ class SignalSettings(Settings):
     sample_rate: int = Field(default=8000, ge=1000, le=192000)  # Hz
     window: int = Field(default=256, ge=16)  # samples
     hop: int = Field(default=64, ge=1)  # samples
+    # Features are relative to the loudest bin of the whole mixture, or of what was heard so far.
+    level: Literal["whole", "running"] = "whole"
 
     @model_validator(mode="after")
     def _inverse_exists(self) -> SignalSettings:
@@ -42,11 +46,17 @@ class SignalSettings(Settings):
         """The STFT of these settings."""
         return STFT(self.window, self.hop)
 
+    def features(self, spectrum: Tensor) -> Tensor:
+        """What the network sees of a spectrum (..., L, F), of the same shape."""
+        if self.level == "whole":
+            return log_magnitude(spectrum)
+        return running_log_magnitude(spectrum, self.hop / self.sample_rate)[0]
+
 
 class NetworkSettings(Settings):
     """Which network."""
 
-    kind: Literal["blstm"] = "blstm"
+    kind: Literal["blstm", "lstm"] = "blstm"  # lstm: forward in time only, for streams
     layers: int = Field(default=2, ge=1, le=20)
     width: int = Field(default=600, ge=1)  # units per direction
     embedding: int = Field(default=40, ge=1)  # K
@@ -56,7 +66,13 @@ class NetworkSettings(Settings):
     def build(self, bins: int) -> BLSTMEmbedding:
         """The network with fresh random weights."""
         return BLSTMEmbedding(
-            bins, self.layers, self.width, self.embedding, self.dropout, self.activation
+            bins,
+            self.layers,
+            self.width,
+            self.embedding,
+            self.dropout,
+            self.activation,
+            bidirectional=self.kind == "blstm",
         )
 
 

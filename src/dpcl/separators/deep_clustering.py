@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -9,9 +11,9 @@ from torch.nn import functional
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
+from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.model import MaskSettings, Model
 from dpcl.separators.separation import Separation
-from dpcl.signal.features import log_magnitude
 
 
 class DeepClustering:
@@ -50,24 +52,49 @@ class DeepClustering:
     def embed(self, spectrum: Tensor) -> Tensor:
         """spectrum (B, L, F) -> unit embeddings (B, L*F, K)."""
         with torch.no_grad():
-            embeddings: Tensor = self.model.network(log_magnitude(spectrum).float())
+            embeddings: Tensor = self.model.network(self._features(spectrum))
         return embeddings
+
+    def hear(self, spectrum: Tensor) -> Tensor:
+        """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
+        return self._fast.hear(self._features(spectrum))
+
+    def embeddings(self, heard: Tensor) -> Tensor:
+        """What `hear` gave (B, L, H) -> unit embeddings (B, L*F, K)."""
+        return self._fast.embed(heard)
+
+    @cached_property
+    def _fast(self) -> BLSTMEmbedding:
+        """The network for `hear` and `embeddings`: in bfloat16 where the processor has it."""
+        network = self.model.network
+        on_cpu = network.mean.device.type == "cpu"
+        if on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return network.in_bfloat16()
+        return network
+
+    def _features(self, spectrum: Tensor) -> Tensor:
+        return self.model.settings.signal.features(spectrum).float()
 
 
 def cluster_masks(
     embeddings: Tensor, spectrum: Tensor, num_sources: int, settings: MaskSettings
 ) -> Tensor:
-    """Cluster embeddings (B, L*F, K) of a mixture's spectrum (B, L, F) into masks (B, C, L, F).
-
-    Masks add up to one in every bin. Binary ones say which centroid is nearest; soft ones share a
-    bin by its cosines to the centroids, which loses less where the network is in doubt.
-    """
+    """Cluster embeddings (B, L*F, K) of a mixture's spectrum (B, L, F) into masks (B, C, L, F)."""
     weights = bin_weights(spectrum, settings.weighting, settings.floor_db)  # (B, L*F)
-    clusters = kmeans(embeddings, num_sources, weights)
-    if settings.sharpness is None:
-        masks = functional.one_hot(clusters.labels, num_sources).to(embeddings.dtype)
-    else:
-        directions = functional.normalize(clusters.centroids, dim=-1)  # (B, C, K)
-        cosines = embeddings @ directions.transpose(1, 2)  # (B, L*F, C)
-        masks = (settings.sharpness * cosines).softmax(-1)
-    return masks.view(*spectrum.shape, num_sources).movedim(-1, 1)
+    centroids = kmeans(embeddings, num_sources, weights).centroids
+    masks = nearest_masks(embeddings, centroids, settings.sharpness)
+    return masks.view(*masks.shape[:2], *spectrum.shape[1:])
+
+
+def nearest_masks(embeddings: Tensor, centroids: Tensor, sharpness: float | None) -> Tensor:
+    """embeddings (B, N, K), centroids (B, C, K) -> masks (B, C, N), adding up to one in each bin.
+
+    Binary ones (sharpness None) say which centroid is nearest; soft ones share a bin by its
+    cosines to the centroids, which loses less where the network is in doubt.
+    """
+    if sharpness is None:
+        distances = torch.cdist(embeddings, centroids)  # (B, N, C)
+        nearest = distances.argmin(-1)
+        return functional.one_hot(nearest, centroids.shape[1]).to(embeddings.dtype).mT
+    directions = functional.normalize(centroids, dim=-1)  # (B, C, K)
+    return (sharpness * (directions @ embeddings.mT)).softmax(1)

@@ -7,8 +7,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dpcl.signal.stft import STFT
-
 
 @dataclass(frozen=True)
 class Separation:
@@ -30,12 +28,6 @@ class Separator(Protocol):
     def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
         """Separate `mixture` (..., T) at `sample_rate`; without `num_sources` it decides itself."""
         ...
-
-
-class MaskSeparator(Separator, Protocol):
-    """A separator whose Separation has the masks of this STFT, to be laid over other spectra."""
-
-    stft: STFT
 
 
 class OracleSeparator(Protocol):

@@ -1,49 +1,33 @@
-"""Audio files in and out: everything libsndfile reads, and every failure as one sentence."""
+"""Whole audio files in and out, for what fits into memory; block by block: reader and writer."""
 
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
+from dpcl.signal.reader import AudioReader, Source
 from dpcl.signal.resample import resample
+from dpcl.signal.writer import AudioWriter
+
+_BLOCK = 1 << 20  # samples
 
 
-def read_audio(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
-    """A whole file as float32 samples (channels, T) in [-1, 1], and its sample rate in Hz.
+def read_audio(source: Source) -> tuple[NDArray[np.float32], int]:
+    """A whole recording as float32 samples (channels, T) in [-1, 1], and its sample rate in Hz.
 
-    Raises InputError, naming the file, if it is missing, a folder, empty, no audio, broken, of
-    length zero, or holds NaN or infinite samples.
+    `source` is a path, the bytes of a file, or a binary file object. Raises InputError, naming
+    it, if it is missing, a folder, empty, no audio, broken, cut off, of length zero, or holds NaN
+    or infinite samples.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not an audio file: give one recording.")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: check the name of the recording.")
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty (0 bytes): record or copy it again.")
-        # encoded as the system does: names need not be UTF-8
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            rate = int(file.samplerate)
-            frames = file.read(dtype="float32", always_2d=True)  # (T, channels)
-            cut_off = _is_cut_off(file, len(frames))
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as audio ({_reason(error)}): convert it to WAV or FLAC."
-        ) from error
-    if cut_off:
-        raise InputError(f"{path} is cut off after {len(frames) / rate:.2f} s: copy it again.")
-    if frames.size == 0:
-        raise InputError(f"{path} holds no samples: give a recording that is not of length zero.")
-    if not np.isfinite(frames).all():
-        raise InputError(f"{path} holds NaN or infinite samples: export it again from its source.")
-    return np.ascontiguousarray(frames.T), rate
+    with AudioReader(source) as reader:
+        blocks = list(reader.blocks(_BLOCK))
+        if reader.cut_off:
+            seconds = reader.read / reader.sample_rate
+            raise InputError(f"{reader.name} is cut off after {seconds:.2f} s: copy it again.")
+        return np.concatenate(blocks, axis=1), reader.sample_rate
 
 
 def read_mono(
@@ -78,42 +62,8 @@ def write_audio(
     by bit, and clips at full scale; FLOAT keeps every sample.
     Raises InputError for a suffix or subtype that libsndfile cannot write, and for NaN.
     """
-    path = Path(path)
-    file_format = path.suffix[1:].upper()
-    if not file_format or not soundfile.check_format(file_format, subtype):
-        raise InputError(f"{path} cannot be written as {subtype}: end its name in .wav or .flac.")
-    frames = np.asarray(samples).T  # (T,) or (T, channels)
-    if not np.isfinite(frames).all():
-        raise InputError(f"{path} was not written: its samples are NaN or infinite.")
-    if subtype == "PCM_16":
-        # libsndfile would scale floats by 32767 but read them back by 1/32768.
-        frames = np.clip(np.rint(frames * 32768.0), -32768, 32767).astype(np.int16)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        soundfile.write(partial, frames, sample_rate, subtype=subtype, format=file_format)
-        partial.replace(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(f"{path} cannot be written ({_reason(error)}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _is_cut_off(file: soundfile.SoundFile, samples: int) -> bool:
-    """Whether fewer samples were there than the file's header promises."""
-    if file.format == "MP3":
-        return samples < 0.9 * int(
-            file.frames
-        )  # a guess from the size where the file has no header
-    # libsndfile shortens WAV, AIFF and AU files silently, but writes so into its log; Ogg files
-    # state no length at all. Sizes
-    # near 2 or 4 GiB stand for "unknown" in what was recorded through a pipe.
-    sizes = re.findall(
-        r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE
-    )
-    promised = any(int(there) < int(size) < 0x7FF00000 for size, there in sizes)
-    return promised or samples < int(file.frames)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the path that libsndfile puts before it."""
-    return str(getattr(error, "error_string", "") or error).rstrip(".")
+    samples = np.atleast_2d(samples)  # (channels, T)
+    if subtype not in ("FLOAT", "DOUBLE"):
+        samples = samples.clip(-1, 1)
+    with AudioWriter(path, sample_rate, len(samples), subtype, samples.shape[1]) as writer:
+        writer.write(samples)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 # The smallest magnitude that is told from zero, relative to the loudest bin: -80 dB.
 FLOOR = 1e-4
+FORGETTING = 1.0  # dB/s by which the loudest bin so far fades
 
 
 def log_magnitude(spectrum: Tensor) -> Tensor:
@@ -21,3 +24,29 @@ def log_magnitude(spectrum: Tensor) -> Tensor:
     # An all-silent item has no level; dividing by one keeps it finite without a special case.
     relative = magnitude / torch.where(loudest > 0, loudest, torch.ones_like(loudest))
     return torch.where(loudest > 0, relative.clamp_min(FLOOR).log(), torch.zeros_like(relative))
+
+
+def running_log_magnitude(
+    spectrum: Tensor, hop: float, loudest: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As log_magnitude, relative to the loudest bin up to each frame: for streams.
+
+    spectrum: complex (..., L, F); hop: seconds from frame to frame; loudest: (...) natural log of
+    the loudest bin before this spectrum, None at the beginning. It fades by FORGETTING, so that
+    one clap does not make all that follows seem soft. Returns the features (..., L, F) and the
+    loudest after the last frame, so that a spectrum in pieces gives the same as the whole.
+    What is silent up to a frame is at the floor in it.
+    """
+    magnitude = spectrum.abs()
+    frames = torch.arange(1, spectrum.shape[-2] + 1, dtype=torch.float64, device=spectrum.device)
+    fade = FORGETTING * hop / 20 * math.log(10) * frames  # (L,)
+    # max over s <= t of (m_s - fade (t - s)), as one cumulative maximum; float64, or the fade
+    # would swallow the level after hours
+    levels = magnitude.amax(-1).double().log() + fade  # (..., L)
+    if loudest is not None:
+        levels = torch.cat([loudest.double().unsqueeze(-1), levels], dim=-1)
+    levels = levels.cummax(-1).values[..., -spectrum.shape[-2] :] - fade
+    # -inf where nothing was heard: log(0) - 0 is then under the floor
+    reference = torch.where(levels.isfinite(), levels, torch.zeros_like(levels))
+    relative = magnitude.log() - reference.to(magnitude.dtype).unsqueeze(-1)
+    return relative.clamp_min(math.log(FLOOR)), levels[..., -1]

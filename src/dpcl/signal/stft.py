@@ -51,7 +51,7 @@ class STFT:
             flat,
             self.window,
             self.hop,
-            window=self._taper(samples),
+            window=self.taper(samples),
             center=False,
             return_complex=True,
         )  # (batch, F, L)
@@ -64,11 +64,12 @@ class STFT:
             spectrum.reshape(-1, *spectrum.shape[-2:]).transpose(-1, -2),
             self.window,
             self.hop,
-            window=self._taper(spectrum.real),
+            window=self.taper(spectrum.real),
             center=True,  # leaves out the first half window
             length=length,
         )
         return samples.reshape(*spectrum.shape[:-2], length)
 
-    def _taper(self, like: Tensor) -> Tensor:
+    def taper(self, like: Tensor) -> Tensor:
+        """The window (window,) of analysis and of synthesis, of the kind of `like`."""
         return torch.hann_window(self.window, dtype=like.dtype, device=like.device).sqrt()

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.packed import PackedCorpus, pack_corpus
 from dpcl.mixtures.stream import TrainingMixtures
-from dpcl.signal.features import log_magnitude
 from dpcl.training.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ def pack(recipe: Recipe, packing: Callable[[int, int], None] | None) -> PackedCo
 
 
 def batches(recipe: Recipe, packed: PackedCorpus, fabric: Fabric, done: int) -> Iterator[Tensor]:
-    """Sources (B, C, T) of every step from step `done` on, a function of the recipe alone.
+    """Sources (B, C, W, T) of every step from step `done` on, a function of the recipe alone.
 
-    Of the recipe's batch, B are this device's.
+    Of the recipe's batch, B are this device's; W windows of T samples.
     """
     for number, stage in enumerate(recipe.stages):
         first = min(done, stage.steps)
@@ -45,7 +44,7 @@ def batches(recipe: Recipe, packed: PackedCorpus, fabric: Fabric, done: int) -> 
             num_workers=recipe.workers,
         )
         for sources in loader:
-            yield fabric.to_device(sources)
+            yield fabric.to_device(sources.unflatten(-1, (stage.windows, -1)))
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,10 @@ class Share:
 
 def statistics(recipe: Recipe, packed: PackedCorpus) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (F,) of the features, over mixtures of the first stage."""
-    stft = recipe.model.signal.stft()
+    signal = recipe.model.signal
     stream = _mixtures(recipe, packed, 0)
-    features = torch.cat(
-        [log_magnitude(stft(stream[i].sum(0))) for i in range(min(STATISTICS, len(stream)))]
-    )  # (frames, F)
+    mixtures = (stream[i].sum(0) for i in range(min(STATISTICS, len(stream))))
+    features = torch.cat([signal.features(signal.stft()(x)) for x in mixtures])  # (frames, F)
     return features.mean(0), features.std(0).clamp_min(1e-3)
 
 
@@ -82,13 +80,16 @@ def _mixtures(recipe: Recipe, packed: PackedCorpus, stage: int) -> TrainingMixtu
     stream = TrainingMixtures(
         packed,
         data.num_sources,
-        # exactly `frames` frames: STFT.frames counts one more than whole hops
-        (settings.frames - 1) * recipe.model.signal.hop,
+        # exactly `frames` frames a window: STFT.frames counts one more than whole hops
+        settings.windows * (settings.frames - 1) * recipe.model.signal.hop,
         settings.steps * settings.batch,
         recipe.seed,
         data.relative_level_db,
         data.within,
         data.speed,
+        settings.windows,
+        data.active,
+        data.turns,
     )
     stream.set_epoch(stage)
     return stream

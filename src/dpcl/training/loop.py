@@ -18,7 +18,6 @@ from dpcl.mixtures.ideal import bin_weights, ideal_assignments
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.model import Model, build_network, load_model, save_model
 from dpcl.objectives.affinity import affinity_loss
-from dpcl.signal.features import log_magnitude
 from dpcl.signal.stft import STFT
 from dpcl.training.batches import batches, pack, statistics
 from dpcl.training.checkpoint import (
@@ -108,7 +107,7 @@ def train(
             save()  # a folder that cannot be written is found now, not in five minutes
         last_saved = last_logged = perf_counter()
         logged_seconds = seconds_seen
-        for sources in batches(recipe, packed, fabric, step):  # (B, C, T)
+        for sources in batches(recipe, packed, fabric, step):  # (B, C, W, T)
             _seed(recipe.seed, step, fabric)
             rate = learning_rate(recipe.optimiser, step, recipe.steps)
             for group in optimiser.param_groups:
@@ -126,7 +125,7 @@ def train(
             fabric_optimiser.step()
             optimiser.zero_grad()
             step += 1
-            batch_seconds = sources.shape[0] * sources.shape[-1] / packed.sample_rate
+            batch_seconds = sources[:, 0].numel() / packed.sample_rate
             seconds_seen += batch_seconds * fabric.world_size
 
             last = step == recipe.steps
@@ -213,16 +212,22 @@ def _seed(seed: int, step: int, fabric: Fabric) -> None:
 
 
 def _loss(recipe: Recipe, network: BLSTMEmbedding, stft: STFT, sources: Tensor) -> Tensor:
-    """Mean objective of a batch of sources (B, C, T)."""
-    spectra = stft(sources)  # (B, C, L, F)
-    mixture = spectra.sum(1)  # (B, L, F); the STFT is linear
-    weights = bin_weights(mixture, recipe.objective.weighting, recipe.objective.floor_db)
-    features = log_magnitude(mixture)
+    """Mean objective of a batch of sources (B, C, W, T)."""
+    spectra = stft(sources.transpose(1, 2))  # (B, W, C, L, F)
+    mixture = spectra.sum(2)  # (B, W, L, F); the STFT is linear
+    features = recipe.model.signal.features(mixture).flatten(0, 1)  # (B*W, L, F)
     if recipe.input_noise:
         deviation = math.sqrt(recipe.input_noise) * network.std  # (F,)
         features = features + deviation * torch.randn_like(features)
-    embeddings = network(features)  # (B, N, K)
-    return affinity_loss(embeddings, ideal_assignments(spectra), weights).mean()
+    embeddings = network(features)  # (B*W, N, K)
+    # The bins of all windows together: pairs across windows count like those within.
+    objective = recipe.objective
+    weights = bin_weights(
+        mixture.flatten(1, 2), objective.weighting, objective.floor_db
+    )  # (B, W*N)
+    assignments = ideal_assignments(spectra.transpose(1, 2).flatten(2, 3))  # (B, W*N, C)
+    together = embeddings.reshape(*weights.shape, -1)  # (B, W*N, K)
+    return affinity_loss(together, assignments, weights).mean()
 
 
 def _optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.model import ModelSettings, Settings
+
+NonNegative = Annotated[float, Field(ge=0)]
 
 # What says where and how fast to train, not what: it may change when a run is resumed.
 MACHINE: dict[str, Any] = {
@@ -40,6 +42,20 @@ class DataSettings(Settings):
     relative_level_db: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     within: float = Field(default=0.5, ge=0, le=1)  # share of mixtures of talkers of one corpus
     speed: float = Field(default=0.0, ge=0, lt=0.5)  # talkers' speed, uniform in 1 +- this
+    # how often 1, 2, ..., num_sources of them speak in a segment; null: all, always
+    active: tuple[NonNegative, ...] | None = None
+    # chance that one of them speaks in a part of the segment only
+    turns: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _active_says_one_to_all(self) -> DataSettings:
+        shares = self.active
+        if shares and (len(shares) != self.num_sources or abs(sum(shares) - 1) > 1e-6):
+            raise ValueError(
+                f"active has {len(shares)} shares that add up to {sum(shares):g}; give"
+                f" num_sources = {self.num_sources} of them that add up to 1"
+            )
+        return self
 
 
 class ObjectiveSettings(Settings):
@@ -56,6 +72,9 @@ class Stage(Settings):
     frames: int = Field(ge=2)  # of the STFT
     batch: int = Field(ge=1)  # mixtures a step, over all devices
     steps: int = Field(ge=1)
+    # Segments of one mixture that the network hears one by one while the objective compares the
+    # bins of all of them: a talker's embeddings then stay where they are over a long recording.
+    windows: int = Field(default=1, ge=1)
 
 
 class OptimiserSettings(Settings):

@@ -1,0 +1,212 @@
+"""Audio in, block by block: a recording of hours takes no more memory than one of seconds."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from dpcl.errors import InputError
+from dpcl.signal.cut_off import is_cut_off, promised_frames
+from dpcl.signal.mp3 import UnmeasuredMP3, states_its_length
+
+Source = str | os.PathLike[str] | bytes | BinaryIO
+
+_PIECE = 4096  # samples read at once: what a decoder loses where it meets an error
+
+
+class AudioReader:
+    """A recording that libsndfile reads: a path, its bytes, or a binary file object.
+
+    A file object is read from its beginning and not closed; one that cannot seek (a pipe) is first
+    copied to a temporary file. Raises InputError, naming the recording, if it is missing, a
+    folder, empty, no audio, or of length zero.
+
+    Attributes: `name` for messages, `sample_rate` in Hz, `channels`, `format` and `subtype` as
+    libsndfile names them ("WAV", "PCM_16"), `frames`, the samples per channel that the header
+    promises (None where it does not say). Once `blocks` has ended: `read`, the samples per channel
+    that were there, and `cut_off`, whether there should have been more.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.read = 0
+        self.cut_off = False
+        self._path: Path | None = None
+        self._owned = True
+        self._file: soundfile.SoundFile | None = None
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            self.name = "the recording in memory"
+            self._data: BinaryIO = io.BytesIO(source)
+        elif isinstance(source, (str, os.PathLike)):
+            path = Path(source)
+            self.name = str(path)
+            self._data = self._opened(path)
+        else:
+            self.name = _name(source)
+            self._data = self._seekable(source)
+        try:
+            if self._data.seek(0, os.SEEK_END) == 0:
+                raise InputError(f"{self.name} is empty (0 bytes): record or copy it again.")
+            file = self._file = self._decoder()
+            self.sample_rate = int(file.samplerate)
+            self.channels = int(file.channels)
+            self.format: str = file.format
+            self.subtype: str = file.subtype
+            self.frames = promised_frames(file, self._data)
+            if self.frames == 0:
+                raise self._no_samples()
+        except BaseException:
+            self.close()
+            raise
+
+    def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
+        """The samples from the beginning, float32 (channels, size), the last block (channels, n).
+
+        Of a recording that is cut off or broken in the middle, all that can be read; `cut_off`
+        then says so. Raises InputError for NaN or infinite samples, and where nothing can be read.
+        """
+        file = self._file = self._decoder()
+        self.read, self.cut_off = 0, False
+        error: Exception | None = None
+        ended = False
+        while not ended:
+            frames = np.empty((size, self.channels), dtype=np.float32)
+            n = 0
+            while n < size and not ended:
+                piece = frames[n : n + _PIECE]
+                try:
+                    got = len(file.read(out=piece))
+                except soundfile.SoundFileError as broken:
+                    error, got = broken, 0
+                n += got
+                ended = got < len(piece)
+            block = np.ascontiguousarray(frames[:n].T)
+            finite = np.isfinite(block).all(axis=0)
+            if not finite.all():
+                second = (self.read + int(np.argmin(finite))) / self.sample_rate
+                raise InputError(
+                    f"{self.name} holds NaN or infinite samples at {second:.2f} s: export it again"
+                    " from its source."
+                )
+            self.read += n
+            if ended:
+                self.cut_off = error is not None or is_cut_off(
+                    self.format, self.frames, self.read, self._data
+                )
+            if n:
+                yield block
+        if self.read == 0:
+            raise self._unreadable(error) if error else self._no_samples()
+
+    def close(self) -> None:
+        """Close what was opened; a file object that was given stays open."""
+        if self._file is not None:
+            self._file.close()
+        if self._owned:
+            self._data.close()
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _opened(self, path: Path) -> BinaryIO:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not an audio file: give one recording.")
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the name of the recording.")
+        try:
+            if path.is_fifo():
+                with path.open("rb") as pipe:
+                    return _spooled(pipe)
+            data = path.open("rb")
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._path = path
+        return data
+
+    def _seekable(self, source: BinaryIO) -> BinaryIO:
+        if isinstance(source, io.TextIOBase):
+            raise InputError(f"{self.name} is text: open the recording in binary mode.")
+        try:
+            if source.seekable():
+                self._owned = False
+                return source
+            return _spooled(source)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _decoder(self) -> soundfile.SoundFile:
+        """The recording at its beginning; opened anew, as decoders seek inexactly."""
+        if self._file is not None:
+            self._file.close()
+        try:
+            self._data.seek(0)
+            # encoded as the system does: names need not be UTF-8
+            file = _Forward(self._data if self._path is None else os.fsencode(self._path))
+            if file.format == "MP3" and not states_its_length(self._data):
+                file.close()
+                file = _Forward(UnmeasuredMP3(self._data))
+            return file
+        # TypeError: a name in .raw, which has no header
+        except (soundfile.SoundFileError, OSError, TypeError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.name} cannot be read as audio ({reason(error)}): convert it to WAV or FLAC."
+        )
+
+    def _no_samples(self) -> InputError:
+        return InputError(
+            f"{self.name} holds no samples: give a recording that is not of length zero."
+        )
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """Read from the beginning to the end only.
+
+    SoundFile seeks to where it is after each block, which makes Opus decode other samples.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, without the path that libsndfile and the system put beside it."""
+    text = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+    return str(text).rstrip(".")
+
+
+def _name(source: BinaryIO) -> str:
+    name = getattr(source, "name", None)
+    if name == "<stdin>":
+        return "standard input"
+    return name if isinstance(name, str) else "the recording"
+
+
+def _spooled(pipe: BinaryIO) -> BinaryIO:
+    """All that comes through a pipe, in a temporary file that goes away when it is closed."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        shutil.copyfileobj(pipe, copy, 1 << 20)
+    except BaseException:
+        copy.close()
+        raise
+    return copy

@@ -1,0 +1,211 @@
+"""A recording of any length in flat memory: its sources keep who they are from end to end.
+
+First the network hears the recording window by window. A sample of its embeddings of all windows
+is clustered at once, so one set of centroids holds for the whole recording: a source is the same
+before and after a pause. Then the masks of each window are found, joined by cross-fades, and laid
+over the recording's own spectrum. What the network heard is kept between the two passes, a few
+hundred numbers a frame, in memory or beyond `SPOOL` bytes on disk: embeddings are a hundred times
+as many, and hearing again would take twice the time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpcl.clustering.kmeans import kmeans
+from dpcl.errors import InputError
+from dpcl.mixtures.ideal import bin_weights
+from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
+from dpcl.signal.band import Band
+from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
+from dpcl.streaming.recording import Recording, Scan, blocks, scan
+from dpcl.streaming.windows import Windows
+
+WINDOW = 10.0  # s that the network hears at once, at most
+OVERLAP = 0.8  # s that windows share
+BATCH = 16  # windows in one call of the network
+POINTS = 200_000  # embeddings that are clustered, about
+QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
+SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
+HEARING = 0.6  # of the time, about, goes into the first pass
+PIECE = 1 << 22  # values of a spectrum that are worked on at once
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next stretch of a separated recording."""
+
+    sources: Tensor  # (C, channels, n), they add up to the recording
+    masks: Tensor  # (C, l, F) of the recording's STFT: the l frames that were laid last
+
+
+class LongSeparation:
+    """A recording separated in two passes; a context manager, as it may hold a temporary file.
+
+    Making one is the first pass, after which `num_sources` is known; `pieces` is the second.
+    sources: how many, None for two; report: called with the share that is done, 0 to 1; scanned:
+    what `scan` found, if that is known already.
+    Raises InputError where the recording is empty or cannot be read.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        separator: DeepClustering,
+        sources: int | None = None,
+        report: Report = lambda done: None,
+        scanned: Scan | None = None,
+    ) -> None:
+        self.recording, self.separator = recording, separator
+        self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
+        self.scan = scanned or scan(recording)
+        hops = separator.sample_rate / separator.stft.hop  # frames a second
+        self.windows = Windows(
+            self.band.stft.frames(self.scan.samples), round(WINDOW * hops), round(OVERLAP * hops)
+        )
+        self._report = report
+        self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
+        try:
+            points, weights = self._listen()
+            self.num_sources = 2 if sources is None else sources
+            self.centroids = kmeans(points, self.num_sources, weights).centroids  # (C, K)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give back what was kept."""
+        self._spool.close()
+
+    def __enter__(self) -> LongSeparation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pieces(self) -> Iterator[Piece]:
+        """The separated recording from the beginning, in stretches of some seconds."""
+        stft = self.band.stft
+        analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
+        spectra = _frames(blocks(self.recording), analysis)  # (channels, l, F)
+        size = max(16, PIECE // (stft.bins * self.recording.channels * self.num_sources))
+        done = 0
+        for masks, spectrum in _in_step(self.windows.join(self._masks()), spectra, size):
+            # One set of masks for all channels keeps the image.
+            laid = self.band.spread(masks, (spectrum / self.scan.peak).abs().mean(0))  # (C, l, F)
+            done += laid.shape[1]
+            yield Piece(synthesis.push(laid[:, None] * spectrum), laid)
+            self._report(HEARING + (1 - HEARING) * done / self.windows.frames)
+        yield Piece(synthesis.finish(), laid[:, :0])
+
+    @torch.no_grad()
+    def embeddings(self) -> Tensor | None:
+        """(L, F', K) of the network's STFT where one window held all; None beyond."""
+        if self.windows.count > 1:
+            return None
+        heard = next(self._heard(1))
+        return self.separator.embeddings(heard).view(
+            self.windows.length, -1, self.centroids.shape[-1]
+        )
+
+    @torch.no_grad()
+    def _listen(self) -> tuple[Tensor, Tensor]:
+        """Hear all windows; a sample of their embeddings (N, K) and weights (N,)."""
+        analysis = BlockSTFT(self.band.stft)
+        mono = (self.scan.heard(block).unsqueeze(0) for block in blocks(self.recording))
+        frames = (self.band.heard(s[0].abs()) for s in _frames(mono, analysis))  # (l, F')
+        points, weights, loudness = [], [], []
+        random = torch.Generator().manual_seed(0)
+        for magnitudes in self.windows.gather(frames, BATCH):  # (B, W, F')
+            heard = self.separator.hear(magnitudes)  # (B, W, H)
+            self._keep(heard)
+            for window, magnitude in zip(heard, magnitudes, strict=True):
+                x, w = self._sample(window, magnitude, random)
+                points.append(x)
+                weights.append(w)
+                loudness.append(magnitude.max().expand(len(w)))
+            self._report(HEARING * len(loudness) / self.windows.count)
+        loud = torch.cat(loudness)  # of the window of each point
+        audible = loud >= loud.max() * 10 ** (QUIET_DB / 20)
+        return torch.cat(points), torch.cat(weights) * audible
+
+    def _sample(
+        self, heard: Tensor, magnitude: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Of a window heard (W, H) with magnitudes (W, F'): embeddings (n, K), weights (n,)."""
+        settings = self.separator.model.settings.masks
+        weights = bin_weights(magnitude, settings.weighting, settings.floor_db)  # (W*F',)
+        wanted = POINTS // self.windows.count
+        if wanted >= len(weights):
+            return self.separator.embeddings(heard[None])[0], weights
+        # As few frames as hold four times the points that are wanted: each costs all its bins.
+        bins = magnitude.shape[-1]
+        every = max(1, len(weights) // (4 * wanted))
+        chosen = weights.view(-1, bins)[every // 2 :: every].flatten()
+        audible = chosen.nonzero()[:, 0]
+        picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
+        embeddings = self.separator.embeddings(heard[None, every // 2 :: every])[0]  # (n*F', K)
+        # Each point stands for as much as was left out.
+        share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
+        return embeddings[picked], chosen[picked] * share
+
+    def _keep(self, heard: Tensor) -> None:
+        self._width = heard.shape[-1]
+        try:
+            self._spool.write(heard.to(torch.float16).numpy().tobytes())
+        except OSError as error:
+            raise InputError(
+                f"{tempfile.gettempdir()}: cannot keep what was heard there ({error.strerror});"
+                " free some space, or name another folder in TMPDIR"
+            ) from error
+
+    def _heard(self, batch: int) -> Iterator[Tensor]:
+        """What was heard, again: windows (up to `batch`, W, H)."""
+        self._spool.seek(0)
+        values = self.windows.length * self._width
+        for first in range(0, self.windows.count, batch):
+            count = min(batch, self.windows.count - first)
+            stored = np.frombuffer(self._spool.read(2 * count * values), np.float16)
+            heard = torch.from_numpy(stored.astype(np.float32))
+            yield heard.view(count, self.windows.length, self._width)
+
+    @torch.no_grad()
+    def _masks(self) -> Iterator[Tensor]:
+        """Masks (C, W, F') of each window."""
+        sharpness = self.separator.model.settings.masks.sharpness
+        for heard in self._heard(1):
+            masks = nearest_masks(self.separator.embeddings(heard), self.centroids[None], sharpness)
+            yield masks.view(self.num_sources, self.windows.length, -1)
+
+
+def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
+    """Blocks of samples (channels, n) -> blocks of frames (channels, l, F)."""
+    for block in samples:
+        yield analysis.push(block)
+    yield analysis.finish()
+
+
+def _in_step(
+    masks: Iterator[Tensor], spectra: Iterator[Tensor], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of masks (C, l, F') and of spectrum (channels, l', F), cut to the same l <= size."""
+    mask = spectrum = torch.zeros(0, 0, 0)
+    while True:
+        if not mask.shape[1]:
+            following = next(masks, None)
+            if following is None:
+                return
+            mask = following
+        while not spectrum.shape[1]:
+            spectrum = next(spectra)
+        both = min(mask.shape[1], spectrum.shape[1], size)
+        yield mask[:, :both], spectrum[:, :both]
+        mask, spectrum = mask[:, both:], spectrum[:, both:]

@@ -1,0 +1,59 @@
+"""The band of the network out of the recording's own spectrum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dpcl.signal.band import Band
+from dpcl.signal.resample import resample
+from dpcl.signal.stft import STFT
+
+NETWORK = STFT(512, 128)
+
+
+def noise(rate: int, seconds: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(round(rate * seconds)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [16000, 24000, 32000, 48000])
+def test_the_network_hears_what_resampling_would_give_it(rate: int) -> None:
+    recording = noise(rate)
+    band = Band(rate, 8000, NETWORK)
+    heard = band.heard(band.stft(torch.from_numpy(recording)).abs())
+    resampled = NETWORK(torch.from_numpy(resample(recording, rate, 8000))).abs()
+    scale = rate / 8000  # of a transform that is longer
+    inner = slice(4, -4)  # at the ends resampling sees silence beyond
+    difference = (heard[inner] / scale - resampled[inner]).abs().mean()
+    assert difference < 0.02 * resampled.mean()
+    assert heard.shape == resampled.shape
+
+
+@pytest.mark.parametrize("rate", [11025, 22050, 44100, 7919, 1000, 192000])
+def test_frames_last_as_long_as_the_networks(rate: int) -> None:
+    stft = Band(rate, 8000, NETWORK).stft
+    assert stft.hop / rate == pytest.approx(128 / 8000, rel=0.5 / stft.hop)
+    assert stft.window == 4 * stft.hop
+
+
+def test_of_a_low_rate_the_network_hears_silence_above() -> None:
+    band = Band(4000, 8000, NETWORK)
+    heard = band.heard(torch.ones(3, band.stft.bins))
+    assert heard.shape == (3, 257)
+    assert heard[:, : band.stft.bins].min() == 1
+    assert not heard[:, band.stft.bins :].any()
+    masks = torch.rand(2, 3, 257)
+    assert torch.equal(band.spread(masks, torch.ones(3, band.stft.bins)), masks[..., :129])
+
+
+def test_masks_stay_in_place_within_reach_and_follow_the_loud_bins_above() -> None:
+    band = Band(16000, 8000, NETWORK)
+    masks = torch.rand(2, 5, 257).softmax(0)
+    magnitude = torch.zeros(5, band.stft.bins)
+    magnitude[:, 200] = 1  # only this bin of the upper half sounds
+    spread = band.spread(masks, magnitude)
+    assert spread.shape == (2, 5, 513)
+    torch.testing.assert_close(spread.sum(0), torch.ones(5, 513))
+    assert torch.equal(spread[..., :230], masks[..., :230])
+    torch.testing.assert_close(spread[..., 230:], masks[..., 200:201].expand(2, 5, 283))

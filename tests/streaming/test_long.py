@@ -1,0 +1,163 @@
+"""Long recordings: sources keep who they are, and memory and disk are given back."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dpcl.errors import InputError
+from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.model import Model, ModelSettings
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.signal.stft import STFT
+from dpcl.streaming import long
+from dpcl.streaming.long import LongSeparation
+from dpcl.streaming.recording import InMemory, scan
+
+RATE = 8000
+PITCHES = (300.0, 1000.0, 2200.0)  # Hz, of three talkers
+
+
+class ByPitch(DeepClustering):
+    """A network that puts each third of the band in a place of its own: it knows three talkers."""
+
+    def __init__(self) -> None:
+        self.sample_rate, self.stft = RATE, STFT(64, 32)
+        self.model = Model(ModelSettings(), BLSTMEmbedding(33, 1, 1, 3), {})
+        self.windows: list[int] = []
+
+    def hear(self, spectrum: Tensor) -> Tensor:
+        self.windows.append(len(spectrum))
+        return spectrum.new_zeros(*spectrum.shape[:2], 4)
+
+    def embeddings(self, heard: Tensor) -> Tensor:
+        borders = torch.tensor([650.0, 1600.0])
+        owner = torch.bucketize(torch.linspace(0, RATE / 2, 33), borders)
+        places = torch.eye(3)[owner]  # (F', K)
+        return places.repeat(len(heard), heard.shape[1], 1)
+
+
+def conversation(seconds: float = 60.0) -> np.ndarray:
+    """Talkers (3, T): one from the beginning, one who enters late, one with a long pause."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    tones = 0.2 * np.sin(2 * np.pi * np.array(PITCHES)[:, None] * time)
+    tones[1, time < 25] = 0
+    tones[2, (time > 10) & (time < 50)] = 0
+    return tones.astype(np.float32)
+
+
+def separated(
+    recording: np.ndarray, sources: int = 3, **changes: Any
+) -> tuple[Tensor, LongSeparation]:
+    with LongSeparation(InMemory(recording, RATE), ByPitch(), sources, **changes) as separation:
+        pieces = list(separation.pieces())
+    return torch.cat([piece.sources for piece in pieces], -1), separation
+
+
+def test_a_source_is_the_same_before_and_after_a_pause() -> None:
+    """zhr1201's and ClearerVoice's talkers swap from chunk to chunk."""
+    talkers = conversation()
+    found, separation = separated(talkers.sum(0, keepdims=True))
+    assert separation.windows.count > 5
+    assert found.shape == (3, 1, talkers.shape[1])
+    torch.testing.assert_close(found.sum(0)[0], torch.from_numpy(talkers.sum(0)), atol=1e-5, rtol=0)
+    for talker in torch.from_numpy(talkers):
+        errors = (found[:, 0] - talker).square().mean(-1) / talker.square().mean()
+        assert errors.min() < 0.02  # one output is this talker from end to end
+
+
+def test_the_length_decides_how_many_windows_are_heard_not_what_comes_out() -> None:
+    talkers = conversation(9)
+    short, one = separated(talkers.sum(0, keepdims=True))
+    assert one.windows.count == 1
+    whole = torch.cat([short, short], dim=-1)
+    twice, several = separated(np.tile(talkers.sum(0, keepdims=True), 2))
+    assert several.windows.count == 2
+    torch.testing.assert_close(twice[..., 100:60000], whole[..., 100:60000], atol=1e-3, rtol=0)
+
+
+def test_what_was_heard_may_lie_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = conversation().sum(0, keepdims=True)
+    in_memory, _ = separated(recording)
+    monkeypatch.setattr(long, "SPOOL", 100)
+    on_disk, separation = separated(recording)
+    assert torch.equal(in_memory, on_disk)
+    assert separation._spool.closed
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", full)
+    with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
+        separated(conversation(1).sum(0, keepdims=True))
+
+
+def test_channels_share_the_masks_and_keep_their_levels() -> None:
+    mono = conversation(30).sum(0)
+    found, _ = separated(np.stack([mono, 0.25 * mono, 0 * mono]))
+    torch.testing.assert_close(found[:, 1], 0.25 * found[:, 0], atol=1e-6, rtol=0)
+    assert not found[:, 2].any()
+
+
+def test_progress_goes_from_nought_to_one() -> None:
+    shares: list[float] = []
+    separated(conversation(45).sum(0, keepdims=True), report=shares.append)
+    assert shares == sorted(shares)
+    assert 0 < shares[0] <= long.HEARING
+    assert shares[-1] == pytest.approx(1)
+
+
+def test_windows_go_through_the_network_in_batches() -> None:
+    separator = ByPitch()
+    with LongSeparation(InMemory(np.ones((1, 250 * RATE), np.float32), RATE), separator, 2) as s:
+        assert separator.windows == [long.BATCH, s.windows.count - long.BATCH]
+
+
+def test_a_window_of_noise_far_under_the_rest_pulls_no_centroid() -> None:
+    recording = conversation(40).sum(0)
+    recording[recording.size // 2 :] = 0
+    rng = np.random.default_rng(0)
+    hiss = (1e-5 * rng.standard_normal(recording.size)).astype(np.float32)
+    _, quiet = separated((recording + hiss)[None])
+    _, silent = separated(recording[None])
+    torch.testing.assert_close(quiet.centroids, silent.centroids, atol=0.02, rtol=0)
+
+
+def test_an_array_and_what_a_reader_gives_in_odd_blocks_are_the_same() -> None:
+    class Odd(InMemory):
+        def blocks(self, size: int) -> Any:
+            edges = [0, 1, 2, 3000, 3001, 100_000, self.samples.shape[1]]
+            for first, last in zip(edges, islice(edges, 1, None), strict=False):
+                yield self.samples[:, first:last]
+
+    recording = conversation(20).sum(0, keepdims=True)
+    expected, _ = separated(recording)
+    with LongSeparation(Odd(recording, RATE), ByPitch(), 3) as separation:
+        found = torch.cat([piece.sources for piece in separation.pieces()], -1)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_what_is_heard_of_channels() -> None:
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal(5000).astype(np.float32)
+    assert scan(InMemory(np.stack([left, 0.5 * left]), RATE)).channel is None
+    assert scan(InMemory(np.stack([0.9 * left, -left]), RATE)).channel == 1  # the mean cancels
+    found = scan(InMemory(np.stack([left, 3 * left]), RATE))
+    assert found.samples == 5000
+    assert found.peak == pytest.approx(3 * np.abs(left).max())
+    block = torch.from_numpy(np.stack([left, 3 * left]))
+    torch.testing.assert_close(found.heard(block), 2 * torch.from_numpy(left) / found.peak)
+
+
+def test_no_samples_are_told() -> None:
+    with pytest.raises(InputError, match="no samples"):
+        scan(InMemory(np.zeros((2, 0), np.float32), RATE))
