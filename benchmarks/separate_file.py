@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+from processes import run_once
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLE = REPOSITORY / "examples" / "two_talkers.flac"
@@ -53,20 +53,6 @@ def separate_command(recording: Path, folder: Path, model: str) -> list[str]:
         f"--sources={SOURCES}",
         f"--model={model}",
     ]
-
-
-def run_once(command: list[str]) -> dict[str, float]:
-    """Wall s, processor s and peak resident MiB of a child that must succeed."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"failed with status {child.returncode}: {' '.join(command)}")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    peak = usage.ru_maxrss * unit / 2**20
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak_mib": peak}
 
 
 @dataclass(frozen=True)
@@ -154,8 +140,8 @@ def main() -> None:
         for run in range(arguments.repeats + 1):  # the first one fills the file cache
             command = separate_command(recording, folder / f"command{run}", arguments.model)
             measured = {
-                "command": run_once(command),
-                "python": run_once([sys.executable, "-c", "pass"]),
+                "command": run_once(command)[0],
+                "python": run_once([sys.executable, "-c", "pass"])[0],
                 "stages": stages_in_own_process(
                     recording, folder / f"stages{run}", arguments.model
                 ),
