@@ -110,6 +110,14 @@ def test_who_enters_late_gets_the_next_place() -> None:
     assert state.recent == ()  # all are found: nothing is kept to look for them
 
 
+def test_who_enters_louder_takes_no_place_of_another() -> None:
+    """k-means puts the heaviest cluster first."""
+    points, weights = heard(seconds(6, 3) + seconds(2, 1))
+    weights[300:] *= 20
+    centroids, _ = follow(points, weights, start(2, BINS, K), HOP)
+    assert places(centroids[-1]) == [3, 1]
+
+
 @pytest.mark.parametrize("sources", [2, 3])
 def test_no_two_change_places(sources: int) -> None:
     random = torch.Generator().manual_seed(1)
@@ -131,6 +139,8 @@ def test_silence_changes_nothing() -> None:
     assert torch.equal(after[-1], after[0]) and torch.equal(after[0], state.centroids)
     assert torch.equal(later.masses, state.masses)
     assert before[-1].any()
+    _, state = run(seconds(60), 2)
+    assert state.recent == () and not state.found  # an hour of silence takes no memory
 
 
 def test_who_is_silent_for_minutes_keeps_the_centroid() -> None:
