@@ -157,7 +157,10 @@ def evaluate(
     root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
     separator: Annotated[
-        str, typer.Option(help="A model, a .safetensors file, or mixture, ibm, irm, psm.")
+        str,
+        typer.Option(
+            help="A model, a .safetensors file, casa, spectral, or mixture, ibm, irm, psm."
+        ),
     ] = "default",
     limit: Limit = None,
     force: Force = False,
