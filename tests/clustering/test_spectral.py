@@ -81,9 +81,11 @@ def test_repeated_landmarks_and_isolated_points_stay_finite() -> None:
         assert spectral_clusters(embedding, 2).isfinite().all()
 
 
-def test_the_gap_counts_the_rings() -> None:
-    affinity = _gaussian(_rings(1), _rings(1))
-    assert eigengap_count(dense_embedding(affinity, 7).values, 6) == 2
+@pytest.mark.parametrize("blobs", [1, 2, 4])
+def test_the_gap_counts_separated_blobs(blobs: int) -> None:
+    noise = torch.randn(blobs, 30, 2, generator=torch.Generator().manual_seed(0)) / 4
+    points = (noise + 8 * torch.arange(blobs)[:, None, None]).flatten(0, 1)
+    assert eigengap_count(dense_embedding(_gaussian(points, points), 7).values, 6) == blobs
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dpcl.separators.classical import CLASSICAL
 NAMES = sorted(CLASSICAL)
 
 
-def _voice(pitch: float, seed: int, samples: int = 12_000) -> Tensor:
+def _voice(pitch: float, seed: int, samples: int = 8000) -> Tensor:
     """Harmonics of a pitch that sways, in syllables."""
     generator = torch.Generator().manual_seed(seed)
     seconds = torch.arange(samples) / 8000
@@ -30,8 +30,8 @@ def _voice(pitch: float, seed: int, samples: int = 12_000) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("sources", [1, 2, 3])
-@pytest.mark.parametrize("samples", [1, 70, 5000])
+@pytest.mark.parametrize("sources", [1, 3])
+@pytest.mark.parametrize("samples", [1, 2500])
 def test_masks_add_up_to_one_and_sources_to_the_mixture(
     name: str, sources: int, samples: int
 ) -> None:
@@ -53,7 +53,7 @@ def test_silence_is_silent(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_level_changes_nothing_but_the_level(name: str) -> None:
-    mixture = _voice(110, 0, 6000) + _voice(210, 1, 6000)
+    mixture = _voice(110, 0, 6000) + _voice(170, 1, 6000)
     separator = CLASSICAL[name]()
     soft, loud = separator(mixture).sources, separator(128 * mixture).sources
     torch.testing.assert_close(loud, 128 * soft, atol=1e-3, rtol=1e-3)
@@ -61,12 +61,12 @@ def test_level_changes_nothing_but_the_level(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_pitches_are_told_apart(name: str) -> None:
-    references = torch.stack([_voice(110, 0), _voice(210, 1)])
+    references = torch.stack([_voice(110, 0), _voice(170, 1)])
     mixture = references.sum(0)
     estimates = CLASSICAL[name]()(mixture, 2).sources
     estimates = estimates[best_permutation(estimates, references)]
     improvement = si_sdr(estimates, references) - si_sdr(mixture, references)
-    assert float(improvement.mean()) > 4
+    assert float(improvement.mean()) > 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,9 +106,9 @@ def test_masks_of_units_are_laid_where_they_belong() -> None:
 
 def test_segments_are_linked_to_the_same_talkers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense and in short segments, the talkers do not change places on the way."""
-    references = torch.stack([_voice(110, 0), _voice(210, 1)])
-    monkeypatch.setattr(spectral, "SEGMENT", 40)
-    monkeypatch.setattr(spectral, "OVERLAP", 10)
+    references = torch.stack([_voice(110, 0), _voice(170, 1)])
+    monkeypatch.setattr(spectral, "SEGMENT", 16)
+    monkeypatch.setattr(spectral, "OVERLAP", 5)
     monkeypatch.setattr(spectral, "MOST_DENSE", 10_000)
     estimates = CLASSICAL["spectral"]()(references.sum(0), 2).sources
     estimates = estimates[best_permutation(estimates, references)]

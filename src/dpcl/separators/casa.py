@@ -14,7 +14,7 @@ from dpcl.signal.segments import level_changes, segments
 # Chosen on the validation list.
 SHARPNESS = 3.0  # of the masks, by difference of periodicity
 TIMBRE_SHARPNESS = 10.0  # of the masks under which timbre is measured
-COMMON = 0.3  # how much a unit's evidence is that of its segment
+COMMON = 0.6  # how much a unit's evidence is that of its segment
 
 
 class Casa:

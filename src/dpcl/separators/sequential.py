@@ -12,7 +12,7 @@ from dpcl.separators.auditory import LAGS, Scene
 from dpcl.separators.voices import Contour
 
 COEFFICIENTS = 12  # of the gammatone cepstrum, without the first, which is the level
-TIMBRE = 0.2  # weight of a coefficient beside that of the log pitch, both of unit variance
+TIMBRE = 0.5  # weight of a coefficient beside that of the log pitch, both of unit variance
 TOGETHER = 3.0  # cost a frame of two contours of one talker that sound at once
 STARTS = 16
 SWEEPS = 8

@@ -24,7 +24,7 @@ def level_changes(power: Tensor, floor: float = 1e-5) -> Tensor:
 
 
 def segments(
-    heard: Tensor, changes: Tensor, alike: Tensor, edge: float = 4.0, likeness: float = 0.97
+    heard: Tensor, changes: Tensor, alike: Tensor, edge: float = 2.0, likeness: float = 0.99
 ) -> Tensor:
     """Number the segments of a scene.
 
