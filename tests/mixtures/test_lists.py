@@ -199,3 +199,15 @@ def test_committed_lists_say_what_they_promise(
             assert source.start + row.seconds <= sum(u.seconds for u in talker)
         gains = [source.gain_db for source in row.sources]
         assert max(gains) - min(gains) <= 5
+
+
+def test_missing_file_late_in_a_list_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there.wav").touch()
+    sources = [(SourceRow("ann", (name,), 0.0, 0.0),) for name in ("there.wav", "gone.wav")]
+    rows = [
+        MixtureRow(f"m{k}", "tiny", 0, 1.0, "within", "same", source)
+        for k, source in enumerate(sources, 1)
+    ]
+    with pytest.raises(InputError, match=r"m2 of list tiny: .*gone\.wav does not exist"):
+        render_list(rows, tmp_path, tmp_path / "out", 8000)
+    assert not (tmp_path / "out").exists()

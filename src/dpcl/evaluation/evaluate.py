@@ -18,15 +18,17 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, summarise
-from dpcl.mixtures.lists import MixtureRow, render_mixture
+from dpcl.evaluation.talkers import KnownTalkers
+from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture
 from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
 from dpcl.separators.separation import OracleSeparator, Separator
+from dpcl.separators.speaker_dependent import SpeakerDependent
 
 
 def evaluate(
     rows: Sequence[MixtureRow],
     corpus_root: str | os.PathLike[str],
-    separator: Separator | OracleSeparator,
+    separator: Separator | OracleSeparator | SpeakerDependent,
     out_dir: str | os.PathLike[str],
     *,
     name: str,
@@ -36,12 +38,14 @@ def evaluate(
 ) -> Summary:
     """Separate and score every mixture of a list (the first `limit`), told how many sources it has.
 
-    name: of the separator, for the summary. oracle: the separator is shown the references.
+    name: of the separator, for the summary. oracle: the separator is shown the references. One that
+    is speaker-dependent is told who speaks, and learns from his other speech in the corpus.
     progress: called with (mixtures done, mixtures in all). Writes out_dir/results.csv, a row per
     mixture and source in dB, and out_dir/summary.json, over older ones, and only when all is done:
     a run that was killed leaves neither. The same separations give the same files, byte by byte.
-    Raises InputError for an empty list, for what render_mixture finds wrong, and, naming the
-    mixture, for estimates that cannot be scored.
+    Raises InputError for an empty list, before any work for files that are missing and talkers
+    that cannot be learned, for what render_mixture finds wrong, and, naming the mixture, for
+    estimates that cannot be scored.
     """
     out_dir = Path(out_dir)
     if limit is not None and limit < 1:
@@ -51,6 +55,10 @@ def evaluate(
         raise InputError("the list holds no mixtures to evaluate; draw some with `dpcl mix`")
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError(f"{out_dir} is a file; give a folder for results.csv and summary.json")
+    check_files(rows, corpus_root)
+    talkers = None
+    if isinstance(separator, SpeakerDependent):
+        talkers = KnownTalkers(separator, rows, corpus_root)
     sample_rate = ORACLE_SAMPLE_RATE if oracle else cast(Separator, separator).sample_rate
     results: list[SourceResult] = []
     for done, row in enumerate(rows, 1):
@@ -59,7 +67,8 @@ def evaluate(
             if oracle:
                 separation = cast(OracleSeparator, separator)(mixture, references)
             else:
-                separation = cast(Separator, separator)(mixture, len(references))
+                known = talkers.separator(row) if talkers else cast(Separator, separator)
+                separation = known(mixture, len(references))
         results += _score_row(row, separation.sources.cpu(), references, mixture)
         if progress is not None:
             progress(done, len(rows))

@@ -168,6 +168,17 @@ def _parse_row(fields: _Fields, num_sources: int) -> MixtureRow:
     )
 
 
+def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
+    """Raise InputError naming the first row, and its file, that is missing below `root`."""
+    for row in rows:
+        for path in (Path(root) / path for source in row.sources for path in source.paths):
+            if not path.is_file():
+                raise InputError(
+                    f"Mixture {row.id} of list {row.list}: {path} does not exist; correct the row"
+                    " or copy the file."
+                )
+
+
 def render_mixture(
     row: MixtureRow, root: str | os.PathLike[str], sample_rate: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -208,6 +219,7 @@ def render_list(
     Sources are rounded to 16 bits before they are summed, so the files add up bit by bit.
     """
     out = Path(out)
+    check_files(rows, root)
     for done, row in enumerate(rows, 1):
         _, sources = render_mixture(row, root, sample_rate)
         sources = np.rint(sources * 32768.0) / 32768.0

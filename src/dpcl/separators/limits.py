@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 from dpcl.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_SOURCES = 10
 MOST_CHANNELS = 64
@@ -16,6 +20,12 @@ def check_sources(sources: int | None) -> None:
     whole = isinstance(sources, Integral) and 1 <= sources <= MOST_SOURCES
     if sources is not None and not whole:
         raise InputError(f"cannot separate into {sources} sources; give 1 to {MOST_SOURCES}")
+
+
+def check_mixture(mixture: Tensor) -> None:
+    """Raise InputError unless the mixture (..., T) has samples and all of them are finite."""
+    if mixture.shape[-1] == 0 or not bool(mixture.isfinite().all()):
+        raise InputError("the mixture is empty or holds NaN or infinite values; repair it first")
 
 
 def check_recording(shape: tuple[int, ...], sample_rate: float) -> None:
