@@ -3,7 +3,7 @@
     python benchmarks/high_band.py --root CORPUS
 
 The network hears 8 kHz; a recording of 16 kHz has 4 to 8 kHz as well. Its masks are laid over the
-recording's own STFT as dpcl.separators.recording does, with one rule after another for what lies
+recording's own STFT as dpcl.signal.band does, with one rule after another for what lies
 beyond the last bin within reach, and the sources are scored: SI-SDRi of the whole band, and the
 SNR of the band above the reach alone (no scale is forgiven there: the level of a fricative is part
 of the answer). "Ideal" is the ideal binary mask above the reach, the network's masks below it.
@@ -25,6 +25,10 @@ from torch.nn import functional
 import dpcl
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
+<<<<<<< HEAD
+=======
+from dpcl.signal.band import REACH
+>>>>>>> bench
 from dpcl.signal.resample import resample
 from dpcl.signal.stft import STFT
 
@@ -77,16 +81,13 @@ def smoothed(rule: Rule, frames: int) -> Rule:
     return smooth
 
 
-HALF, QUARTER = mean_from(0.5, 1.0), mean_from(0.75, 1.0)
+HALF, QUARTER, EIGHTH = (mean_from(start, 1.0) for start in (0.5, 0.75, 0.875))
 RULES: dict[str, Rule] = {
     "last bin in reach": last_bin,
-    "last bin, square root (in use)": sharpened(last_bin, 0.5),
+    "last bin, square root": sharpened(last_bin, 0.5),
     "last bin, fourth root": sharpened(last_bin, 0.25),
-    "last bin over 9 frames": smoothed(last_bin, 9),
-    "last bin over 9 frames, square root": sharpened(smoothed(last_bin, 9), 0.5),
     "mean of the upper half": mean_from(0.5, 0.0),
     "mean of the upper quarter": mean_from(0.75, 0.0),
-    "mean of the upper eighth, square root": sharpened(mean_from(0.875, 0.0), 0.5),
     "by magnitude, upper half": mean_from(0.5, 0.5),
     "by energy, upper half": HALF,
     "by energy, upper half over 9 frames": smoothed(HALF, 9),
@@ -98,6 +99,9 @@ RULES: dict[str, Rule] = {
     "by energy, upper quarter, binary": sharpened(QUARTER, None),
     "by energy, upper quarter, square root": sharpened(QUARTER, 0.5),
     "by energy, upper quarter, fourth root": sharpened(QUARTER, 0.25),
+    "by energy, upper eighth": EIGHTH,
+    "by energy, upper eighth, square root (in use)": sharpened(EIGHTH, 0.5),
+    "by energy, upper eighth, fourth root": sharpened(EIGHTH, 0.25),
     "by energy, all of the frame": mean_from(0.0, 1.0),
     "equal shares": equal,
 }
