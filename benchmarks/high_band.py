@@ -18,17 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from dpcl.separators.recording import REACH
 from torch import Tensor
 from torch.nn import functional
 
 import dpcl
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
-<<<<<<< HEAD
-=======
 from dpcl.signal.band import REACH
->>>>>>> bench
 from dpcl.signal.resample import resample
 from dpcl.signal.stft import STFT
 
