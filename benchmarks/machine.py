@@ -16,7 +16,7 @@ PACKAGES = ("torch", "numpy", "dpcl", "asteroid", "soundfile")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, versions, and what a float32 matrix product reaches, in GFLOP/s."""
+    """Processor, cores, versions, and what matrix products reach, in GFLOP/s."""
     import torch
 
     return {
@@ -30,7 +30,8 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: _version(name) for name in PACKAGES},
-        "fp32_matmul_gflops": round(_matmul_rate(), 1),
+        "fp32_matmul_gflops": round(matmul_rate(torch.float32), 1),
+        "bf16_matmul_gflops": round(matmul_rate(torch.bfloat16), 1),
     }
 
 
@@ -39,9 +40,9 @@ def heading(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"{machine['memory_gib']} GiB, float32 matrix product {machine['fp32_matmul_gflops']} "
-        f"GFLOP/s, load before the run {machine['load_before']}; Python {machine['python']}, "
-        f"{versions}.\n"
+        f"{machine['memory_gib']} GiB, matrix products {machine['fp32_matmul_gflops']} GFLOP/s "
+        f"in float32 and {machine['bf16_matmul_gflops']} in bfloat16, load before the run "
+        f"{machine['load_before']}; Python {machine['python']}, {versions}.\n"
     )
 
 
@@ -83,6 +84,18 @@ def write_json(path: Path, machine: dict[str, Any], settings: dict[str, Any], ro
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
+def matmul_rate(dtype: Any) -> float:
+    """The best GFLOP/s of a square product of 1024 or 2048 in a torch dtype."""
+    import torch
+
+    rates = []
+    for size in (1024, 2048):
+        matrix = torch.randn(size, size).to(dtype)
+        seconds = interleaved({"product": lambda matrix=matrix: matrix @ matrix}, 5)["product"]
+        rates.append(2 * size**3 / min(seconds) / 1e9)
+    return max(rates)
+
+
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -97,11 +110,3 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown processor"
-
-
-def _matmul_rate(size: int = 1024) -> float:
-    import torch
-
-    matrix = torch.randn(size, size)
-    seconds = interleaved({"product": lambda: matrix @ matrix}, 5)["product"]
-    return 2 * size**3 / min(seconds) / 1e9

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import machine
+from processes import run_once
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLE = REPOSITORY / "examples" / "two_talkers.flac"
@@ -55,32 +54,6 @@ def separate_command(recording: Path, folder: Path, model: str) -> list[str]:
     ]
 
 
-def run_once(command: list[str]) -> dict[str, float]:
-    """Wall s, processor s and peak resident MiB of a child that must succeed."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"failed with status {child.returncode}: {' '.join(command)}")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    peak = usage.ru_maxrss * unit / 2**20
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak_mib": peak}
-
-
-@dataclass(frozen=True)
-class Known:
-    """A separator that has the answer: what is left of a separation is all but finding it."""
-
-    sample_rate: int
-    stft: Any
-    separation: Any
-
-    def __call__(self, mixture: Any, num_sources: int | None = None) -> Any:
-        return self.separation
-
-
 def stages(recording: Path, folder: Path, model: str) -> dict[str, float]:
     """Seconds of each stage in this process; the place to follow changes of the names."""
     seconds: dict[str, float] = {}
@@ -91,32 +64,40 @@ def stages(recording: Path, folder: Path, model: str) -> dict[str, float]:
         yield
         seconds[name] = time.perf_counter() - started
 
+    import numpy as np
+
     with stage("import torch"):
-        import torch
+        import torch  # noqa: F401
     with stage("import dpcl"):
         import dpcl
-        from dpcl.separators.deep_clustering import cluster_masks
-        from dpcl.separators.recording import separate_recording
-        from dpcl.separators.separation import Separation
-        from dpcl.signal.audio import read_audio, write_audio
-        from dpcl.signal.resample import resample
+        from dpcl.signal.reader import AudioReader
+        from dpcl.signal.writer import AudioWriter
+        from dpcl.streaming import long
     with stage("load weights"):
         separator = dpcl.load_separator(model)
-    with stage("read and resample"):
-        samples, rate = read_audio(recording)
-        mixture = torch.from_numpy(resample(samples[0], rate, separator.sample_rate))
-    with stage("STFT and network"):
-        spectrum = separator.stft(mixture[None])  # (1, L, F)
-        embeddings = separator.embed(spectrum)  # (1, N, K)
-    with stage("clustering"):
-        settings = separator.model.settings.masks
-        masks = cluster_masks(embeddings, spectrum, SOURCES, settings)[0]
-    with stage("masks laid over the recording"):
-        known = Known(separator.sample_rate, separator.stft, Separation(masks, masks))
-        sources = separate_recording(samples[0], rate, known, SOURCES).sources.numpy()
-    with stage("writing"):
-        for number, source in enumerate(sources, 1):
-            write_audio(folder / f"{recording.stem}_s{number}.wav", source, rate)
+
+    def clustered(*arguments: Any) -> Any:
+        with stage("of it clustering"):
+            return kmeans(*arguments)
+
+    kmeans, long.kmeans = long.kmeans, clustered
+    with AudioReader(recording) as reader:
+        with stage("first pass: reading, STFT, network, clustering"):
+            separation = long.LongSeparation(reader, separator, SOURCES)
+        paths = [folder / f"{recording.stem}_s{number}.wav" for number in range(1, SOURCES + 1)]
+        with stage("second pass: embeddings, masks, inverse STFT, writing"), ExitStack() as stack:
+            writers = [
+                stack.enter_context(
+                    AudioWriter(path, reader.sample_rate, reader.channels, reader.subtype)
+                )
+                for path in paths
+            ]
+            for piece in separation.pieces():
+                for writer, source in zip(writers, piece.sources, strict=True):
+                    writer.write(source.numpy())
+        separation.close()
+        samples = np.concatenate(list(reader.blocks(1 << 20)), axis=1)
+        rate = reader.sample_rate
     # Again, with all that is lazy loaded: what a second recording in the same process would take.
     with stage("(dpcl.separate, second recording)"):
         dpcl.separate(samples, rate, sources=SOURCES, model=model)
@@ -154,8 +135,8 @@ def main() -> None:
         for run in range(arguments.repeats + 1):  # the first one fills the file cache
             command = separate_command(recording, folder / f"command{run}", arguments.model)
             measured = {
-                "command": run_once(command),
-                "python": run_once([sys.executable, "-c", "pass"]),
+                "command": run_once(command)[0],
+                "python": run_once([sys.executable, "-c", "pass"])[0],
                 "stages": stages_in_own_process(
                     recording, folder / f"stages{run}", arguments.model
                 ),

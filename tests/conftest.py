@@ -38,6 +38,36 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small network that hears forward in time only, as streams need it."""
+    import torch
+
+    from dpcl.networks.model import (
+        MaskSettings,
+        Model,
+        ModelSettings,
+        NetworkSettings,
+        SignalSettings,
+        build_network,
+        save_model,
+    )
+
+    settings = ModelSettings(
+        signal=SignalSettings(window=320, hop=160, level="running"),
+        network=NetworkSettings(kind="lstm", layers=2, width=12, embedding=3, activation="none"),
+        masks=MaskSettings(weighting="magnitude", sharpness=5.0),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(settings).eval()
+    network.mean.fill_(-4)
+    network.std.fill_(2)
+    path = tmp_path_factory.mktemp("model") / "causal.safetensors"
+    save_model(Model(settings, network, {}), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def contents() -> Contents:
     """All that lies below a folder, hidden files and empty folders too."""
 

@@ -206,6 +206,25 @@ def test_on_the_networks_grid_the_bins_are_those_of_the_recording(
         assert float(heard[0]) * grid.hop == pytest.approx(0.5, abs=0.01)
 
 
+def test_of_a_recording_that_is_cut_off_what_could_be_read_is_shown(
+    tiny_model: Path, dpcl: Program, make_recording: MakeRecording
+) -> None:
+    path = make_recording("a.wav", 8000, 1.0, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:-8000])
+    ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model)
+    assert ran.status == 0
+    assert ran.err == "dpcl: a.wav is cut off after 0.50 s: what could be read is shown\n"
+
+
+def test_a_part_too_long_for_its_embeddings_says_so(
+    tiny_model: Path, dpcl: Program, make_recording: MakeRecording
+) -> None:
+    make_recording("a.wav", 8000, 11.0)
+    ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model, "--seconds", 11)
+    assert ran.status == 0
+    assert ran.err.startswith("dpcl: embeddings are shown of up to 10 s")
+
+
 def test_the_channels_root_mean_square_is_shown(
     tiny_model: Path, make_recording: MakeRecording
 ) -> None:

@@ -75,8 +75,9 @@ def separate(
     ],
     out: Annotated[Path, typer.Option(help="Folder for STEM_s1.wav, STEM_s2.wav, …")],
     sources: Annotated[
-        int | None, typer.Option(help="How many sounds, 1 to 10; two if left out.")
+        int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")
     ] = None,
+    max_sources: Annotated[int, typer.Option(help="Where they are counted, at most so many.")] = 4,
     model: Annotated[
         str, typer.Option(help="A shipped model, or a .safetensors file.")
     ] = "default",
@@ -109,6 +110,7 @@ def separate(
             done,
             file_format.lower(),
             lambda seconds, total: move(round(seconds), round(total), "s of audio"),
+            max_sources,
         )
     if as_json:
         _print_json([asdict(separated) for separated in finished])
@@ -173,7 +175,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
     separator: Annotated[
         str,
-        typer.Option(help="A model, a .safetensors file, or mixture, ibm, irm, psm, nmf, fhmm."),
+        typer.Option(
+            help="A model, a .safetensors file, live, nmf, fhmm, casa, spectral, or mixture, ibm,"
+            " irm, psm."
+        ),
     ] = "default",
     limit: Limit = None,
     force: Force = False,
@@ -187,16 +192,14 @@ def evaluate(
     from dpcl.evaluation.evaluate import evaluate as score_list
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
-    from dpcl.separators.load import load_separator
+    from dpcl.separators.load import named_separator
     from dpcl.separators.oracle import ORACLES
-    from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
 
     rows = read_list(mixture_list)
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
     oracle = separator in ORACLES
-    named: dict[str, Any] = {**ORACLES, **SPEAKER_DEPENDENT}
-    found = named[separator] if separator in named else load_separator(separator)
+    found = named_separator(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows, root, found, out, name=separator, limit=limit, oracle=oracle, progress=move

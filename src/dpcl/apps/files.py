@@ -45,18 +45,21 @@ def separate_files(
     done: Callable[[Separated], None] = lambda separated: None,
     file_format: str = "wav",
     progress: Callable[[float, float], None] = lambda seconds, total: None,
+    most: int = MOST_SOURCES,
 ) -> None:
     """Write out/STEM_s1.wav … for every recording; `done` is called after each.
 
-    A recording is a path, or "-" for standard input. file_format: a suffix that AudioWriter
-    knows, or "input" for the recording's own. progress: called with seconds of audio done and in
-    all. Recordings stream from disk to disk. Everything that can be wrong is found before anything
-    is written, and stopped in the middle it leaves the outputs of the recordings that are done,
-    and nothing of the others. One that is cut off is separated as far as it goes, with a warning.
+    A recording is a path, or "-" for standard input. sources: None for as many as are found, up to
+    `most`. file_format: a suffix that AudioWriter knows, or "input" for the recording's own.
+    progress: called with seconds of audio done and in all. Recordings stream from disk to disk.
+    Everything that can be wrong is found before anything is written, and stopped in the middle it
+    leaves the outputs of the recordings that are done, and nothing of the others. One that is cut
+    off is separated as far as it goes, with a warning.
     Raises InputError for recordings that cannot be read or share a name, outputs that exist
     (unless `force`), a folder that cannot be written, and what `separate` refuses.
     """
     check_sources(sources)
+    check_sources(most)
     with ExitStack() as stack:
         piped = (
             stack.enter_context(AudioReader(sys.stdin.buffer)) if STANDARD in recordings else None
@@ -92,7 +95,9 @@ def separate_files(
 
             with (
                 opened(recording) as reader,
-                LongSeparation(reader, separator, sources, report, scans[number]) as separation,
+                LongSeparation(
+                    reader, separator, sources, report, scans[number], most
+                ) as separation,
             ):
                 outputs, clipped = _write(place, reader, separation)
                 warnings = _warnings(reader, clipped)

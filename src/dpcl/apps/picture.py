@@ -32,6 +32,7 @@ class Shown:
     start: float  # s
     end: float  # s
     seconds: float  # of the whole recording
+    warnings: tuple[str, ...]  # a sentence each: what is not as one would expect
 
 
 def show_file(
@@ -59,7 +60,7 @@ def show_file(
         raise InputError(f"{recording}: nothing starts at {start} s; give 0 or more")
     if find_spec("matplotlib") is None:
         raise InputError("pictures need matplotlib; install it with `pip install dpcl[show]`")
-    part, rate, whole = _part(recording, start, seconds)
+    part, rate, whole, cut_off = _part(recording, start, seconds)
     first = round(start * rate)
     # torch and matplotlib are imported here: a mistyped name is answered at once.
     import matplotlib
@@ -73,7 +74,12 @@ def show_file(
         draw_page(picture).savefig(folder / path.name)
         (folder / path.name).replace(path)
     end = (first + part.shape[1]) / rate
-    return Shown(path, first / rate, end, whole)
+    warnings = []
+    if cut_off:
+        warnings.append(f"{recording} is cut off after {whole:.2f} s: what could be read is shown")
+    if picture.embedded is None:
+        warnings.append("embeddings are shown of up to 10 s; give less --seconds to see them")
+    return Shown(path, first / rate, end, whole, tuple(warnings))
 
 
 def picture_of(
@@ -112,8 +118,10 @@ def picture_of(
     return Picture(spectra[0], spectra[1:], masks, grid, seconds, embedded)
 
 
-def _part(recording: Path, start: float, seconds: float) -> tuple[NDArray[np.float32], int, float]:
-    """Samples (channels, n) from `start` on, their rate, and how long the recording lasts (s)."""
+def _part(
+    recording: Path, start: float, seconds: float
+) -> tuple[NDArray[np.float32], int, float, bool]:
+    """Samples (channels, n) from `start` on, their rate, how long the recording is (s), if cut."""
     with AudioReader(recording) as reader:
         rate = reader.sample_rate
         try:
@@ -130,7 +138,7 @@ def _part(recording: Path, start: float, seconds: float) -> tuple[NDArray[np.flo
         raise InputError(
             f"{recording} lasts {read / rate:.2f} s: nothing starts at {start} s; give less"
         )
-    return np.concatenate(parts, axis=1), rate, read / rate
+    return np.concatenate(parts, axis=1), rate, read / rate, reader.cut_off
 
 
 def _output(recording: Path, out: Path, force: bool) -> Path:

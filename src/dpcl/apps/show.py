@@ -32,6 +32,8 @@ def show(
     from dpcl.apps.picture import show_file
 
     shown = show_file(recording, out, model, sources, start, seconds, force)
+    for warning in shown.warnings:
+        screen.print(f"dpcl: {warning}", style="yellow")
     if shown.end - shown.start < shown.seconds:
         screen.print(
             f"shows {shown.start:.2f} to {shown.end:.2f} s of {shown.seconds:.2f} s;"

@@ -138,8 +138,9 @@ def _search(state: OnlineClusters) -> OnlineClusters:
 def _step(x: Tensor, w: Tensor, state: OnlineClusters) -> OnlineClusters:
     """Each centroid a step towards the mean of its share of points (n, K), weights (n,)."""
     found = state.found
-    directions = functional.normalize(state.centroids[:found], dim=-1)
-    share = (SHARPNESS * (directions @ x.mT)).softmax(0) * w  # (C', n)
+    # The zero rows of those that are missing take what is like none of the found.
+    directions = functional.normalize(state.centroids, dim=-1)
+    share = (SHARPNESS * (directions @ x.mT)).softmax(0)[:found] * w  # (C', n)
     gained = share.sum(-1)  # (C',)
     total = state.masses[:found] + gained
     moved = (state.centroids[:found] * state.masses[:found, None] + share @ x) / total[:, None]

@@ -103,7 +103,7 @@ def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
         right.tick_params(labelleft=False)
     for panel in panels.flat:
         panel.set(ylim=(0, _top(picture.mixture, grid)))
-        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     for panel in panels[:-1].flat:
         panel.set(xlabel="")
     panels[0, 0].set(xlim=(grid.start, grid.start + picture.seconds))  # shared by all
@@ -142,7 +142,7 @@ def _draw_clusters(
         panel.set(ylabel=f"component {components[1] + 1} ({up})")
         panel.set_box_aspect(1)
         for axis in (panel.xaxis, panel.yaxis):  # the same at any size: the layout is settled first
-            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     first.set_title("Embeddings, coloured by source")
     second.set(ylabel="")
     second.tick_params(labelleft=False)

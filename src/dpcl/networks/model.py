@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.blstm import Activation, BLSTMEmbedding
@@ -86,12 +87,26 @@ class MaskSettings(Settings):
     sharpness: float | None = Field(default=None, gt=0)
 
 
+class CountSettings(Settings):
+    """How the sources are counted: fitted on validation mixtures by benchmarks/count.py."""
+
+    # A row for 1, 2, … sources: see dpcl.clustering.count.count_sources.
+    coefficients: tuple[tuple[float, ...], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_the_signs(self) -> CountSettings:
+        if any(len(row) != 1 + SIGNS for row in self.coefficients):
+            raise ValueError(f"want 1 + {SIGNS} coefficients in each row")
+        return self
+
+
 class ModelSettings(Settings):
     """All that turns weights into a separator."""
 
     signal: SignalSettings = SignalSettings()
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
+    count: CountSettings | None = None  # null: two, where nobody says how many
 
 
 @dataclass(frozen=True)

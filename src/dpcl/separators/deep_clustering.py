@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.model import MaskSettings, Model
-from dpcl.separators.limits import check_mixture
+from dpcl.separators.limits import MOST_SOURCES, check_mixture
 from dpcl.separators.separation import Separation
 
 
@@ -29,15 +30,19 @@ class DeepClustering:
         self.stft = model.settings.signal.stft()
 
     def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        """mixture (..., T) at self.sample_rate -> its sources; two if it is left to us.
+        """mixture (..., T) at self.sample_rate -> its sources; without `num_sources` as
+        many as are found (see `count`), of several mixtures the most that one has.
 
         Raises InputError where there are no samples or not all of them are finite.
         """
         check_mixture(mixture)
         spectrum = self.stft(mixture.reshape(-1, mixture.shape[-1]))  # (B, L, F)
-        count = 2 if num_sources is None else num_sources
         embeddings = self.embed(spectrum)  # (B, L*F, K)
-        masks = cluster_masks(embeddings, spectrum, count, self.model.settings.masks)
+        settings = self.model.settings.masks
+        if num_sources is None:
+            weights = bin_weights(spectrum, settings.weighting, settings.floor_db)  # (B, L*F)
+            num_sources = max(map(self.count, embeddings, weights))
+        masks = cluster_masks(embeddings, spectrum, num_sources, settings)
         sources = self.stft.inverse(masks * spectrum[:, None], mixture.shape[-1])  # (B, C, T)
         lead = mixture.shape[:-1]
         return Separation(
@@ -51,6 +56,16 @@ class DeepClustering:
         with torch.no_grad():
             embeddings: Tensor = self.model.network(self._features(spectrum))
         return embeddings
+
+    def count(self, points: Tensor, weights: Tensor, most: int = MOST_SOURCES) -> int:
+        """How many sources embeddings (N, K) of weights (N,) come from, at most `most`.
+
+        Two, or `most` if that is less, for a model that was not taught to count.
+        """
+        settings = self.model.settings.count
+        if settings is None:
+            return min(2, most)
+        return count_sources(points, weights, settings.coefficients, most).number
 
     def hear(self, spectrum: Tensor) -> Tensor:
         """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""

@@ -1,14 +1,19 @@
-"""Separators by name: the networks that ship, and weights files of one's own."""
+"""Separators by name: the networks that ship, weights files of one's own, and all others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dpcl.errors import InputError
 from dpcl.networks.model import load_model
 from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.separation import OracleSeparator, Separator
+
+if TYPE_CHECKING:
+    from dpcl.separators.speaker_dependent import SpeakerDependent
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 
@@ -54,3 +59,23 @@ def load_separator(name: str = "default") -> DeepClustering:
 @lru_cache(maxsize=4)
 def _load(path: Path, written: int) -> DeepClustering:
     return DeepClustering(load_model(path))
+
+
+def named_separator(name: str) -> Separator | OracleSeparator | SpeakerDependent:
+    """The separator that `dpcl evaluate` means by a name: any there is.
+
+    mixture, ibm, irm, psm: shown the references; nmf, fhmm: told who speaks; casa, spectral:
+    without training; live: the causal network as a stream hears it; else as load_separator, which
+    raises InputError where there is none.
+    """
+    from dpcl.separators.classical import CLASSICAL
+    from dpcl.separators.online import OnlineDeepClustering
+    from dpcl.separators.oracle import ORACLES
+    from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
+
+    if name in CLASSICAL:
+        return CLASSICAL[name]()
+    if name == "live":
+        return OnlineDeepClustering(load_separator("causal").model)
+    known: dict[str, OracleSeparator | SpeakerDependent] = {**ORACLES, **SPEAKER_DEPENDENT}
+    return known[name] if name in known else load_separator(name)

@@ -13,6 +13,7 @@ from dpcl.errors import InputError
 from dpcl.networks.lstm_frames import LSTMState
 from dpcl.networks.model import Model
 from dpcl.separators.deep_clustering import nearest_masks
+from dpcl.separators.limits import check_mixture
 from dpcl.separators.separation import Separation
 from dpcl.signal.features import running_log_magnitude
 
@@ -50,10 +51,7 @@ class OnlineDeepClustering:
 
         Raises InputError where there are no samples or not all of them are finite.
         """
-        if mixture.shape[-1] == 0 or not bool(mixture.isfinite().all()):
-            raise InputError(
-                "the mixture is empty or holds NaN or infinite values; repair it first"
-            )
+        check_mixture(mixture)
         count = 2 if num_sources is None else num_sources
         spectra = self.stft(mixture.reshape(-1, mixture.shape[-1]))  # (B, L, F)
         masks = torch.stack([self.masks(s.abs(), self.silence(count))[0] for s in spectra])

@@ -46,17 +46,19 @@ class Band:
         """Masks (C, L, F') in the network's band -> (C, L, F) for all of the recording's.
 
         magnitude (L, F) is the recording's. Above the network's reach all bins of a frame get the
-        mean mask of the upper half of the bins within reach, each as loud as it is: fricatives
-        cross the border as one.
+        mean mask of the upper eighth of the bins within reach, each as loud as it is: fricatives
+        cross the border as one. What these tell of bins farther up is less sure, and so the shares
+        are drawn together, by their square roots (benchmarks/high_band.py compares rules).
         """
         bins = magnitude.shape[-1]
         if self.sample_rate <= self.network_rate:
             return masks[..., :bins]
         reach = int(REACH * (masks.shape[-1] - 1))
-        upper = slice(reach // 2, reach)
+        upper = slice(7 * reach // 8, reach)
         energy = magnitude[:, upper].square() + torch.finfo(magnitude.dtype).tiny
-        share = energy / energy.sum(-1, keepdim=True)  # (L, reach - reach // 2)
-        beyond = (masks[..., upper] * share).sum(-1, keepdim=True)  # (C, L, 1)
+        share = energy / energy.sum(-1, keepdim=True)  # (L, reach - 7 * reach // 8)
+        beyond = (masks[..., upper] * share).sum(-1, keepdim=True).sqrt()  # (C, L, 1)
+        beyond = beyond / beyond.sum(0)
         return torch.cat([masks[..., :reach], beyond.expand(-1, -1, bins - reach)], dim=-1)
 
 

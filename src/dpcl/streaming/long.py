@@ -22,6 +22,7 @@ from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
+from dpcl.separators.limits import MOST_SOURCES
 from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
 from dpcl.streaming.recording import Recording, Scan, blocks, scan
@@ -51,8 +52,8 @@ class LongSeparation:
     """A recording separated in two passes; a context manager, as it may hold a temporary file.
 
     Making one is the first pass, after which `num_sources` is known; `pieces` is the second.
-    sources: how many, None for two; report: called with the share that is done, 0 to 1; scanned:
-    what `scan` found, if that is known already.
+    sources: how many, None for as many as are found, up to `most`; report: called with the share
+    that is done, 0 to 1; scanned: what `scan` found, if that is known already.
     Raises InputError where the recording is empty or cannot be read.
     """
 
@@ -63,6 +64,7 @@ class LongSeparation:
         sources: int | None = None,
         report: Report = lambda done: None,
         scanned: Scan | None = None,
+        most: int = MOST_SOURCES,
     ) -> None:
         self.recording, self.separator = recording, separator
         self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
@@ -75,7 +77,7 @@ class LongSeparation:
         self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
         try:
             points, weights = self._listen()
-            self.num_sources = 2 if sources is None else sources
+            self.num_sources = sources or separator.count(points, weights, most)
             self.centroids = kmeans(points, self.num_sources, weights).centroids  # (C, K)
         except BaseException:
             self.close()

@@ -30,9 +30,10 @@ def separate(
     """Separate a recording with a shipped model or a weights file.
 
     samples: (T,) or (channels, T), floating point of any level; sample_rate in Hz; sources: how
-    many, 1 to 10, None for two. Returns float32 sources (C, T) or (C, channels, T) of the same
-    rate, length and level, that add up to the recording; masks (C, L, F) of its own STFT, one set
-    for all channels; and, of up to 10 s, embeddings (L, F', K) in the band that the network hears.
+    many, 1 to 10, None for as many as are found. Returns float32 sources (C, T) or (C, channels, T)
+    of the same rate, length and level, that add up to the recording; masks (C, L, F) of its own
+    STFT, one set for all channels; and, of up to 10 s, embeddings (L, F', K) in the band that the
+    network hears.
     Raises InputError for samples that are empty, not finite, of another shape or integers (which
     say no full scale), a number of sources or a rate out of range, and an unknown model.
     """

@@ -18,6 +18,7 @@ from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are worked on at once: memory stays flat
+LOUDEST = 1e14  # of a sample: squares of its spectrum stay within float32
 
 
 @dataclass
@@ -118,6 +119,9 @@ def _as_floats(samples: ArrayLike | Tensor) -> Tensor:
         )
     if array.ndim != 1:
         raise InputError(f"samples of shape {array.shape}: a stream is one channel, give (T,)")
-    if not np.isfinite(array).all():
-        raise InputError("the samples hold NaN or infinite values; leave them out of the stream")
+    if not (np.abs(array) <= LOUDEST).all():  # NaN is not, either
+        raise InputError(
+            f"the samples hold NaN or values beyond {LOUDEST:g}, where full scale is 1; leave them"
+            " out of the stream"
+        )
     return torch.from_numpy(np.array(array, np.float32))

@@ -1,0 +1,105 @@
+"""Deep clustering that looks at no later frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dpcl.errors import InputError
+from dpcl.networks.model import (
+    MaskSettings,
+    Model,
+    ModelSettings,
+    NetworkSettings,
+    SignalSettings,
+    build_network,
+    load_model,
+)
+from dpcl.separators.online import OnlineDeepClustering
+
+
+def noises(seconds: float, seed: int = 0, batch: tuple[int, ...] = ()) -> Tensor:
+    """Noise that comes and goes."""
+    random = torch.Generator().manual_seed(seed)
+    blocks = round(seconds * 20)
+    gates = torch.rand(*batch, blocks, generator=random).square().repeat_interleave(400, -1)
+    return gates * torch.randn(*batch, blocks * 400, generator=random) / 4
+
+
+@pytest.fixture
+def separator(causal_model: Path) -> OnlineDeepClustering:
+    return OnlineDeepClustering(load_model(causal_model))
+
+
+def test_masks_and_sources_add_up(separator: OnlineDeepClustering) -> None:
+    mixture = noises(3, batch=(2, 1))
+    separation = separator(mixture, 3)
+    assert separation.sources.shape == (2, 1, 3, mixture.shape[-1])
+    torch.testing.assert_close(separation.sources.sum(-2), mixture, rtol=0, atol=1e-5)
+    assert separation.masks is not None
+    torch.testing.assert_close(
+        separation.masks.sum(2), torch.ones(2, 1, *separation.masks.shape[-2:])
+    )
+    alone = separator(mixture[1, 0], 3).sources
+    torch.testing.assert_close(alone, separation.sources[1, 0], rtol=0, atol=1e-5)
+
+
+def test_sources_differ_once_they_are_found(separator: OnlineDeepClustering) -> None:
+    masks = separator(noises(4)).masks
+    assert masks is not None
+    assert torch.equal(masks[:, :30], torch.full_like(masks[:, :30], 0.5))  # less than START
+    assert (masks[0, -50:] - masks[1, -50:]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("frame", [20, 80, 150])
+def test_the_future_changes_no_mask(separator: OnlineDeepClustering, frame: int) -> None:
+    """tky823's causal networks were bidirectional."""
+    mixture = noises(4)
+    other = mixture.clone()
+    end = frame * separator.stft.hop + separator.stft.window // 2  # of what the frame covers
+    other[end:] = 30 * noises(4, seed=1)[end:]  # far louder, too
+    ours, theirs = separator(mixture).masks, separator(other).masks
+    assert ours is not None and theirs is not None
+    torch.testing.assert_close(ours[:, : frame + 1], theirs[:, : frame + 1], rtol=0, atol=1e-6)
+    assert not torch.allclose(ours[:, frame + 1 :], theirs[:, frame + 1 :])
+
+
+def test_x_and_100_x_have_the_same_masks(separator: OnlineDeepClustering) -> None:
+    mixture = noises(3)
+    soft, loud = separator(mixture / 64).masks, separator(mixture * 64).masks
+    torch.testing.assert_close(soft, loud, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("masks", [MaskSettings(), MaskSettings(weighting="magnitude")])
+def test_binary_masks(masks: MaskSettings) -> None:
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        signal=SignalSettings(window=64, hop=32, level="running"),
+        network=NetworkSettings(kind="lstm", layers=1, width=5, embedding=3),
+        masks=masks,
+    )
+    separator = OnlineDeepClustering(Model(settings, build_network(settings).eval(), {}))
+    found = separator(noises(3)).masks
+    assert found is not None
+    assert set(found.unique().tolist()) <= {0.0, 0.5, 1.0}  # a half until there was enough
+    assert set(found[:, -50:].unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("blstm", "running"), ("lstm", "whole"), ("blstm", "whole")]
+)
+def test_a_model_that_needs_the_whole_recording(kind: str, level: str) -> None:
+    settings = ModelSettings.model_validate(
+        {"signal": {"level": level}, "network": {"kind": kind, "layers": 1, "width": 2}}
+    )
+    with pytest.raises(InputError, match="needs the whole recording"):
+        OnlineDeepClustering(Model(settings, build_network(settings), {}))
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(0), torch.tensor([0.1, torch.nan])])
+def test_bad_samples(separator: OnlineDeepClustering, bad: Tensor) -> None:
+    with pytest.raises(InputError, match="empty or holds NaN"):
+        separator(bad)
