@@ -124,7 +124,7 @@ def fit_coefficients(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     plain = table.detach()[:, 1:] / std  # (C, SIGNS)
     intercepts = table.detach()[:, :1] - (plain * mean).sum(1, keepdim=True)
     rows: list[list[float]] = torch.cat([intercepts, plain], dim=1).tolist()
