@@ -35,7 +35,7 @@ def planted(count: int, noise: float, seed: int, size: int = 3000, least: float 
 @cache
 def taught() -> list[list[float]]:
     """Coefficients fitted on planted clusters with seeds that the tests do not use."""
-    cases = [(1 + i % 4, 0.05 + 0.05 * (i // 4 % 5), 10_000 + i) for i in range(80)]
+    cases = [(1 + i % 4, 0.05 + 0.05 * (i // 4 % 5), 10_000 + i) for i in range(40)]
     found = torch.stack([signs(planted(*case)) for case in cases])
     return fit_coefficients(found, torch.tensor([count for count, *_ in cases]))
 
@@ -46,13 +46,14 @@ def number(points: Tensor, weights: Tensor | None = None, most: int = 10) -> int
 
 
 @given(count=st.integers(1, 4), noise=st.floats(0.05, 0.25), seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 def test_planted_clusters_are_counted(count: int, noise: float, seed: int) -> None:
     points = planted(count, noise, seed)
     assert number(points) == count
-    turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH)).Q
-    assert number(points @ turned) == count
-    assert number(points[torch.randperm(len(points))]) == count
+    random = torch.Generator().manual_seed(seed)
+    turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=random)).Q
+    shuffled = torch.randperm(len(points), generator=random)
+    assert number((points @ turned)[shuffled]) == count
 
 
 def test_points_without_weight_do_not_count() -> None:
@@ -63,7 +64,7 @@ def test_points_without_weight_do_not_count() -> None:
 
 
 @given(scale=st.sampled_from([1e-20, 1e-3, 128.0, 1e20]), seed=st.integers(0, 100))
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 def test_only_the_ratios_of_weights_matter(scale: float, seed: int) -> None:
     points = planted(3, 0.2, seed, 500)
     weights = torch.rand(500, generator=torch.Generator().manual_seed(seed))
