@@ -67,7 +67,7 @@ def test_two_pitches_are_told_apart(name: str) -> None:
     estimates = load_separator(name)(mixture, 2).sources
     estimates = estimates[best_permutation(estimates, references)]
     improvement = si_sdr(estimates, references) - si_sdr(mixture, references)
-    assert float(improvement.mean()) > 3
+    assert float(improvement.mean()) > 2
 
 
 @pytest.mark.parametrize("name", NAMES)
