@@ -30,7 +30,7 @@ from dpcl.separators.kernels import CUES, combined, cue_distances, cue_features
 from dpcl.separators.voices import follow_voices
 
 UNITS = 150  # of each set
-STEPS = 60
+STEPS = 40
 
 
 def main() -> None:
@@ -48,9 +48,9 @@ def main() -> None:
         cases += _cases(
             *map(torch.from_numpy, render_mixture(row, arguments.root, SAMPLE_RATE)), random
         )
-    exponents = torch.full((2, len(CUES)), -1.0, dtype=torch.float64)
-    exponents[1, :2] = -4  # one product is local, one reaches over the whole mixture
-    exponents.requires_grad_()
+    # From weights of sense, since the cost has many hollows: one product of near pairs, one of all.
+    start = torch.tensor([[0.5, 0.1, 0.1, 0.1, 1.0], [0.01, 0.01, 0.01, 0.01, 1.0]]).double()
+    exponents = start.expm1().log().requires_grad_()  # the inverse of softplus
     shares = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.Adam([exponents, shares], lr=0.1)
     for step in range(STEPS + 1):
@@ -82,6 +82,7 @@ def _cases(
     scene = listen(mixture)
     features = cue_features(scene, follow_voices(scene))
     heard = scene.heard.T
+    loudness = scene.power.T[heard] ** 0.25
     owners = torch.stack([unit_power(reference) for reference in references]).argmax(0).T[heard]
     frame_of = heard.nonzero()[:, 0]
     second = SAMPLE_RATE // HOP
@@ -89,8 +90,11 @@ def _cases(
     near = ((frame_of >= start) & (frame_of < start + second)).nonzero()[:, 0]
     cases = []
     for pool in (torch.arange(len(frame_of)), near):
-        chosen = pool[torch.randperm(len(pool), generator=random)[:UNITS]]
-        if len(chosen) > 1 and len(owners[chosen].unique()) > 1:
+        if len(pool) < UNITS:
+            continue
+        # Loud units oftener, as they count for more in what is heard.
+        chosen = pool[loudness[pool].multinomial(UNITS, generator=random)]
+        if len(owners[chosen].unique()) > 1:
             part = {cue: values[chosen] for cue, values in features.items()}
             # In double precision: the gradient divides by differences of eigenvalues.
             cases.append((cue_distances(part, part).double(), owners[chosen]))

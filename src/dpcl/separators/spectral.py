@@ -18,8 +18,11 @@ from dpcl.separators.kernels import CUES, KernelWeights, combined, cue_distances
 from dpcl.separators.separation import Separation
 from dpcl.separators.voices import follow_voices
 
+# By benchmarks/learn_kernels.py, in the order of CUES: time, frequency, onset, modulation,
+# harmonicity.
 LEARNED = KernelWeights(
-    exponents=((0.5, 0.1, 0.1, 0.1, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0)), shares=(0.5, 0.5)
+    exponents=((0.194, 0.018, 0.353, 0.019, 0.134), (0.001, 0.017, 0.03, 0.02, 2.301)),
+    shares=(0.627, 0.373),
 )
 LANDMARKS = 300
 MOST_DENSE = 1000  # units: a second of eigenvectors
