@@ -10,12 +10,12 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 import dpcl
-from dpcl.apps import mix, show
+from dpcl.apps import live, mix, show
 from dpcl.apps.screen import Force, Limit, progress, screen
 from dpcl.errors import InputError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(mix.app, name="mix")
 app.command()(show.show)
+app.command()(live.live)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -208,31 +209,6 @@ def evaluate(
         _print_json(asdict(summary))
     else:
         print(summary_table(summary))
-
-
-@app.command()
-def live(
-    sources: Annotated[int, typer.Option(help="How many sounds, 1 to 10.")] = 2,
-    model: Annotated[
-        str, typer.Option(help="A shipped model, or a .safetensors file; it must be causal.")
-    ] = "causal",
-    rate: Annotated[
-        int | None, typer.Option(help="Hz, in and out; the network's own if left out.")
-    ] = None,
-    sample_format: Annotated[
-        Literal["s16le", "f32le"], typer.Option("--format", help="Of samples, in and out.")
-    ] = "s16le",
-    microphone: Annotated[
-        bool, typer.Option("--microphone", help="Hear the microphone, not standard input.")
-    ] = False,
-) -> None:
-    """Raw samples of one channel in, its sources as interleaved channels out, 40 ms later.
-
-    Example: **arecord -t raw -f S16_LE -r 16000 | dpcl live --rate 16000 > sources.raw**
-    """
-    from dpcl.apps.live import separate_live
-
-    separate_live(model, sources, rate, sample_format, microphone)
 
 
 @app.command()

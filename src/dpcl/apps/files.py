@@ -1,4 +1,4 @@
-"""Recordings and lists from disk to separated or mixed files: all of a piece of work, or none."""
+"""Recordings from disk to the files of their sources: all of a piece of work, or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 
 if TYPE_CHECKING:
-    from dpcl.mixtures.lists import MixtureRow
     from dpcl.streaming.long import LongSeparation
 
 STANDARD = Path("-")  # standard input
@@ -107,33 +106,6 @@ def separate_files(
                         recording, outputs, reader.sample_rate, lengths[number], took, warnings
                     )
                 )
-
-
-def render_files(
-    rows: Sequence[MixtureRow],
-    root: Path,
-    out: Path,
-    rate: int,
-    force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write out/mix/ID.wav, out/s1/ID.wav, … for all rows of a list, or nothing.
-
-    With `force` files of the same names are replaced; others stay.
-    Raises InputError for out/mix or a folder of sources that exists (unless `force`), a folder
-    that cannot be written, and what render_list finds wrong.
-    """
-    from dpcl.mixtures.lists import render_list  # loads scipy, which `separate` need not wait for
-
-    sources = max(len(row.sources) for row in rows)
-    for name in ("mix", *(f"s{k + 1}" for k in range(sources))):
-        refuse_existing(out / name, force)
-    with folder_aside(out) as aside:
-        render_list(rows, root, aside, rate, progress)
-        for path in sorted(aside.glob("*/*.wav")):
-            place = out / path.relative_to(aside)
-            place.parent.mkdir(exist_ok=True)
-            path.replace(place)
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from dpcl.apps.screen import screen
 from dpcl.errors import InputError
@@ -20,6 +22,28 @@ Format = Literal["s16le", "f32le"]
 TYPES = {"s16le": "<i2", "f32le": "<f4"}  # as numpy names them
 MOST = 1 << 16  # bytes read at once; less is taken as soon as it is there
 MICROPHONE_BLOCK = 0.02  # s
+
+
+def live(
+    sources: Annotated[int, typer.Option(help="How many sounds, 1 to 10.")] = 2,
+    model: Annotated[
+        str, typer.Option(help="A shipped model, or a .safetensors file; it must be causal.")
+    ] = "causal",
+    rate: Annotated[
+        int | None, typer.Option(help="Hz, in and out; the network's own if left out.")
+    ] = None,
+    sample_format: Annotated[
+        Format, typer.Option("--format", help="Of samples, in and out.")
+    ] = "s16le",
+    microphone: Annotated[
+        bool, typer.Option("--microphone", help="Hear the microphone, not standard input.")
+    ] = False,
+) -> None:
+    """Raw samples of one channel in, its sources as interleaved channels out, 40 ms later.
+
+    Example: **arecord -t raw -f S16_LE -r 16000 | dpcl live --rate 16000 > sources.raw**
+    """
+    separate_live(model, sources, rate, sample_format, microphone)
 
 
 def separate_live(

@@ -59,7 +59,7 @@ def render(
 
     Example: **dpcl mix render lists/open2.csv --root corpus --out open2**
     """
-    from dpcl.apps.files import render_files
+    from dpcl.apps.rendering import render_files
     from dpcl.mixtures.lists import read_list
 
     rows = read_list(mixture_list)[:limit]
