@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from dpcl.signal.resample import BlockResampler, resample
+from dpcl.signal.resample import resample
 
 RATES = st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000])
 
@@ -44,41 +44,3 @@ def test_channels_are_converted_one_by_one() -> None:
     y = resample(x, 8000, 16000)
     assert y.shape == (2, 3, 1000)
     np.testing.assert_array_equal(y[1, 2], resample(x[1, 2], 8000, 16000))
-
-
-@given(
-    st.sampled_from([(16000, 8000), (44100, 8000), (8000, 44100), (37123, 8000), (8000, 8000)]),
-    st.lists(st.integers(0, 3000), min_size=1, max_size=8),
-    st.sampled_from([(), (1,), (2,)]),
-    st.booleans(),
-)
-@settings(deadline=None)
-def test_blocks_resample_like_the_whole(
-    rates: tuple[int, int], sizes: list[int], channels: tuple[int, ...], flush: bool
-) -> None:
-    x = np.random.default_rng(0).standard_normal((*channels, sum(sizes))).astype(np.float32)
-    whole = resample(x, *rates)
-    resampler = BlockResampler(*rates)
-    pieces = np.split(x, np.cumsum(sizes)[:-1], axis=-1)
-    if flush:  # the end comes alone
-        pieces.append(x[..., :0])
-    out = [resampler(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
-    result = np.concatenate(out, axis=-1)
-    assert result.shape == whole.shape and result.dtype == np.float32
-    np.testing.assert_allclose(result, whole, atol=1e-6)
-
-
-@pytest.mark.parametrize("rates", [(1000, 1_000_000), (1_000_000, 1000), (192_000, 1000)])
-def test_blocks_resample_at_the_ends_of_the_range(rates: tuple[int, int]) -> None:
-    x = np.random.default_rng(0).standard_normal(5003).astype(np.float32)
-    resampler = BlockResampler(*rates)
-    result = np.concatenate([resampler(x[:1999]), resampler(x[1999:], last=True)])
-    whole = resample(x, *rates)
-    assert result.shape == whole.shape
-    np.testing.assert_allclose(result, whole, atol=1e-6)
-
-
-def test_the_resampler_does_not_keep_everything_until_the_end() -> None:
-    resampler = BlockResampler(44100, 8000)
-    came = sum(len(resampler(np.zeros(44100, dtype=np.float32))) for _ in range(10))
-    assert came > 9.8 * 8000

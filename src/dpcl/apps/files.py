@@ -108,6 +108,14 @@ def separate_files(
                 )
 
 
+def check_reader(reader: AudioReader) -> None:
+    """Raise InputError, naming it, unless a separator takes what is read."""
+    try:
+        check_recording((reader.channels, reader.frames or 1), reader.sample_rate)
+    except InputError as error:
+        raise InputError(f"{reader.name}: {error}") from error
+
+
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise InputError if there is something at `path`, unless `force`."""
     if path.exists() and not force:
@@ -135,10 +143,7 @@ class _Place:
 
 def _place(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Place:
     """InputError where no separator takes the recording, or its format cannot hold the sources."""
-    try:
-        check_recording((reader.channels, reader.frames or 1), reader.sample_rate)
-    except InputError as error:
-        raise InputError(f"{reader.name}: {error}") from error
+    check_reader(reader)
     piped = recording == STANDARD
     if file_format != "input":
         suffix = f".{file_format}"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dpcl.apps.files import folder_aside, refuse_existing
+from dpcl.apps.files import check_reader, folder_aside, refuse_existing
 from dpcl.errors import InputError
-from dpcl.separators.limits import check_recording, check_sources
+from dpcl.separators.limits import check_sources
 from dpcl.signal.reader import AudioReader
 
 if TYPE_CHECKING:
@@ -124,10 +124,7 @@ def _part(
     """Samples (channels, n) from `start` on, their rate, how long the recording is (s), if cut."""
     with AudioReader(recording) as reader:
         rate = reader.sample_rate
-        try:
-            check_recording((reader.channels, reader.frames or 1), rate)
-        except InputError as error:
-            raise InputError(f"{recording}: {error}") from error
+        check_reader(reader)
         first = round(start * rate)
         last = first + max(1, round(seconds * rate))
         parts, read = [], 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.errors import InputError
+from dpcl.separators.limits import check_mixture
 from dpcl.separators.separation import Separation
 from dpcl.signal.correlogram import correlogram, cross_channel_correlation
 from dpcl.signal.gammatone import GammatoneFilterbank, fast_length
@@ -129,8 +129,7 @@ def separate_by_units(
     unit_masks: (C, channels, L), adding up to one, as then the sources do to the mixture.
     Raises InputError where there are no samples or not all of them are finite.
     """
-    if mixture.shape[-1] == 0 or not bool(mixture.isfinite().all()):
-        raise InputError("the mixture is empty or holds NaN or infinite values; repair it first")
+    check_mixture(mixture)
     spectrum = STFT_8K(mixture)  # (..., L, F)
     frames = spectrum.shape[-2]
     masks = torch.stack(

@@ -26,39 +26,3 @@ def resample(
     if missing > 0:
         return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
     return x[..., :length]
-
-
-class BlockResampler:
-    """`resample` block by block: however a signal is cut, the same samples come out.
-
-    Call it with the blocks in turn, (T,) or (channels, T), and the last one with `last=True`; each
-    call returns what is ready, so the sum of the lengths lags behind until the last.
-    """
-
-    def __init__(self, rate_in: int, rate_out: int) -> None:
-        self.rate_in = rate_in
-        self.rate_out = rate_out
-        self._stream: soxr.ResampleStream | None = None
-        self._came = 0
-        self._went = 0
-
-    def __call__(self, block: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
-        x = np.asarray(block, dtype=np.float32)
-        self._came += x.shape[-1]
-        if self.rate_in != self.rate_out:
-            x = self._converted(x, last)
-        if last:  # soxr rounds halves up, `resample` to even
-            length = round(self._came * self.rate_out / self.rate_in) - self._went
-            missing = max(0, length - x.shape[-1])
-            x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])[..., :length]
-        self._went += x.shape[-1]
-        return x
-
-    def _converted(self, x: NDArray[np.float32], last: bool) -> NDArray[np.float32]:
-        frames = np.ascontiguousarray(np.atleast_2d(x).T)  # (T, channels)
-        if self._stream is None:
-            self._stream = soxr.ResampleStream(
-                self.rate_in, self.rate_out, frames.shape[1], dtype="float32", quality="HQ"
-            )
-        y: NDArray[np.float32] = self._stream.resample_chunk(frames, last=last).T
-        return y[0] if x.ndim == 1 else y

@@ -10,6 +10,7 @@ as many, and hearing again would take twice the time.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ class LongSeparation:
         """(L, F', K) of the network's STFT where one window held all; None beyond."""
         if self.windows.count > 1:
             return None
-        heard = next(self._heard(1))
+        heard = next(self._heard())
         return self.separator.embeddings(heard).view(
             self.windows.length, -1, self.centroids.shape[-1]
         )
@@ -169,21 +170,19 @@ class LongSeparation:
                 " free some space, or name another folder in TMPDIR"
             ) from error
 
-    def _heard(self, batch: int) -> Iterator[Tensor]:
-        """What was heard, again: windows (up to `batch`, W, H)."""
+    def _heard(self) -> Iterator[Tensor]:
+        """What was heard, again: each window (1, W, H)."""
         self._spool.seek(0)
-        values = self.windows.length * self._width
-        for first in range(0, self.windows.count, batch):
-            count = min(batch, self.windows.count - first)
-            stored = np.frombuffer(self._spool.read(2 * count * values), np.float16)
-            heard = torch.from_numpy(stored.astype(np.float32))
-            yield heard.view(count, self.windows.length, self._width)
+        shape = 1, self.windows.length, self._width
+        for _ in range(self.windows.count):
+            stored = np.frombuffer(self._spool.read(2 * math.prod(shape)), np.float16)
+            yield torch.from_numpy(stored.astype(np.float32)).view(shape)
 
     @torch.no_grad()
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
         sharpness = self.separator.model.settings.masks.sharpness
-        for heard in self._heard(1):
+        for heard in self._heard():
             masks = nearest_masks(self.separator.embeddings(heard), self.centroids[None], sharpness)
             yield masks.view(self.num_sources, self.windows.length, -1)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dpcl.errors import InputError
@@ -80,3 +80,16 @@ def blocks(recording: Recording) -> Iterator[Tensor]:
     """The recording in tensors (channels, n)."""
     for block in recording.blocks(max(1, BLOCK // recording.channels)):
         yield torch.from_numpy(block)
+
+
+def as_floats(samples: ArrayLike | Tensor) -> NDArray[np.float32]:
+    """As a float32 array; InputError for integers, which say no full scale."""
+    if isinstance(samples, Tensor):
+        samples = samples.detach().cpu().float() if samples.is_floating_point() else samples.cpu()
+    array = np.asarray(samples)
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"samples are {array.dtype}; give floating point, 16 bits as samples / 32768"
+        )
+    with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
+        return np.require(array, np.float32, ["C", "W"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dpcl.errors import InputError
@@ -18,7 +18,7 @@ from dpcl.separators.limits import check_recording, check_sources
 from dpcl.separators.load import load_separator
 from dpcl.separators.separation import Separation
 from dpcl.streaming.long import LongSeparation
-from dpcl.streaming.recording import InMemory
+from dpcl.streaming.recording import InMemory, as_floats
 
 
 def separate(
@@ -48,7 +48,7 @@ def separate_recording(
 ) -> Separation:
     """As `separate`, with a separator that one already has."""
     check_sources(sources)
-    recording = _as_floats(samples)
+    recording = as_floats(samples)
     check_recording(recording.shape, sample_rate)
     if not np.isfinite(recording).all():
         raise InputError("the samples hold NaN or infinite values; repair the recording first")
@@ -63,15 +63,3 @@ def separate_recording(
         torch.cat([piece.masks for piece in pieces], dim=1),
         embeddings,
     )
-
-
-def _as_floats(samples: ArrayLike | Tensor) -> NDArray[np.float32]:
-    """As a float32 array."""
-    if isinstance(samples, Tensor):
-        samples = samples.detach().cpu().float() if samples.is_floating_point() else samples.cpu()
-    array = np.asarray(samples)
-    if array.dtype.kind != "f":
-        raise InputError(
-            f"samples are {array.dtype}; give floating point, 16 bits as samples / 32768"
-        )
-    return np.require(array, np.float32, ["C", "W"])

@@ -16,6 +16,7 @@ from dpcl.separators.load import load_separator
 from dpcl.separators.online import Heard, OnlineDeepClustering
 from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
+from dpcl.streaming.recording import as_floats
 
 AT_ONCE = 10.0  # s of a long block that are worked on at once: memory stays flat
 LOUDEST = 1e14  # of a sample: squares of its spectrum stay within float32
@@ -79,7 +80,7 @@ class StreamSeparator:
         Raises InputError for another shape, integers (which say no full scale), NaN or infinity;
         the stream then stands where it stood.
         """
-        block = _as_floats(samples)
+        block = _checked(samples)
         size = round(AT_ONCE * self.sample_rate)
         with torch.no_grad():
             pieces = [self._push(piece) for piece in torch.split(block, size)]
@@ -110,13 +111,9 @@ class StreamSeparator:
         return self.state.synthesis.push(self.band.spread(masks, magnitude) * spectrum)
 
 
-def _as_floats(samples: ArrayLike | Tensor) -> Tensor:
+def _checked(samples: ArrayLike | Tensor) -> Tensor:
     """float32 (T,), or InputError."""
-    array = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
-    if array.dtype.kind != "f":
-        raise InputError(
-            f"samples are {array.dtype}; give floating point, 16 bits as samples / 32768"
-        )
+    array = as_floats(samples)
     if array.ndim != 1:
         raise InputError(f"samples of shape {array.shape}: a stream is one channel, give (T,)")
     if not (np.abs(array) <= LOUDEST).all():  # NaN is not, either
@@ -124,4 +121,4 @@ def _as_floats(samples: ArrayLike | Tensor) -> Tensor:
             f"the samples hold NaN or values beyond {LOUDEST:g}, where full scale is 1; leave them"
             " out of the stream"
         )
-    return torch.from_numpy(np.array(array, np.float32))
+    return torch.from_numpy(array)
