@@ -18,7 +18,8 @@ from torch import Tensor
 from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
-from dpcl.networks.blstm import Activation, BLSTMEmbedding
+from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
@@ -60,31 +61,45 @@ class NetworkSettings(Settings):
     kind: Literal["blstm", "lstm"] = "blstm"  # lstm: forward in time only, for streams
     layers: int = Field(default=2, ge=1, le=20)
     width: int = Field(default=600, ge=1)  # units per direction
-    embedding: int = Field(default=40, ge=1)  # K
+    embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
+    unit: bool = True  # embeddings have unit length
+    anchors: int = Field(default=0, ge=0)  # trainable points among the embeddings
+    masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without one
 
-    def build(self, bins: int) -> BLSTMEmbedding:
+    @model_validator(mode="after")
+    def _has_a_head(self) -> NetworkSettings:
+        if not self.embedding and not self.masks:
+            raise ValueError("embedding and masks are both 0; give one of the heads a size")
+        if self.anchors and not self.embedding:
+            raise ValueError("anchors lie among embeddings; give embedding a size")
+        return self
+
+    def build(self, bins: int) -> EmbeddingNetwork:
         """The network with fresh random weights."""
+        heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
         return BLSTMEmbedding(
-            bins,
-            self.layers,
-            self.width,
-            self.embedding,
-            self.dropout,
-            self.activation,
-            bidirectional=self.kind == "blstm",
+            bins, self.layers, self.width, heads, self.dropout, bidirectional=self.kind == "blstm"
         )
 
 
 class MaskSettings(Settings):
-    """How embeddings become masks."""
+    """How embeddings become masks, or whether the network's own are used."""
+
+    # Whose masks: those of the clustered embeddings, of the mask head where it has as many as are
+    # wanted, or the geometric mean of both.
+    head: Literal["embedding", "masks", "both"] = "embedding"
+    # Centroids: by k-means, or the attractors that the network's anchors draw.
+    centroids: Literal["kmeans", "anchors"] = "kmeans"
 
     # Bins further under the loudest do not pull centroids.
     floor_db: float = Field(default=-40.0, lt=0)
     weighting: Weighting = "threshold"
-    # Masks are softmax(sharpness * cosine(embedding, centroid)); null makes them binary.
+    # Masks are softmax(sharpness * similarity to the centroid); null makes them binary.
     sharpness: float | None = Field(default=None, gt=0)
+    # The inner product with the centroid, or with its direction alone.
+    similarity: Literal["cosine", "product"] = "cosine"
 
 
 class CountSettings(Settings):
@@ -108,17 +123,28 @@ class ModelSettings(Settings):
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two, where nobody says how many
 
+    @model_validator(mode="after")
+    def _network_has_what_masks_need(self) -> ModelSettings:
+        masks, network = self.masks, self.network
+        if masks.head != "embedding" and not network.masks:
+            raise ValueError(f"masks.head {masks.head} needs a mask head; set network.masks")
+        if masks.head != "masks" and not network.embedding:
+            raise ValueError(f"masks.head {masks.head} needs embeddings; set network.embedding")
+        if masks.centroids == "anchors" and not network.anchors:
+            raise ValueError("masks.centroids anchors needs anchors; set network.anchors")
+        return self
+
 
 @dataclass(frozen=True)
 class Model:
     """Settings, network, and notes for people (recipe, data, scores)."""
 
     settings: ModelSettings
-    network: BLSTMEmbedding
+    network: EmbeddingNetwork
     notes: dict[str, Any]
 
 
-def build_network(settings: ModelSettings) -> BLSTMEmbedding:
+def build_network(settings: ModelSettings) -> EmbeddingNetwork:
     """A network with fresh weights for these settings."""
     return settings.network.build(settings.signal.stft().bins)
 

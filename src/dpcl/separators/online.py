@@ -82,7 +82,7 @@ class OnlineDeepClustering:
             if settings.weighting == "threshold":
                 weights = audible.to(features.dtype)
             centroids, clusters = follow(embeddings, weights, heard.clusters, hop)  # (L, C, K)
-            masks = nearest_masks(embeddings, centroids, settings.sharpness)  # (L, C, F)
+            masks = nearest_masks(embeddings, centroids, settings)  # (L, C, F)
             known = centroids.any(-1).any(-1)  # (L,)
             masks = torch.where(known[:, None, None], masks, 1 / centroids.shape[1])
         return masks.transpose(0, 1), Heard(clusters, network, loudest)
