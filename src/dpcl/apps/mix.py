@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -66,3 +67,55 @@ def render(
     with progress("rendering mixtures") as move:
         render_files(rows, root, out, rate, force, move)
     print(out)
+
+
+class Length(str, Enum):
+    """Mixtures as long as their shortest source, or as their longest."""
+
+    min = "min"
+    max = "max"
+
+
+@app.command()
+def wsj0(
+    root: Annotated[
+        Path, typer.Argument(help="Your copy of WSJ0 (LDC93S6A), as .wv1 or .wav.", metavar="WSJ0")
+    ],
+    lists: Annotated[Path, typer.Option(help="Folder with mix_2_spk_tr.txt, … as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for tr/mix, tr/s1, …, tr.csv, cv/…, tt/…")],
+    sources: Annotated[int, typer.Option(help="2 for wsj0-2mix, 3 for wsj0-3mix.", min=2)] = 2,
+    rate: Annotated[int, typer.Option(help="8000 or 16000 Hz.")] = 8000,
+    mode: Annotated[Length, typer.Option(help="As long as the shortest, or longest.")] = Length.min,
+    split: Annotated[
+        list[str] | None, typer.Option(help="tr, cv or tt only; may be repeated.")
+    ] = None,
+    levels: Annotated[
+        Path | None, typer.Option(help="Folder with published levels, activlev*.txt.")
+    ] = None,
+    limit: Limit = None,
+    force: Force = False,
+) -> None:
+    """Render wsj0-2mix or wsj0-3mix from WSJ0 and the published lists.
+
+    Example: **dpcl mix wsj0 wsj0 --lists lists --split tt --out wsj0-mix/2speakers/wav8k/min**
+    """
+    from dpcl.apps.rendering import render_wsj0
+    from dpcl.mixtures.wsj0 import SPLITS
+
+    splits = split or SPLITS
+    with progress("rendering wsj0-mix") as move:
+        render_wsj0(
+            root,
+            lists,
+            out,
+            splits,
+            sources,
+            rate,
+            mode.value,
+            levels,
+            limit,
+            force,
+            move,
+        )
+    for name in splits:
+        print(out / f"{name}.csv")

@@ -12,9 +12,11 @@ from pathlib import Path
 import soundfile
 
 from dpcl.errors import InputError
+from dpcl.signal.sphere import is_packed, sphere_fields
 
 COLUMNS = ("split", "corpus", "speaker", "gender", "path")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
+AUDIO_SUFFIXES |= {".sph", ".wv1"}  # NIST SPHERE; WSJ0 keeps its second microphone in .wv2
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _utterance(index: Path, number: int, row: dict[str, str]) -> Utterance:
         if not 0.0 < seconds < math.inf:
             raise InputError(f"{where}: seconds is {row['seconds']!r}, not a positive number.")
     else:
-        seconds = _measure(path, where)
+        seconds = measure_seconds(path, where)
     return Utterance(
         path,
         row["speaker"],
@@ -131,17 +133,22 @@ def _read_speaker_folders(root: Path) -> Corpus:
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
                 key = text_key(path.relative_to(root), folder.name)
-                seconds = _measure(path, str(root))
+                seconds = measure_seconds(path, str(root))
                 utterances.append(Utterance(path, folder.name, "", "", seconds, "", key))
     if not utterances:
         raise InputError(f"{root} has no index.csv and no folders of recordings: give a corpus.")
     return Corpus(root, tuple(utterances))
 
 
-def _measure(path: Path, where: str) -> float:
+def measure_seconds(path: Path, where: str) -> float:
+    """How long a recording is, by its header; raises InputError that begins with `where`."""
     try:
+        with path.open("rb") as file:
+            fields = sphere_fields(file)
+        if is_packed(fields):
+            return int(fields["sample_count"]) / int(fields["sample_rate"])
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{where}: {path} cannot be read as audio; replace or remove it.") from (
             error
         )

@@ -12,8 +12,8 @@ import numpy as np
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
-from dpcl.mixtures.lists import MixtureRow, SourceRow
 from dpcl.mixtures.mixing import draw_gains_db
+from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 
 ROUNDING = 0.01  # s by which an index may overstate the length of a recording
 
@@ -52,7 +52,6 @@ def draw_list(
         length = round(float(rng.uniform(*seconds)), 3)
         talkers = draw.talkers(corpora, length)
         gains_db = draw_gains_db(rng, num_sources, relative_level_db)
-        genders = {recordings[0].gender for recordings, _ in talkers}
         rows.append(
             MixtureRow(
                 id=f"{name}-{i:04d}",
@@ -60,11 +59,7 @@ def draw_list(
                 seed=seed,
                 seconds=length,
                 corpora="within" if len(set(corpora)) == 1 else "across",
-                genders="unknown"
-                if "" in genders
-                else "same"
-                if len(genders) == 1
-                else "different",
+                genders=gender_condition(recordings[0].gender for recordings, _ in talkers),
                 sources=tuple(
                     SourceRow(
                         speaker=recordings[0].speaker,

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.mixtures.mixing import mix_sources
+from dpcl.mixtures.rendered import read_rendered, rendered_rows
+from dpcl.mixtures.rows import (
+    COLUMNS,
+    OPTIONAL_COLUMNS,
+    SOURCE_COLUMNS,
+    Fields,
+    optional_fields,
+    parse_row,
+)
+from dpcl.mixtures.rows import MixtureRow as MixtureRow
+from dpcl.mixtures.rows import SourceRow as SourceRow
 from dpcl.signal.audio import read_mono, write_audio
-
-COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
-SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, … behind it
-CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """One talker of a mixture: files joined in this order, cut from `start`, at a gain."""
-
-    speaker: str
-    paths: tuple[str, ...]  # relative to the corpus root, with forward slashes
-    start: float  # s, in the joined files
-    gain_db: float  # over an active level of 0 dB
-
-
-@dataclass(frozen=True)
-class MixtureRow:
-    """One mixture of a list; it lasts `seconds`, and so does each of its sources."""
-
-    id: str
-    list: str
-    seed: int
-    seconds: float
-    corpora: str  # "within" one or "across" several
-    genders: str  # "same", "different" or "unknown"
-    sources: tuple[SourceRow, ...]
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
@@ -49,15 +31,19 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
     path = Path(path)
     num_sources = max((len(row.sources) for row in rows), default=0)
     header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in SOURCE_COLUMNS)]
+    optional = [optional_fields(row) for row in rows]
+    additions = [name for name in OPTIONAL_COLUMNS if any(name in fields for fields in optional)]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            for row in rows:
+            writer.writerow(header + additions)
+            for row, optional_row in zip(rows, optional, strict=True):
                 fields: list[object] = [getattr(row, name) for name in COLUMNS]
                 for source in row.sources:
                     fields += [source.speaker, "|".join(source.paths), source.start, source.gain_db]
+                fields += [""] * (len(header) - len(fields))
+                fields += [optional_row.get(name, "") for name in additions]
                 writer.writerow(fields)
         partial.replace(path)
     except OSError as error:
@@ -67,8 +53,13 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
 
 
 def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
-    """Read and check a list; raises InputError naming the row and the column that is wrong."""
+    """Read and check a list, or a folder of rendered mixtures (see rendered_rows).
+
+    Raises InputError naming the row and the column that is wrong or unknown.
+    """
     path = Path(path)
+    if path.is_dir():
+        return rendered_rows(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval="")
@@ -83,6 +74,9 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     missing = [name for name in expected if name not in header]
     if missing:
         raise InputError(f"{path} is no mixture list: it has no column {', '.join(missing)}.")
+    unknown = [name for name in header if name and name not in (*expected, *OPTIONAL_COLUMNS)]
+    if unknown:
+        raise InputError(f"{path} has an unknown column {unknown[0]}: correct or remove it.")
     if not numbered:
         raise InputError(f"{path} lists no mixtures: draw them with dpcl mix.")
 
@@ -91,7 +85,7 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     for number, fields in numbered:
         if "" in fields:
             raise InputError(f"{path} row {number} has more fields than the header: correct it.")
-        row = _parse_row(_Fields(f"{path} row {number}", fields), num_sources)
+        row = parse_row(Fields(f"{path} row {number}", fields), num_sources)
         if row.id in seen:
             raise InputError(f"{path} row {number}, column id: {row.id} occurs twice.")
         seen.add(row.id)
@@ -99,79 +93,12 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     return rows
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of one row, each read with a sentence that says where it went wrong."""
-
-    where: str
-    values: dict[str, str]
-
-    def wrong(self, column: str, wanted: str) -> InputError:
-        return InputError(
-            f"{self.where}, column {column}: {self.values[column]!r} is not {wanted}."
-        )
-
-    def text(self, column: str) -> str:
-        if not self.values[column]:
-            raise self.wrong(column, "a name")
-        return self.values[column]
-
-    def number(self, column: str, low: float = -math.inf) -> float:
-        try:
-            value = float(self.values[column])
-        except ValueError:
-            value = math.nan
-        if not low <= value < math.inf or value == -math.inf:
-            raise self.wrong(column, f"a number{'' if low == -math.inf else f' from {low:g} on'}")
-        return value
-
-    def choice(self, column: str) -> str:
-        if self.values[column] not in CONDITIONS[column]:
-            raise self.wrong(column, " or ".join(CONDITIONS[column]))
-        return self.values[column]
-
-    def paths(self, column: str) -> tuple[str, ...]:
-        paths = tuple(self.values[column].split("|"))
-        for path in map(PurePosixPath, paths):
-            if not path.name or path.is_absolute() or ".." in path.parts:
-                raise self.wrong(column, "paths relative to the corpus, joined by |")
-        return paths
-
-
-def _parse_row(fields: _Fields, num_sources: int) -> MixtureRow:
-    identity = fields.text("id")
-    if identity != Path(identity).name or identity == "..":
-        raise fields.wrong("id", "a file name")  # it becomes one when the list is rendered
-    seed = fields.number("seed", 0)
-    if seed != int(seed):
-        raise fields.wrong("seed", "a whole number")
-    seconds = fields.number("seconds")
-    if seconds <= 0:
-        raise fields.wrong("seconds", "a positive number")
-    sources = tuple(
-        SourceRow(
-            speaker=fields.text(f"speaker_{k}"),
-            paths=fields.paths(f"paths_{k}"),
-            start=fields.number(f"start_{k}", 0),
-            gain_db=fields.number(f"gain_db_{k}"),
-        )
-        for k in range(1, num_sources + 1)
-    )
-    return MixtureRow(
-        id=identity,
-        list=fields.text("list"),
-        seed=int(seed),
-        seconds=seconds,
-        corpora=fields.choice("corpora"),
-        genders=fields.choice("genders"),
-        sources=sources,
-    )
-
-
 def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
     """Raise InputError naming the first row, and its file, that is missing below `root`."""
     for row in rows:
-        for path in (Path(root) / path for source in row.sources for path in source.paths):
+        names = [path for source in row.sources for path in source.paths]
+        names += [row.mixture] if row.mixture else []
+        for path in (Path(root) / name for name in names):
             if not path.is_file():
                 raise InputError(
                     f"Mixture {row.id} of list {row.list}: {path} does not exist; correct the row"
@@ -185,8 +112,11 @@ def render_mixture(
     """The mixture (T,) and its sources (C, T) at `sample_rate`, from the corpus below `root`.
 
     Each source is read at that rate, joined, cut, brought to its active level and gain; then all
-    get one scale (see mix_sources). Raises InputError naming the row and the file.
+    get one scale (see mix_sources). What was rendered before is read as it is (see read_rendered).
+    Raises InputError naming the row and the file.
     """
+    if row.mixture:
+        return read_rendered(row, root, sample_rate)
     samples = round(row.seconds * sample_rate)
     signals = []
     for source in row.sources:
@@ -221,9 +151,9 @@ def render_list(
     out = Path(out)
     check_files(rows, root)
     for done, row in enumerate(rows, 1):
-        _, sources = render_mixture(row, root, sample_rate)
+        mixture, sources = render_mixture(row, root, sample_rate)
         sources = np.rint(sources * 32768.0) / 32768.0
-        named = [("mix", sources.sum(axis=0))]
+        named = [("mix", mixture if row.mixture else sources.sum(axis=0))]
         named += [(f"s{k}", source) for k, source in enumerate(sources, 1)]
         for folder, samples in named:
             (out / folder).mkdir(parents=True, exist_ok=True)
