@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, Limit, progress
+from dpcl.apps.screen import Force, Limit, progress, screen
 
 app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
 
@@ -16,7 +16,10 @@ app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
 @app.command()
 def draw(
     corpus: Annotated[
-        Path, typer.Argument(help="CSV index, a folder with one, or a folder per speaker.")
+        Path,
+        typer.Argument(
+            help="CSV index, a folder with one, a folder per speaker, or a Lhotse manifest."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
     count: Annotated[int, typer.Option(help="Mixtures.", min=1)] = 300,
@@ -44,6 +47,8 @@ def draw(
     found = read_corpus(corpus, split, only or None)
     rows = draw_list(found, out.stem, seed, count, sources, (shortest, longest), level)
     write_list(rows, out)
+    if found.root not in (corpus, corpus.parent):
+        screen.print(f"the paths of {out} are relative to {found.root}: give it as --root")
     print(out)
 
 

@@ -12,24 +12,13 @@ from pathlib import Path
 import soundfile
 
 from dpcl.errors import InputError
+from dpcl.mixtures.manifests import read_manifest
+from dpcl.mixtures.utterance import Utterance as Utterance
 from dpcl.signal.sphere import is_packed, sphere_fields
 
 COLUMNS = ("split", "corpus", "speaker", "gender", "path")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 AUDIO_SUFFIXES |= {".sph", ".wv1"}  # NIST SPHERE; WSJ0 keeps its second microphone in .wv2
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One recording of one speaker; two with the same `text` never meet in one mixture."""
-
-    path: Path
-    speaker: str
-    corpus: str
-    gender: str  # "f", "m" or ""
-    seconds: float
-    split: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +34,8 @@ def read_corpus(
 ) -> Corpus:
     """Read a CSV index, a folder that holds index.csv, or a folder with a folder per speaker.
 
+    Or a Lhotse manifest (.jsonl, .jsonl.gz): see read_manifest.
+
     The CSV has the columns split, corpus, speaker, gender, path and may have seconds and text;
     paths are relative to its folder. `split` and `corpora` keep only those rows.
     Raises InputError naming the row and the file that is missing or cannot be read.
@@ -58,6 +49,10 @@ def read_corpus(
                 f"{path} has no index.csv, so it has no splits and corpora to choose from."
             )
         return _read_speaker_folders(path)
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        if split is not None or corpora is not None:
+            raise InputError(f"{path} is one part of one corpus: choose it by its name alone.")
+        return Corpus(*read_manifest(path))
     return _read_index(path / "index.csv" if path.is_dir() else path, split, corpora)
 
 

@@ -63,7 +63,7 @@ def draw_list(
                 sources=tuple(
                     SourceRow(
                         speaker=recordings[0].speaker,
-                        paths=tuple(_relative(u.path, corpus.root) for u in recordings),
+                        paths=tuple(_name(u, corpus.root) for u in recordings),
                         start=start,
                         gain_db=round(float(gain_db), 2),
                     )
@@ -149,7 +149,8 @@ class _Draw:
         return sorted(shuffled, key=lambda item: self.uses[item])
 
 
-def _relative(path: Path, root: Path) -> str:
+def _name(u: Utterance, root: Path) -> str:
+    path = u.path
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts or "|" in path.name:
         raise InputError(f"{path} cannot stand in a list: it lies outside {root} or has a | in it.")
-    return path.relative_to(root).as_posix()
+    return u.part.name(root)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.mixtures.mixing import mix_sources
+from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rendered import read_rendered, rendered_rows
 from dpcl.mixtures.rows import (
     COLUMNS,
@@ -23,7 +24,7 @@ from dpcl.mixtures.rows import (
 )
 from dpcl.mixtures.rows import MixtureRow as MixtureRow
 from dpcl.mixtures.rows import SourceRow as SourceRow
-from dpcl.signal.audio import read_mono, write_audio
+from dpcl.signal.audio import write_audio
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
@@ -98,7 +99,7 @@ def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> Non
     for row in rows:
         names = [path for source in row.sources for path in source.paths]
         names += [row.mixture] if row.mixture else []
-        for path in (Path(root) / name for name in names):
+        for path in (parse_part(name, root).path for name in names):
             if not path.is_file():
                 raise InputError(
                     f"Mixture {row.id} of list {row.list}: {path} does not exist; correct the row"
@@ -121,7 +122,7 @@ def render_mixture(
     signals = []
     for source in row.sources:
         try:
-            pieces = [read_mono(Path(root) / path, sample_rate) for path in source.paths]
+            pieces = [read_part(parse_part(path, root), sample_rate) for path in source.paths]
         except InputError as error:
             raise InputError(f"Mixture {row.id} of list {row.list}: {error}") from error
         start = round(source.start * sample_rate)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dpcl.errors import InputError
+from dpcl.mixtures.parts import parse_part
 
 COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
 SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, … behind it
@@ -20,7 +21,7 @@ class SourceRow:
     """One talker of a mixture: files joined in this order, cut from `start`, at a gain."""
 
     speaker: str
-    paths: tuple[str, ...]  # relative to the corpus root, with forward slashes
+    paths: tuple[str, ...]  # or parts of them; relative to the corpus root, with forward slashes
     start: float  # s, in the joined files
     gain_db: float  # over an active level of 0 dB
 
@@ -91,6 +92,11 @@ class Fields:
         for path in map(PurePosixPath, paths):
             if not path.name or path.is_absolute() or ".." in path.parts:
                 raise self.wrong(column, "paths relative to the corpus, joined by |")
+        try:
+            for name in paths:
+                parse_part(name)
+        except ValueError as error:
+            raise self.wrong(column, "parts of recordings that end after they begin") from error
         return paths
 
 
