@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from dpcl.signal.audio import read_audio
 
@@ -112,3 +113,27 @@ def test_a_rendered_list_names_no_talkers_to_learn(wsj0: Path, dpcl: Program) ->
     assert ran.status == 2
     assert "nmf learns the talkers from a corpus" in ran.err
     assert not Path("scores").exists()
+
+
+def test_librimix_is_rendered_and_scored(folder: Path, dpcl: Program, contents: Contents) -> None:
+    pytest.importorskip("fast_bss_eval")
+    rng = np.random.default_rng(0)
+    for name in ("test-clean/1/2/1-2-0.flac", "test-clean/3/4/3-4-0.flac", "tt/n.wav"):
+        path = folder / "audio" / name
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(12000), 16000)
+    header = "mixture_ID,source_1_path,source_1_gain,source_2_path,source_2_gain"
+    paths = "test-clean/1/2/1-2-0.flac,0.5,test-clean/3/4/3-4-0.flac,0.4"
+    (folder / "m.csv").write_text(f"{header},noise_path,noise_gain\nx,{paths},tt/n.wav,0.3\n")
+    arguments = ("mix", "librimix", "audio", "--metadata", "m.csv", "--out", "test")
+    before = contents(folder)
+    assert "give the folder wham_noise with --wham" in dpcl(*arguments, "--kind", "both").err
+    assert "not at 11025" in dpcl(*arguments, "--rate", 11025).err
+    assert contents(folder) == before
+    ran = dpcl(*arguments, "--kind", "both", "--wham", "audio")
+    assert (ran.status, ran.out.split()) == (0, ["test/mix_both.csv"]), ran.err
+    for name in ("test/mix_both.csv", "test/mix_both"):
+        ran = dpcl("evaluate", name, "--separator", "mixture", "--out", name[-4:], "--json")
+        assert ran.status == 0, ran.err
+        # 0.5 against 0.4 and 0.3, which is 0 dB, and 0.4 against 0.5 and 0.3, -3.3 dB
+        assert json.loads(ran.out)["overall"]["si_sdr"] == pytest.approx(-1.6, abs=0.3)

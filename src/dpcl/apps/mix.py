@@ -74,6 +74,14 @@ def render(
     print(out)
 
 
+class Kind(str, Enum):
+    """What LibriMix adds up."""
+
+    clean = "clean"
+    both = "both"
+    single = "single"
+
+
 class Length(str, Enum):
     """Mixtures as long as their shortest source, or as their longest."""
 
@@ -124,3 +132,32 @@ def wsj0(
         )
     for name in splits:
         print(out / f"{name}.csv")
+
+
+@app.command()
+def librimix(
+    librispeech: Annotated[
+        Path, typer.Argument(help="Folder that holds test-clean, …", metavar="LIBRISPEECH")
+    ],
+    metadata: Annotated[Path, typer.Option(help="libri2mix_test-clean.csv, … as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for mix_clean/, s1/, s2/, …, mix_clean.csv.")],
+    kind: Annotated[
+        Kind, typer.Option(help="Talkers; both, talkers and noise; single, one and noise.")
+    ] = Kind.clean,
+    wham: Annotated[Path | None, typer.Option(help="Folder wham_noise, for the noise.")] = None,
+    rate: Annotated[int, typer.Option(help="8000 or 16000 Hz.")] = 8000,
+    mode: Annotated[Length, typer.Option(help="As long as the shortest, or longest.")] = Length.min,
+    limit: Limit = None,
+    force: Force = False,
+) -> None:
+    """Render LibriMix from LibriSpeech and the published metadata.
+
+    Example: **dpcl mix librimix LibriSpeech --metadata libri2mix_test-clean.csv --out test**
+    """
+    from dpcl.apps.rendering import render_librimix
+
+    with progress("rendering LibriMix") as move:
+        render_librimix(
+            librispeech, metadata, out, wham, rate, mode.value, kind.value, limit, force, move
+        )
+    print(out / f"mix_{kind.value}.csv")

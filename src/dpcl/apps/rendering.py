@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dpcl.apps.files import folder_aside, refuse_existing
 from dpcl.errors import InputError
+from dpcl.mixtures.librimix import Kind, check_metadata, read_metadata, render_metadata
 from dpcl.mixtures.lists import MixtureRow, render_list, write_list
+from dpcl.mixtures.mixing import Mode
 from dpcl.mixtures.wsj0 import (
     RATES,
     WSJ0,
-    Mode,
     check_utterances,
     read_levels,
     read_published,
@@ -76,6 +77,36 @@ def render_wsj0(
             rows = render_published(mixtures, copy, aside, split, rate, mode, levels_db, move)
             write_list(rows, aside / f"{split}.csv")
             before += len(mixtures)
+
+
+def render_librimix(
+    librispeech: Path,
+    metadata: Path,
+    out: Path,
+    wham: Path | None,
+    rate: int,
+    mode: Mode,
+    kind: Kind,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write out/mix_KIND, s1, s2, … (and noise) of a metadata file, and a list out/mix_KIND.csv.
+
+    All of it or nothing. Raises InputError where something exists (unless `force`), and before any
+    work for files that are missing.
+    """
+    if rate not in RATES:
+        raise InputError(f"LibriMix is made at 8000 and 16000 Hz, not at {rate}.")
+    if kind != "clean" and wham is None:
+        raise InputError(f"mix_{kind} has noise: give the folder wham_noise with --wham.")
+    rows = read_metadata(metadata)[:limit]
+    check_metadata(rows, librispeech, None if kind == "clean" else wham)
+    names = [f"s{k + 1}" for k in range(1 if kind == "single" else len(rows[0].paths))]
+    names += [f"mix_{kind}", f"mix_{kind}.csv", *(["noise"] if kind != "clean" else [])]
+    with all_or_none(out, names, force) as aside:
+        rendered = render_metadata(rows, librispeech, wham, aside, rate, mode, kind, progress)
+        write_list(rendered, aside / f"mix_{kind}.csv")
 
 
 @contextmanager

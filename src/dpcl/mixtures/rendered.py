@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import AUDIO_SUFFIXES, measure_seconds
-from dpcl.mixtures.rows import MixtureRow, SourceRow
-from dpcl.signal.audio import read_audio
+from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
+from dpcl.signal.audio import read_audio, write_audio
 from dpcl.signal.resample import resample
 
 
@@ -120,3 +120,36 @@ def read_rendered(
             )
         signals.append(resample(channels[0], rate, sample_rate))
     return signals[0], np.stack(signals[1:])
+
+
+def write_rendered(
+    out: Path,
+    place: PurePosixPath,
+    mixture: NDArray[np.floating],
+    sources: NDArray[np.floating],
+    talkers: Sequence[tuple[str, str]],
+    sample_rate: int,
+) -> MixtureRow:
+    """Write a mixture (T,) to out/place, …/mix/NAME.wav, its sources (C, T) to …/s1/NAME.wav, ….
+
+    Each is rounded to 16 bits by itself. talkers: for each source its speaker and gender ("f", "m"
+    or ""). Returns the row of a list of what was written, whose root is `out`.
+    """
+    folder = place.parent.parent
+    paths = [folder / f"s{k}" / place.name for k in range(1, len(sources) + 1)]
+    for path, signal in zip((place, *paths), (mixture, *sources), strict=True):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        write_audio(out / path, signal, sample_rate)
+    return MixtureRow(
+        id=place.stem,
+        list=folder.name or place.parent.name,
+        seed=0,
+        seconds=round(len(mixture) / sample_rate, 4),
+        corpora="within",
+        genders=gender_condition(gender for _, gender in talkers),
+        sources=tuple(
+            SourceRow(speaker, (str(path),), 0.0, 0.0)
+            for (speaker, _), path in zip(talkers, paths, strict=True)
+        ),
+        mixture=str(place),
+    )

@@ -14,23 +14,21 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from dpcl.errors import InputError
-from dpcl.mixtures.mixing import PEAK
-from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
-from dpcl.signal.audio import read_audio, write_audio
+from dpcl.mixtures.mixing import PEAK, Mode, fitted
+from dpcl.mixtures.rendered import write_rendered
+from dpcl.mixtures.rows import MixtureRow
+from dpcl.signal.audio import read_audio
 from dpcl.signal.level import activlev_db
 
 SPLITS = ("tr", "cv", "tt")
 RATES = (8000, 16000)
 _SUFFIXES = (".wav", ".flac", ".wv1", ".sph")  # the first there is, is read
-
-Mode = Literal["min", "max"]
 
 
 @dataclass(frozen=True)
@@ -185,11 +183,7 @@ def mix_listed(
             raise InputError(f"{mixture.where}: {path} is silent; copy it again.")
         signal = narrow if sample_rate == 8000 else original
         signals.append(signal * 10.0 ** ((gain_db - level_db) / 20.0))
-    lengths = [len(signal) for signal in signals]
-    total = min(lengths) if mode == "min" else max(lengths)
-    sources = np.zeros((len(signals), total))
-    for row, signal in zip(sources, signals, strict=True):
-        row[: min(len(signal), total)] = signal[:total]
+    sources = fitted(signals, mode)
     mixed = sources.sum(axis=0)
     scale = PEAK / max(np.abs(mixed).max(), np.abs(sources).max())
     return mixed * scale, sources * scale
@@ -209,28 +203,10 @@ def render_published(
     rows = []
     for done, mixture in enumerate(mixtures, 1):
         mixed, sources = mix_listed(mixture, copy, sample_rate, mode, levels_db)
-        names = {f"s{k}": f"{split}/s{k}/{mixture.name}.wav" for k in range(1, len(sources) + 1)}
-        place = f"{split}/mix/{mixture.name}.wav"
-        for path, signal in zip((place, *names.values()), (mixed, *sources), strict=True):
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            write_audio(out / path, signal, sample_rate)
         speakers = [PurePosixPath(utterance).parent.name for utterance in mixture.utterances]
-        genders = [copy.genders.get(speaker.lower(), "") for speaker in speakers]
-        rows.append(
-            MixtureRow(
-                id=mixture.name,
-                list=split,
-                seed=0,
-                seconds=round(len(mixed) / sample_rate, 4),
-                corpora="within",
-                genders=gender_condition(genders),
-                sources=tuple(
-                    SourceRow(speaker, (path,), 0.0, 0.0)
-                    for speaker, path in zip(speakers, names.values(), strict=True)
-                ),
-                mixture=place,
-            )
-        )
+        talkers = [(speaker, copy.genders.get(speaker.lower(), "")) for speaker in speakers]
+        place = PurePosixPath(split, "mix", f"{mixture.name}.wav")
+        rows.append(write_rendered(out, place, mixed, sources, talkers, sample_rate))
         if progress is not None:
             progress(done, len(mixtures))
     return rows
