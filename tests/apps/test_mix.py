@@ -137,3 +137,37 @@ def test_librimix_is_rendered_and_scored(folder: Path, dpcl: Program, contents: 
         assert ran.status == 0, ran.err
         # 0.5 against 0.4 and 0.3, which is 0 dB, and 0.4 against 0.5 and 0.3, -3.3 dB
         assert json.loads(ran.out)["overall"]["si_sdr"] == pytest.approx(-1.6, abs=0.3)
+
+
+def test_noise_and_rooms_are_added_to_a_list(folder: Path, dpcl: Program) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("ann/hello.wav", "bob/world.wav", "noise/rain.wav"):
+        path = folder / "corpus" / name
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(8000), 8000)
+    (folder / "corpus" / "index.csv").write_text(
+        "split,corpus,speaker,gender,path\n,,ann,f,ann/hello.wav\n,,bob,m,bob/world.wav\n"
+    )
+    arguments = ("mix", "draw", "corpus", "--shortest", 0.5, "--longest", 0.6, "--count", 3)
+    assert dpcl(*arguments, "--out", "dry.csv").status == 0
+    arguments = ("mix", "add", "dry.csv", "--root", "corpus", "--out", "wet.csv")
+    assert "nothing to add" in dpcl(*arguments).err
+    ran = dpcl(*arguments, "--noise", "corpus/noise", "--snr-db", 5, 10, "--rooms")
+    assert (ran.status, ran.out.split()) == (0, ["wet.csv"]), ran.err
+    with Path("wet.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with Path("dry.csv").open(newline="") as file:
+        dry = list(csv.DictReader(file))
+    for row, before in zip(rows, dry, strict=True):
+        assert before.items() - row.items() == {("list", "dry")}
+        assert row["noise"] == "noise/rain.wav" and 5 <= float(row["snr_db"]) <= 10
+        assert len(row["room"].split()) == len(row["position_2"].split()) == 3
+    first = Path("wet.csv").read_bytes()
+    assert "exists; add --force" in dpcl(*arguments, "--rooms").err
+    again = ("--noise", "corpus/noise", "--snr-db", 5, 10, "--rooms", "--force")
+    assert dpcl(*arguments, *again).status == 0 and Path("wet.csv").read_bytes() == first
+
+    ran = dpcl(*arguments[:-1], "noisy.csv", "--noise", "corpus/noise")
+    ran = dpcl("mix", "render", "noisy.csv", "--root", "corpus", "--out", "audio")
+    assert ran.status == 0, ran.err
+    assert sorted(path.name for path in Path("audio").iterdir()) == ["mix", "noise", "s1", "s2"]

@@ -90,6 +90,45 @@ class Length(str, Enum):
 
 
 @app.command()
+def add(
+    mixture_list: Annotated[Path, typer.Argument(help="A list (CSV).", metavar="LIST")],
+    root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
+    out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
+    noise: Annotated[
+        Path | None, typer.Option(help="Folder of recordings of noise, below the root.")
+    ] = None,
+    snr_db: Annotated[
+        tuple[float, float], typer.Option(help="Of the loudest talker to the noise, from and to.")
+    ] = (-6.0, 3.0),
+    rooms: Annotated[bool, typer.Option("--rooms", help="A simulated room for each.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed draws others.", min=0)] = 0,
+    force: Force = False,
+) -> None:
+    """Add noise or rooms to the mixtures of a list, frozen in a new one with the same talkers.
+
+    Example: **dpcl mix add lists/open2.csv --root corpus --noise corpus/esc10 --out noisy2.csv**
+    """
+    from dataclasses import replace
+
+    from dpcl.apps.files import refuse_existing
+    from dpcl.errors import InputError
+    from dpcl.mixtures.lists import read_list, write_list
+    from dpcl.mixtures.noise import draw_noise
+    from dpcl.mixtures.rooms import draw_rooms
+
+    if noise is None and not rooms:
+        raise InputError("there is nothing to add: give --noise FOLDER, --rooms, or both")
+    refuse_existing(out, force)
+    rows = [replace(row, list=out.stem) for row in read_list(mixture_list)]
+    if rooms:
+        rows = draw_rooms(rows, seed)
+    if noise is not None:
+        rows = draw_noise(rows, noise, root, seed, snr_db)
+    write_list(rows, out)
+    print(out)
+
+
+@app.command()
 def wsj0(
     root: Annotated[
         Path, typer.Argument(help="Your copy of WSJ0 (LDC93S6A), as .wv1 or .wav.", metavar="WSJ0")

@@ -36,7 +36,9 @@ def render_files(
     that cannot be written, and what render_list finds wrong.
     """
     sources = max(len(row.sources) for row in rows)
-    with all_or_none(out, ("mix", *(f"s{k + 1}" for k in range(sources))), force) as aside:
+    names = ["mix", *(f"s{k + 1}" for k in range(sources))]
+    names += ["noise"] if any(row.noise for row in rows) else []
+    with all_or_none(out, names, force) as aside:
         render_list(rows, root, aside, rate, progress)
 
 

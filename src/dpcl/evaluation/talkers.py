@@ -37,7 +37,6 @@ class Piece(NamedTuple):
     path: Path
     start: float
     seconds: float
-    channel: int | None = None  # None for the mean of all
 
 
 class KnownTalkers:
@@ -53,7 +52,9 @@ class KnownTalkers:
         self.method = method
         corpus = read_corpus(root)
         self._root = corpus.root
-        self._utterances = {u.part.name(corpus.root): u for u in corpus.utterances}
+        self._utterances = {
+            u.path.relative_to(corpus.root).as_posix(): u for u in corpus.utterances
+        }
         self._of_talker: dict[tuple[str, str], list[Utterance]] = {}
         for u in corpus.utterances:
             self._of_talker.setdefault((u.corpus, u.speaker), []).append(u)
@@ -79,15 +80,15 @@ class KnownTalkers:
                 f"{where}: the corpus does not list {unlisted[0]}; is it the right one?"
             )
         heard = [self._utterances[path] for path in source.paths]
-        mixed = {path for talker in row.sources for path in talker.paths}
+        mixed = {Path(path) for talker in row.sources for path in talker.paths}
         others = [
             u
             for u in self._of_talker[heard[0].corpus, heard[0].speaker]
-            if u.part.name(self._root) not in mixed
+            if u.path.relative_to(self._root) not in mixed
         ]
         splits = {u.split for u in heard}
         chosen = [u for u in others if u.split not in splits] or others
-        pieces = [Piece(u.path, u.start or 0.0, u.seconds - GUARD, u.channel) for u in chosen]
+        pieces = [Piece(u.path, 0.0, u.seconds - GUARD) for u in chosen]
         speech = _first(pieces or _left_out(heard, source.start, row.seconds), ENOUGH)
         if sum(piece.seconds for piece in speech) < LEAST:
             raise InputError(
@@ -109,9 +110,7 @@ def _left_out(joined: Sequence[Utterance], start: float, seconds: float) -> list
     for u, parts in used.items():
         end = -GUARD
         for first, last in [*sorted(parts), (u.seconds, u.seconds)]:
-            pieces.append(
-                Piece(u.path, (u.start or 0.0) + end + GUARD, first - end - 2 * GUARD, u.channel)
-            )
+            pieces.append(Piece(u.path, end + GUARD, first - end - 2 * GUARD))
             end = max(end, last)
     return pieces
 

@@ -117,14 +117,17 @@ def mix_metadata(
     sources = together[:talkers]
     noise = None if kind == "clean" else together[-1]
     mixture: NDArray[np.float64] = sources.sum(axis=0)
-    return mixture if noise is None else mixture + noise, sources, noise
+    if noise is not None:
+        mixture += noise
+    return mixture, sources, noise
 
 
 def _read(path: Path) -> NDArray[np.float64]:
     channels, rate = read_audio(path)
     if rate != _RATE:
         raise InputError(f"{path} is at {rate} Hz, where LibriMix needs {_RATE}: use the original.")
-    return channels[0].astype(np.float64)
+    first: NDArray[np.float64] = channels[0].astype(np.float64)
+    return first
 
 
 def read_genders(librispeech: Path) -> dict[str, str]:

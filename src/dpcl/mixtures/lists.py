@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.mixtures.mixing import mix_sources
+from dpcl.mixtures.noise import add_noise
 from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rendered import read_rendered, rendered_rows
+from dpcl.mixtures.rooms import reverberant
 from dpcl.mixtures.rows import (
     COLUMNS,
-    OPTIONAL_COLUMNS,
     SOURCE_COLUMNS,
     Fields,
+    optional_columns,
     optional_fields,
     parse_row,
 )
@@ -33,7 +35,9 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
     num_sources = max((len(row.sources) for row in rows), default=0)
     header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in SOURCE_COLUMNS)]
     optional = [optional_fields(row) for row in rows]
-    additions = [name for name in OPTIONAL_COLUMNS if any(name in fields for fields in optional)]
+    additions = [
+        name for name in optional_columns(num_sources) if any(name in fields for fields in optional)
+    ]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
@@ -75,7 +79,8 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     missing = [name for name in expected if name not in header]
     if missing:
         raise InputError(f"{path} is no mixture list: it has no column {', '.join(missing)}.")
-    unknown = [name for name in header if name and name not in (*expected, *OPTIONAL_COLUMNS)]
+    known = {*expected, *optional_columns(num_sources)}
+    unknown = [name for name in header if name and name not in known]
     if unknown:
         raise InputError(f"{path} has an unknown column {unknown[0]}: correct or remove it.")
     if not numbered:
@@ -99,6 +104,7 @@ def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> Non
     for row in rows:
         names = [path for source in row.sources for path in source.paths]
         names += [row.mixture] if row.mixture else []
+        names += [row.noise.path] if row.noise else []
         for path in (parse_part(name, root).path for name in names):
             if not path.is_file():
                 raise InputError(
@@ -112,8 +118,10 @@ def render_mixture(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The mixture (T,) and its sources (C, T) at `sample_rate`, from the corpus below `root`.
 
-    Each source is read at that rate, joined, cut, brought to its active level and gain; then all
-    get one scale (see mix_sources). What was rendered before is read as it is (see read_rendered).
+    Each source is read at that rate, joined, cut, heard in its room if it has one (see
+    reverberant), brought to its active level and gain; all get one scale (see mix_sources). They
+    add up to the mixture, but for the noise if there is any (see add_noise). What was rendered
+    before is read as it is (see read_rendered).
     Raises InputError naming the row and the file.
     """
     if row.mixture:
@@ -134,8 +142,19 @@ def render_mixture(
                 f" {missing / sample_rate:.3f} s too early; is it the same corpus?"
             )
         signals.append(np.pad(signal, (0, missing)))
+    where = f"Mixture {row.id} of list {row.list}"
+    if row.room:
+        signals = reverberant(signals, row.room, sample_rate)
     sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
-    return sources.sum(axis=0), sources
+    if row.noise is None:
+        return sources.sum(axis=0), sources
+    try:
+        noise = read_part(parse_part(row.noise.path, root), sample_rate)
+        heard = noise[round(row.noise.start * sample_rate) :]
+        together = add_noise(sources, heard, row.noise.snr_db, sample_rate)
+    except (InputError, ValueError) as error:
+        raise InputError(f"{where}: {row.noise.path}: {error}; give another noise.") from error
+    return together.sum(axis=0), together[:-1]
 
 
 def render_list(
@@ -147,15 +166,18 @@ def render_list(
 ) -> None:
     """Write out/mix/ID.wav and out/s1/ID.wav, out/s2/ID.wav, … of 16 bits, replacing older ones.
 
-    Sources are rounded to 16 bits before they are summed, so the files add up bit by bit.
+    Noise goes to out/noise/ID.wav. Sources and noise are rounded to 16 bits before they are summed,
+    so the files add up bit by bit.
     """
     out = Path(out)
     check_files(rows, root)
     for done, row in enumerate(rows, 1):
         mixture, sources = render_mixture(row, root, sample_rate)
-        sources = np.rint(sources * 32768.0) / 32768.0
-        named = [("mix", mixture if row.mixture else sources.sum(axis=0))]
-        named += [(f"s{k}", source) for k, source in enumerate(sources, 1)]
+        named = [(f"s{k}", source) for k, source in enumerate(sources, 1)]
+        if row.noise:
+            named.append(("noise", mixture - sources.sum(axis=0)))
+        named = [(folder, np.rint(samples * 32768.0) / 32768.0) for folder, samples in named]
+        named.append(("mix", mixture if row.mixture else sum(samples for _, samples in named)))
         for folder, samples in named:
             (out / folder).mkdir(parents=True, exist_ok=True)
             write_audio(out / folder / f"{row.id}.wav", samples, sample_rate)

@@ -34,7 +34,9 @@ def scale_to_peak(sources: NDArray[np.float32]) -> NDArray[np.float32]:
     The loudest of them just reaches it, as in the wsj0-mix scripts.
     """
     peak = max(np.abs(sources).max(initial=0.0), np.abs(sources.sum(axis=0)).max(initial=0.0))
-    return sources * np.float32(PEAK / peak) if peak > 0.0 else sources
+    if peak < np.finfo(np.float32).tiny:  # so little that the factor would be no number
+        return sources / np.float32(peak) * np.float32(PEAK) if peak > 0.0 else sources
+    return sources * np.float32(PEAK / peak)
 
 
 def mix_sources(
@@ -70,9 +72,8 @@ def prolonged(noise: NDArray[Float], length: int, sample_rate: int) -> NDArray[F
 
     As LibriMix does, with the two halves of a Hann window; noise of less than 1 s over half of it.
     """
-    rise = np.hanning(sample_rate + 1)[: sample_rate // 2 + 1]
-    if len(rise) > len(noise) // 2:
-        rise = np.hanning(len(noise) // 2 * 2 + 1)[: len(noise) // 2]
+    half = min(sample_rate // 2, len(noise) // 2 - 1)
+    rise = np.hanning(2 * half + 1)[: half + 1] if half > 0 else np.zeros(0)
     rise = rise.astype(noise.dtype)
     longer = noise
     while len(longer) < length:

@@ -12,8 +12,11 @@ from dpcl.mixtures.parts import parse_part
 
 COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
 SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, … behind it
-OPTIONAL_COLUMNS = ("mixture",)  # only in lists that need them
+NOISE_COLUMNS = ("noise", "noise_start", "snr_db")
+ROOM_COLUMNS = ("room", "rt60", "microphone")  # and position_1, position_2, …
 CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
+
+Place = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,25 @@ class SourceRow:
     paths: tuple[str, ...]  # or parts of them; relative to the corpus root, with forward slashes
     start: float  # s, in the joined files
     gain_db: float  # over an active level of 0 dB
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """The noise of a mixture: a file, or a part of one, from `start` on."""
+
+    path: str  # relative to the corpus root
+    start: float  # s
+    snr_db: float  # of the loudest talker to it
+
+
+@dataclass(frozen=True)
+class RoomRow:
+    """The room of a mixture, a shoebox with a corner at the origin; all in m, RT60 in s."""
+
+    size: Place
+    rt60: float
+    microphone: Place
+    positions: tuple[Place, ...]  # of the talkers
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,8 @@ class MixtureRow:
     sources: tuple[SourceRow, ...]
     # Where the mixture was rendered before, its file: it and its sources are taken as they are.
     mixture: str = ""
+    noise: NoiseRow | None = None
+    room: RoomRow | None = None
 
 
 def gender_condition(genders: Iterable[str]) -> str:
@@ -56,7 +80,7 @@ class Fields:
 
     def wrong(self, column: str, wanted: str) -> InputError:
         return InputError(
-            f"{self.where}, column {column}: {self.values[column]!r} is not {wanted}."
+            f"{self.where}, column {column}: {self.values.get(column, '')!r} is not {wanted}."
         )
 
     def text(self, column: str) -> str:
@@ -69,7 +93,7 @@ class Fields:
 
     def number(self, column: str, low: float = -math.inf) -> float:
         try:
-            value = float(self.values[column])
+            value = float(self.values.get(column, ""))
         except ValueError:
             value = math.nan
         if not low <= value < math.inf or value == -math.inf:
@@ -80,6 +104,19 @@ class Fields:
         if self.values[column] not in CONDITIONS[column]:
             raise self.wrong(column, " or ".join(CONDITIONS[column]))
         return self.values[column]
+
+    def place(self, column: str, room: Place | None = None) -> Place:
+        """Three numbers above zero and, for a place in a room, within it."""
+        try:
+            x, y, z = (float(word) for word in self.values.get(column, "").split())
+        except ValueError:
+            x = y = z = math.nan
+        limits = room or (math.inf, math.inf, math.inf)
+        if not all(0.0 < value < most for value, most in zip((x, y, z), limits, strict=True)):
+            raise self.wrong(
+                column, "three numbers of metres" + (" within the room" if room else "")
+            )
+        return x, y, z
 
     def path(self, column: str) -> str:
         (path, *more) = self.paths(column)
@@ -128,9 +165,55 @@ def parse_row(fields: Fields, num_sources: int) -> MixtureRow:
         genders=fields.choice("genders"),
         sources=sources,
         mixture=fields.path("mixture") if fields.has("mixture") else "",
+        noise=_parse_noise(fields) if fields.has("noise") else None,
+        room=_parse_room(fields, num_sources) if fields.has("room") else None,
     )
 
 
+def _parse_noise(fields: Fields) -> NoiseRow:
+    return NoiseRow(
+        path=fields.path("noise"),
+        start=fields.number("noise_start", 0),
+        snr_db=fields.number("snr_db"),
+    )
+
+
+def _parse_room(fields: Fields, num_sources: int) -> RoomRow:
+    size = fields.place("room")
+    rt60 = fields.number("rt60")
+    # Sabine: with this much absorption nothing is left to come back.
+    shortest = 0.161 * math.prod(size) / (2.0 * sum(math.prod(size) / side for side in size))
+    if rt60 <= shortest:
+        raise fields.wrong("rt60", f"longer than the {shortest:.3f} s that such a room can have")
+    return RoomRow(
+        size=size,
+        rt60=rt60,
+        microphone=fields.place("microphone", size),
+        positions=tuple(fields.place(f"position_{k + 1}", size) for k in range(num_sources)),
+    )
+
+
+def optional_columns(num_sources: int) -> list[str]:
+    """Columns that stand only in lists that need them, in their order."""
+    positions = [f"position_{k + 1}" for k in range(num_sources)]
+    return ["mixture", *NOISE_COLUMNS, *ROOM_COLUMNS, *positions]
+
+
 def optional_fields(row: MixtureRow) -> dict[str, object]:
-    """What stands in the OPTIONAL_COLUMNS of a row, as far as it has them."""
-    return {"mixture": row.mixture} if row.mixture else {}
+    """What stands in the optional columns of a row, as far as it has them."""
+    fields: dict[str, object] = {}
+    if row.mixture:
+        fields["mixture"] = row.mixture
+    if row.noise:
+        noise = (row.noise.path, row.noise.start, row.noise.snr_db)
+        fields |= zip(NOISE_COLUMNS, noise, strict=True)
+    if row.room:
+        room = (_joined(row.room.size), row.room.rt60, _joined(row.room.microphone))
+        fields |= zip(ROOM_COLUMNS, room, strict=True)
+        places = enumerate(row.room.positions, 1)
+        fields |= {f"position_{k}": _joined(place) for k, place in places}
+    return fields
+
+
+def _joined(place: Place) -> str:
+    return " ".join(f"{value:g}" for value in place)
