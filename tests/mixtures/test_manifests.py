@@ -214,7 +214,10 @@ def test_a_wrong_line_is_named(line: Any, what: str, dump: Dump, tmp_path: Path)
         ({"transforms": [{"name": "Speed"}]}, "x_recordings.jsonl line 1 has transforms"),
         ({"sources": []}, "has no channel 0"),
         ({"sources": [{"type": "url", "channels": [0], "source": "https://x"}]}, "of type url"),
-        ({"sources": [{"type": "file", "channels": [0], "source": "gone.wav"}]}, "gone.wav does"),
+        (
+            {"sources": [{"type": "file", "channels": [0], "source": "gone.wav"}]},
+            "gone.wav exists neither",
+        ),
         ({"duration": None}, "line 1: duration is None"),
     ],
 )

@@ -13,6 +13,7 @@ from scipy.signal import resample_poly
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import read_list, render_mixture, write_list
+from dpcl.mixtures.packed import pack_corpus
 from dpcl.mixtures.wsj0 import (
     WSJ0,
     ListedMixture,
@@ -206,10 +207,14 @@ def test_silent_and_converted_utterances_are_refused(
 
 
 def test_a_part_of_wsj0_is_a_corpus_of_a_folder_per_speaker(
-    tmp_path: Path, write_sphere: WriteSphere
+    tmp_path: Path, write_sphere: WriteSphere, sph2pipe: None
 ) -> None:
-    write_sphere(tmp_path / "01t" / "01to030v.wv1", np.ones(1600))
+    part = tmp_path / "si_tr_s"
+    write_sphere(part / "01t" / "01to030v.wv1", 1000 * np.ones(1600))
     coding = "pcm,embedded-shorten-v2.00"
-    write_sphere(tmp_path / "02d" / "02do030w.wv1", np.ones(3200), coding=coding)
-    utterances = read_corpus(tmp_path).utterances
-    assert [(u.speaker, u.seconds) for u in utterances] == [("01t", 0.1), ("02d", 0.2)]
+    write_sphere(part / "02d" / "02do030w.wv1", -1000 * np.ones(3200), coding=coding)
+    corpus = read_corpus(part)
+    assert [(u.speaker, u.seconds) for u in corpus.utterances] == [("01t", 0.1), ("02d", 0.2)]
+    packed = pack_corpus(corpus, 16000, tmp_path / "cache")
+    assert packed.offsets.tolist() == [0, 1600, 4800]
+    assert packed.samples[0] == -packed.samples[-1] == round(0.9 * 32768)

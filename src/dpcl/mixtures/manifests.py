@@ -145,7 +145,10 @@ def _source(
             if path.is_file():
                 one = len(held) > 1 and len(wanted) == 1
                 return path, held.index(wanted[0]) if one else None
-        raise InputError(f"{recording[0]}: {given} does not exist; correct the line or copy it.")
+        raise InputError(
+            f"{recording[0]}: {given} exists neither from the working folder nor from the"
+            " manifest's: go to the folder it counts from, or correct the line."
+        )
     raise InputError(f"{where}: its recording has no channel {channels}; correct the line.")
 
 
