@@ -171,9 +171,14 @@ def train(
 
 @app.command()
 def evaluate(
-    mixture_list: Annotated[Path, typer.Argument(help="A list (CSV).", metavar="LIST")],
-    root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
+    mixture_list: Annotated[
+        Path,
+        typer.Argument(help="A list (CSV), or a folder with mix/, s1/, s2/, …", metavar="LIST"),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the list's paths are relative to.")
+    ] = None,
     separator: Annotated[
         str,
         typer.Option(
@@ -193,10 +198,14 @@ def evaluate(
     from dpcl.evaluation.evaluate import evaluate as score_list
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
+    from dpcl.mixtures.rendered import rendered_root
     from dpcl.separators.load import named_separator
     from dpcl.separators.oracle import ORACLES
 
     rows = read_list(mixture_list)
+    root = root or rendered_root(mixture_list, rows)
+    if root is None:
+        raise InputError(f"{mixture_list} needs --root, the folder that its paths are relative to")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
     oracle = separator in ORACLES

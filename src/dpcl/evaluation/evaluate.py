@@ -58,6 +58,11 @@ def evaluate(
     check_files(rows, corpus_root)
     talkers = None
     if isinstance(separator, SpeakerDependent):
+        if any(row.mixture for row in rows):
+            raise InputError(
+                f"{name} learns the talkers from a corpus, which mixtures rendered before do not"
+                " name; evaluate a list of a corpus"
+            )
         talkers = KnownTalkers(separator, rows, corpus_root)
     sample_rate = ORACLE_SAMPLE_RATE if oracle else cast(Separator, separator).sample_rate
     results: list[SourceResult] = []

@@ -12,8 +12,8 @@ import numpy as np
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
-from dpcl.mixtures.lists import MixtureRow, SourceRow
 from dpcl.mixtures.mixing import draw_gains_db
+from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 
 ROUNDING = 0.01  # s by which an index may overstate the length of a recording
 
@@ -52,7 +52,6 @@ def draw_list(
         length = round(float(rng.uniform(*seconds)), 3)
         talkers = draw.talkers(corpora, length)
         gains_db = draw_gains_db(rng, num_sources, relative_level_db)
-        genders = {recordings[0].gender for recordings, _ in talkers}
         rows.append(
             MixtureRow(
                 id=f"{name}-{i:04d}",
@@ -60,15 +59,11 @@ def draw_list(
                 seed=seed,
                 seconds=length,
                 corpora="within" if len(set(corpora)) == 1 else "across",
-                genders="unknown"
-                if "" in genders
-                else "same"
-                if len(genders) == 1
-                else "different",
+                genders=gender_condition(recordings[0].gender for recordings, _ in talkers),
                 sources=tuple(
                     SourceRow(
                         speaker=recordings[0].speaker,
-                        paths=tuple(_relative(u.path, corpus.root) for u in recordings),
+                        paths=tuple(_name(u, corpus.root) for u in recordings),
                         start=start,
                         gain_db=round(float(gain_db), 2),
                     )
@@ -154,7 +149,8 @@ class _Draw:
         return sorted(shuffled, key=lambda item: self.uses[item])
 
 
-def _relative(path: Path, root: Path) -> str:
+def _name(u: Utterance, root: Path) -> str:
+    path = u.path
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts or "|" in path.name:
         raise InputError(f"{path} cannot stand in a list: it lies outside {root} or has a | in it.")
-    return path.relative_to(root).as_posix()
+    return u.part.name(root)

@@ -25,7 +25,7 @@ MACHINE: dict[str, Any] = {
 
 
 class CorpusSettings(Settings):
-    """One corpus: a CSV index, a folder that holds index.csv, or a folder per speaker."""
+    """One corpus: a CSV index, a folder with index.csv or one per speaker, a Lhotse manifest."""
 
     path: str  # relative to the working folder
     split: str | None = None  # rows of the index to use; null for all
