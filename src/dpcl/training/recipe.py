@@ -172,10 +172,10 @@ class Recipe(Settings):
             raise ValueError(
                 f"anchored_attractor needs model.network.anchors of {self.data.num_sources} or more"
             )
-        if objective.masks and network.masks != self.data.num_sources:
+        if objective.masks and not network.gives_masks(self.data.num_sources):
             raise ValueError(
                 f"objective.masks needs model.network.masks of {self.data.num_sources}, one for"
-                " each source of data.num_sources"
+                " each source of data.num_sources, or model.network.unfolded"
             )
         return self
 
