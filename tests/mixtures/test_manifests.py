@@ -219,6 +219,8 @@ def test_a_wrong_line_is_named(line: Any, what: str, dump: Dump, tmp_path: Path)
             "gone.wav exists neither",
         ),
         ({"duration": None}, "line 1: duration is None"),
+        ({"sources": "a.wav"}, r"x_supervisions\.jsonl is not as Lhotse writes it"),
+        ({"sources": [{"type": "file", "channels": 1, "source": "a.wav"}]}, "not as Lhotse writes"),
     ],
 )
 def test_recordings_that_we_cannot_read_are_named(
