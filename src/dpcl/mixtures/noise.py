@@ -34,7 +34,9 @@ def draw_noise(
     """
     folder, root = Path(folder), Path(root)
     if not -np.inf < snr_db[0] <= snr_db[1] < np.inf:
-        raise InputError(f"Noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech: give two.")
+        raise InputError(
+            f"Noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech: give the lower first."
+        )
     relative = Path(os.path.relpath(folder, root))  # of a link too, which it may be
     if ".." in relative.parts:
         raise InputError(
