@@ -102,9 +102,26 @@ def test_an_utterance_that_is_missing_or_compressed_leaves_nothing(
     assert "install sph2pipe" in dpcl(*arguments).err
     assert contents(folder) == before
     last.unlink()
-    assert "line 2: wsj0" not in (ran := dpcl(*arguments)).err
-    assert "has no wsj0/si_et_05/442/442c0201.wav" in ran.err and "line 2: " in ran.err
+    ran = dpcl(*arguments)
+    assert f"mix_2_spk_tt.txt line 2: {wsj0} has no wsj0/si_et_05/442/442c0201.wav" in ran.err
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["tt", "tt.csv", "tt/mix"])
+def test_what_stands_in_the_way_of_a_forced_output_stays_and_nothing_is_written(
+    name: str, wsj0: Path, folder: Path, dpcl: Program, contents: Contents
+) -> None:
+    place = folder / "out" / name
+    place.parent.mkdir(parents=True)
+    if name == "tt.csv":
+        place.mkdir()
+    else:
+        place.write_text("a file")
+    before = contents(folder)
+    arguments = ("--lists", ".", "--split", "tt", "--out", "out", "--force", "--limit", 1)
+    ran = dpcl("mix", "wsj0", wsj0, *arguments)
+    assert ran.status == 2 and f"out/{name} is in the way" in ran.err
+    assert contents(folder) == before
 
 
 def test_a_rendered_list_names_no_talkers_to_learn(wsj0: Path, dpcl: Program) -> None:

@@ -169,6 +169,16 @@ def test_a_talker_of_a_call_is_one_channel(tmp_path: Path, dump: Dump) -> None:
     ]
 
 
+def test_a_silent_stretch_is_named(tmp_path: Path, dump: Dump) -> None:
+    line = recording(tmp_path / "call.wav")
+    soundfile.write(tmp_path / "call.wav", np.repeat([0.5, 0.0], [2 * RATE, 8 * RATE]), RATE)
+    dump("x_recordings.jsonl", line)
+    segments = (supervision("ann", "call", 0.0, 3.0), supervision("bob", "call", 2.5, 1.5))
+    corpus = read_corpus(dump("x_supervisions.jsonl", *segments))
+    with pytest.raises(InputError, match=r"call\.wav#t=2\.5,4 is silent"):
+        pack_corpus(corpus, RATE, tmp_path / "cache")
+
+
 def test_paths_count_from_the_working_folder_or_the_manifest(
     tmp_path: Path, dump: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +229,8 @@ def test_a_wrong_line_is_named(line: Any, what: str, dump: Dump, tmp_path: Path)
             "gone.wav exists neither",
         ),
         ({"duration": None}, "line 1: duration is None"),
+        ({"sources": "a.wav"}, r"x_supervisions\.jsonl is not as Lhotse writes it"),
+        ({"sources": [{"type": "file", "channels": 1, "source": "a.wav"}]}, "not as Lhotse writes"),
     ],
 )
 def test_recordings_that_we_cannot_read_are_named(

@@ -51,6 +51,18 @@ def test_noises_are_drawn_evenly_and_the_same_again(root: Path, rows: list[Mixtu
     assert 0.0 <= min(ratios) < 2.0 and 8.0 < max(ratios) <= 10.0
 
 
+def test_noise_may_be_a_link_into_the_corpus_and_hidden_files_are_none(
+    root: Path, rows: list[MixtureRow], tmp_path: Path
+) -> None:
+    (root / "noise").rename(tmp_path / "wham")
+    (tmp_path / "wham" / "._0.wav").write_bytes(b"what a Mac leaves behind")
+    (root / "noise").symlink_to(tmp_path / "wham")
+    noisy = draw_noise(rows, root / "noise", root, 0)
+    check_files(noisy, root)
+    used = {row.noise.path for row in noisy if row.noise}
+    assert used == {"noise/0.wav", "noise/1.wav", "noise/deep/2.wav"}
+
+
 def test_a_noisy_list_comes_back_and_is_rendered(
     root: Path, rows: list[MixtureRow], tmp_path: Path
 ) -> None:

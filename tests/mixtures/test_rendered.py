@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,20 @@ def test_of_several_kinds_of_mixtures_one_is_chosen(
     assert [source.paths for source in row.sources] == [(f"{name}/a.wav",) for name in expected]
     assert row.mixture == f"{mixtures}/a.wav"
     assert rendered_root(tmp_path / "test" / mixtures, rows) == tmp_path / "test"
-    with pytest.raises(InputError, match="no folder of rendered mixtures"):
+    with pytest.raises(InputError, match=rf"no folder .*; give one of its .*{mixtures}"):
         read_list(tmp_path / "test")
+
+
+def test_the_folder_may_be_called_mixtures_or_be_the_current_one(
+    tt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixtures = tt.rename(tmp_path / "mixtures")
+    expected = read_list(mixtures)
+    assert rendered_root(mixtures, expected) == mixtures and expected[0].mixture == "mix/a.wav"
+    monkeypatch.chdir(mixtures / "mix")
+    for path in (mixtures / "mix", Path(), Path("..")):
+        assert read_list(path) == expected
+        assert rendered_root(path, expected) == mixtures
 
 
 def test_what_does_not_belong_together_is_named(tt: Path) -> None:
@@ -84,7 +97,7 @@ def test_what_does_not_belong_together_is_named(tt: Path) -> None:
         read_list(tt)
     (tt / "mix" / "a.wav").unlink()
     with pytest.raises(InputError, match=r"Mixture a of list tt: .*mix/a\.wav does not exist"):
-        check_files([rows[0].__class__(**{**vars(rows[0]), "sources": ()})], tt)
+        check_files([replace(rows[0], sources=())], tt)
     for path in (tt / "mix").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="holds no audio"):

@@ -171,6 +171,19 @@ def test_a_wrong_line_is_named(lists: Path, line: str) -> None:
         read_published(lists, "tr", 2)
 
 
+def test_a_mixture_that_is_listed_twice_is_named(lists: Path) -> None:
+    (lists / "mix_2_spk_tr.txt").write_text(f"{LINE}\n\n{LINE}\n")
+    with pytest.raises(InputError, match=r"mix_2_spk_tr\.txt line 3 lists 40na010x_6\.0206_050a"):
+        read_published(lists, "tr", 2)
+
+
+@pytest.mark.parametrize("line", ["050a0501", "050a0501 loud", "050a0501 0", "050a0501 -1"])
+def test_a_level_that_is_none_is_named(lists: Path, line: str) -> None:
+    (lists / "activlev_tr.txt").write_text(f"40na010x 0.0625\n{line}\n")
+    with pytest.raises(InputError, match=r"activlev_tr\.txt line 2 is no name and power"):
+        read_levels(lists)
+
+
 def test_missing_lists_levels_and_utterances_are_named(
     discs: Path, lists: Path, listed: ListedMixture, tmp_path: Path
 ) -> None:
@@ -218,3 +231,11 @@ def test_a_part_of_wsj0_is_a_corpus_of_a_folder_per_speaker(
     packed = pack_corpus(corpus, 16000, tmp_path / "cache")
     assert packed.offsets.tolist() == [0, 1600, 4800]
     assert packed.samples[0] == -packed.samples[-1] == round(0.9 * 32768)
+
+
+def test_a_shortened_file_without_a_rate_is_no_audio(
+    tmp_path: Path, write_sphere: WriteSphere
+) -> None:
+    write_sphere(tmp_path / "01t" / "a.wv1", [1], rate=0, coding="pcm,embedded-shorten-v2.00")
+    with pytest.raises(InputError, match=r"a\.wv1 cannot be read as audio"):
+        read_corpus(tmp_path)

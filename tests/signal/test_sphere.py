@@ -73,3 +73,14 @@ def test_what_sph2pipe_says_is_passed_on(
         InputError, match=r"a\.wv1 cannot .* \(it is not shortened\): copy it again"
     ):
         read_audio(path)
+
+
+def test_a_program_that_cannot_run_is_named(
+    write_sphere: WriteSphere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sph2pipe").write_bytes(b"\x7fELF of another machine")
+    (tmp_path / "sph2pipe").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = write_sphere(tmp_path / "a.wv1", SAMPLES, coding=SHORTENED)
+    with pytest.raises(InputError, match=r"a\.wv1 cannot be unpacked by .*sph2pipe \(Exec format"):
+        read_audio(path)

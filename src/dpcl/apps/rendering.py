@@ -116,13 +116,19 @@ def all_or_none(out: Path, names: Sequence[str], force: bool) -> Iterator[Path]:
     """A folder aside, all of whose files go to `out` in the end; `names` are what lies there then.
 
     With `force` files of the same names are replaced; others stay. Raises InputError for a name
-    that exists (unless `force`) and a folder that cannot be written.
+    that exists (unless `force`), for a folder where a file shall be or the other way round, and
+    for a folder that cannot be written.
     """
     for name in names:
         refuse_existing(out / name, force)
     with folder_aside(out) as aside:
         yield aside
-        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-            place = out / path.relative_to(aside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
+        places = {path: out / path.relative_to(aside) for path in sorted(aside.rglob("*"))}
+        for path, place in places.items():
+            if place.exists() and place.is_dir() != path.is_dir():
+                raise InputError(f"{place} is in the way: remove it, or give another --out")
+        for path, place in places.items():
+            if path.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                path.replace(place)

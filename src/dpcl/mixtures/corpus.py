@@ -143,7 +143,7 @@ def measure_seconds(path: Path, where: str) -> float:
         if is_packed(fields):
             return int(fields["sample_count"]) / int(fields["sample_rate"])
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError, KeyError, ValueError) as error:
+    except (soundfile.SoundFileError, OSError, KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: {path} cannot be read as audio; replace or remove it.") from (
             error
         )

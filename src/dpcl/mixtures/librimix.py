@@ -63,6 +63,7 @@ def read_metadata(path: str | os.PathLike[str]) -> list[MetadataRow]:
     if missing:
         raise InputError(f"{path} is no metadata of LibriMix: it has no column {missing[0]}.")
     rows = []
+    names: set[str] = set()
     for number, row in numbered:
         where = f"{path} row {number}"
         try:
@@ -73,6 +74,9 @@ def read_metadata(path: str | os.PathLike[str]) -> list[MetadataRow]:
         paths = tuple(row[f"source_{k}_path"] for k in sources)
         if not np.isfinite(gains).all() or not all(paths) or not name or "/" in name:
             raise InputError(f"{where} has no name, path or gain where one must be: correct it.")
+        if name in names:
+            raise InputError(f"{where} is {name} once more: remove it.")
+        names.add(name)
         rows.append(
             MetadataRow(where, name, paths, tuple(gains[:-1]), row["noise_path"], gains[-1])
         )

@@ -30,7 +30,7 @@ from dpcl.signal.audio import write_audio
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
-    """Write the rows as a CSV file, atomically, over what was there."""
+    """Write the rows as a CSV file, atomically, over what was there; InputError if it cannot be."""
     path = Path(path)
     num_sources = max((len(row.sources) for row in rows), default=0)
     header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in SOURCE_COLUMNS)]

@@ -34,14 +34,12 @@ def read_manifest(path: Path) -> tuple[Path, tuple[Utterance, ...]]:
     kind = _kind(path)
     if kind == "recordings":
         path = _partner(path, "recordings", "supervisions")
-    if kind == "cuts":
-        segments = list(_of_cuts(path))
-    else:
-        recordings = {
-            str(line.get("id")): (where, line)
-            for where, line in _lines(_partner(path, "supervisions", "recordings"))
-        }
-        segments = list(_of_supervisions(path, recordings))
+    try:
+        segments = list(_of_cuts(path) if kind == "cuts" else _of_supervisions(path))
+    except (AttributeError, TypeError) as error:  # a list, object or text where another must be
+        raise InputError(
+            f"{path} is not as Lhotse writes it ({error}): prepare it again."
+        ) from error
     if not segments:
         raise InputError(f"{path} holds no supervisions: choose another manifest.")
     root = Path(os.path.commonpath([u.path.parent for u in segments]))
@@ -70,7 +68,11 @@ def _partner(path: Path, own: str, other: str) -> Path:
     return partner
 
 
-def _of_supervisions(path: Path, recordings: dict[str, Line]) -> Iterator[Utterance]:
+def _of_supervisions(path: Path) -> Iterator[Utterance]:
+    recordings = {
+        str(line.get("id")): (where, line)
+        for where, line in _lines(_partner(path, "supervisions", "recordings"))
+    }
     for where, line in _lines(path):
         identity = str(line.get("recording_id"))
         if identity not in recordings:
@@ -117,7 +119,7 @@ def _utterance(
         split="",
         text=str(line.get("text") or line.get("id") or where),
         start=None if whole else first,
-        channel=None if whole else channel,
+        channel=channel,
     )
 
 

@@ -34,13 +34,19 @@ def draw_noise(
     """
     folder, root = Path(folder), Path(root)
     if not -np.inf < snr_db[0] <= snr_db[1] < np.inf:
-        raise InputError(f"Noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech: give two.")
-    if not folder.resolve().is_relative_to(root.resolve()):
+        raise InputError(
+            f"Noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech: give the lower first."
+        )
+    relative = Path(os.path.relpath(folder, root))  # of a link too, which it may be
+    if ".." in relative.parts:
         raise InputError(
             f"{folder} lies outside of {root}: link or copy the noise into the corpus."
         )
-    relative = folder.resolve().relative_to(root.resolve())
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    ]
     if not files:
         raise InputError(f"{folder} holds no recordings: give a folder of noise.")
     seconds = [measure_seconds(path, str(folder)) for path in files]

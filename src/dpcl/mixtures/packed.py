@@ -102,7 +102,9 @@ def _decode(
         x = read_part(utterance.part, sample_rate)
         peak = float(np.abs(x).max())
         if peak == 0.0:
-            raise InputError(f"{utterance.path} is silent: remove it from the corpus.")
+            folder = utterance.path.parent
+            silent = folder / utterance.part.name(folder)  # with its stretch, if it is a part
+            raise InputError(f"{silent} is silent: remove it from the corpus.")
         stored = np.rint(x * (PEAK * 32768.0 / peak)).astype("<i2")
         file.write(stored.tobytes())
         offsets.append(offsets[-1] + len(stored))

@@ -27,12 +27,13 @@ def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
     Raises InputError for a folder of another kind, and naming the first file that is missing.
     """
     path = Path(path)
-    root = _root(path)
-    mixtures = path if root != path else root / "mix"
+    root, mixtures = _places(path)
     folders = _source_folders(root, mixtures.name) if mixtures.is_dir() else []
     if not folders:
+        kinds = ", ".join(sorted(kind.name for kind in path.glob("mix_*") if kind.is_dir()))
         raise InputError(
-            f"{path} is no folder of rendered mixtures: it has no mix/ with s1/, s2/, … beside it."
+            f"{path} is no folder of rendered mixtures: it has no mix/ with s1/, s2/, … beside it"
+            + (f"; give one of its {kinds}." if kinds else ".")
         )
     rows = []
     for file in sorted(mixtures.iterdir()):
@@ -70,12 +71,17 @@ def rendered_root(path: str | os.PathLike[str], rows: Sequence[MixtureRow]) -> P
     """
     path = Path(path)
     if path.is_dir():
-        return _root(path)
+        return _places(path)[0]
     return path.parent if all(row.mixture for row in rows) else None
 
 
-def _root(path: Path) -> Path:
-    return path.parent if path.resolve().name.startswith("mix") else path
+def _places(path: Path) -> tuple[Path, Path]:
+    """The root of such a folder, and where in it the mixtures are."""
+    if path.name in ("", ".."):  # what has no name has no parent either
+        path = path.resolve()
+    if path.name.startswith("mix") and not (path / "mix").is_dir():
+        return path.parent, path
+    return path, path / "mix"
 
 
 def _source_folders(root: Path, mixtures: str) -> list[str]:

@@ -15,6 +15,7 @@ SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, â
 NOISE_COLUMNS = ("noise", "noise_start", "snr_db")
 ROOM_COLUMNS = ("room", "rt60", "microphone")  # and position_1, position_2, â€¦
 CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
+_SABINE = 24.0 * math.log(10.0) / 343.0  # s/m, at 343 m/s
 
 Place = tuple[float, float, float]
 
@@ -138,6 +139,10 @@ class Fields:
 
 
 def parse_row(fields: Fields, num_sources: int) -> MixtureRow:
+    """A row of a list of `num_sources` talkers; raises InputError naming the column that is wrong.
+
+    The columns of COLUMNS and SOURCE_COLUMNS must be there.
+    """
     identity = fields.text("id")
     if identity != Path(identity).name or identity == "..":
         raise fields.wrong("id", "a file name")  # it becomes one when the list is rendered
@@ -182,7 +187,7 @@ def _parse_room(fields: Fields, num_sources: int) -> RoomRow:
     size = fields.place("room")
     rt60 = fields.number("rt60")
     # Sabine: with this much absorption nothing is left to come back.
-    shortest = 0.161 * math.prod(size) / (2.0 * sum(math.prod(size) / side for side in size))
+    shortest = _SABINE * math.prod(size) / (2.0 * sum(math.prod(size) / side for side in size))
     if rt60 <= shortest:
         raise fields.wrong("rt60", f"longer than the {shortest:.3f} s that such a room can have")
     return RoomRow(

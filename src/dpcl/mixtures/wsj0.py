@@ -10,6 +10,7 @@ utterances get the levels that they have at 8 kHz. Each signal is rounded to 16 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,10 @@ def read_published(
             f"{path} cannot be read ({getattr(error, 'strerror', 'no ASCII text')}): give the"
             " folder with the published lists of wsj0-mix."
         ) from error
-    found = []
+    found: list[ListedMixture] = []
+    names: set[str] = set()
     for number, line in enumerate(lines, 1):
+        where = f"{path} line {number}"
         fields = line.split()
         if not fields:
             continue
@@ -115,10 +118,11 @@ def read_published(
         except ValueError:
             gains = ()
         if len(fields) != 2 * num_sources or not gains or not np.isfinite(gains).all():
-            raise InputError(
-                f"{path} line {number} is not {num_sources} times a path and a gain: correct it."
-            )
-        found.append(ListedMixture(f"{path} line {number}", tuple(fields[0::2]), gains))
+            raise InputError(f"{where} is not {num_sources} times a path and a gain: correct it.")
+        found.append(ListedMixture(where, tuple(fields[0::2]), gains))
+        if found[-1].name in names:
+            raise InputError(f"{where} lists {found[-1].name} once more: remove it.")
+        names.add(found[-1].name)
     if not found:
         raise InputError(f"{path} lists no mixtures: copy it again.")
     return found
@@ -145,7 +149,7 @@ def read_levels(folder: str | os.PathLike[str]) -> dict[str, float]:
         for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
             try:
                 name, power = line.split()
-                levels[name] = 10.0 * float(np.log10(float(power)))
+                levels[name] = 10.0 * math.log10(float(power))
             except ValueError as error:
                 raise InputError(f"{path} line {number} is no name and power.") from error
     if not levels:

@@ -51,11 +51,15 @@ def unpacked(data: BinaryIO, name: str) -> BinaryIO:
             f"{name} is a SPHERE file compressed with shorten: install sph2pipe, or convert it"
             " with `sph2pipe -f wav IN.wv1 OUT.wav` where there is one."
         )
-    with tempfile.NamedTemporaryFile(suffix=".sph") as copy:
-        data.seek(0)
-        shutil.copyfileobj(data, copy)
-        copy.flush()
-        ran = subprocess.run([program, "-f", "wav", copy.name], capture_output=True, check=False)
+    command = [program, "-f", "wav"]
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".sph") as copy:
+            data.seek(0)
+            shutil.copyfileobj(data, copy)
+            copy.flush()
+            ran = subprocess.run([*command, copy.name], capture_output=True, check=False)
+    except OSError as error:  # a full disk, a program of another machine
+        raise InputError(f"{name} cannot be unpacked by {program} ({error.strerror}).") from error
     if ran.returncode or not ran.stdout:
         said = ran.stderr.decode("utf-8", "replace").strip().replace(copy.name, "it")
         why = " ".join(said.split()) or f"status {ran.returncode}"
