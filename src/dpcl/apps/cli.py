@@ -16,7 +16,7 @@ import typer
 
 import dpcl
 from dpcl.apps import live, mix, show
-from dpcl.apps.screen import Force, Limit, progress, screen
+from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.errors import InputError
 
 app = typer.Typer(
@@ -182,6 +182,7 @@ def evaluate(
         ),
     ] = "default",
     limit: Limit = None,
+    metrics: Metrics = "",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -191,6 +192,7 @@ def evaluate(
     """
     from dpcl.apps.files import refuse_existing
     from dpcl.evaluation.evaluate import evaluate as score_list
+    from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
     from dpcl.separators.load import named_separator
@@ -203,10 +205,18 @@ def evaluate(
     found = named_separator(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
-            rows, root, found, out, name=separator, limit=limit, oracle=oracle, progress=move
+            rows,
+            root,
+            found,
+            out,
+            name=separator,
+            limit=limit,
+            oracle=oracle,
+            progress=move,
+            metrics=more_metrics(metrics),
         )
     if as_json:
-        _print_json(asdict(summary))
+        _print_json(summary_document(summary))
     else:
         print(summary_table(summary))
 
