@@ -177,8 +177,8 @@ def evaluate(
     separator: Annotated[
         str,
         typer.Option(
-            help="A model, a .safetensors file, live, nmf, fhmm, casa, spectral, or mixture, ibm,"
-            " irm, psm."
+            help="A model, a .safetensors file, either with :local behind it, live, nmf, fhmm,"
+            " casa, spectral, or mixture, ibm, irm, psm."
         ),
     ] = "default",
     limit: Limit = None,
@@ -195,13 +195,11 @@ def evaluate(
     from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
-    from dpcl.separators.load import named_separator
-    from dpcl.separators.oracle import ORACLES
+    from dpcl.separators.load import is_oracle, named_separator
 
     rows = read_list(mixture_list)
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
-    oracle = separator in ORACLES
     found = named_separator(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
@@ -211,7 +209,7 @@ def evaluate(
             out,
             name=separator,
             limit=limit,
-            oracle=oracle,
+            oracle=is_oracle(separator),
             progress=move,
             metrics=more_metrics(metrics),
         )

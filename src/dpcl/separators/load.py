@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpcl.separators.speaker_dependent import SpeakerDependent
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+LOCAL = ":local"  # behind a model's name
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,30 @@ def _load(path: Path, written: int) -> DeepClustering:
     return DeepClustering(load_model(path))
 
 
+def is_oracle(name: str) -> bool:
+    """Whether the separator of this name is shown the references."""
+    from dpcl.separators.oracle import ORACLES
+
+    return name in ORACLES or name.endswith(LOCAL)
+
+
 def named_separator(name: str) -> Separator | OracleSeparator | SpeakerDependent:
     """The separator that `dpcl evaluate` means by a name: any there is.
 
     mixture, ibm, irm, psm: shown the references; nmf, fhmm: told who speaks; casa, spectral:
     without training; live: the causal network as a stream hears it; else as load_separator, which
-    raises InputError where there is none.
+    raises InputError where there is none. With :local behind it a network's embeddings are
+    clustered in stretches of 100 frames that the references put in order.
     """
     from dpcl.separators.classical import CLASSICAL
     from dpcl.separators.online import OnlineDeepClustering
     from dpcl.separators.oracle import ORACLES
     from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
 
+    if name.endswith(LOCAL):
+        from dpcl.separators.local import LocalClustering
+
+        return LocalClustering(load_separator(name.removesuffix(LOCAL)))
     if name in CLASSICAL:
         return CLASSICAL[name]()
     if name == "live":
