@@ -42,13 +42,19 @@ def shipped_models() -> list[ShippedModel]:
     ]
 
 
+def weights_path(name: str) -> Path | None:
+    """The file of a shipped model's name or of a path; None where there is none."""
+    shipped = WEIGHTS / f"{name}.safetensors"
+    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
+    return path if path.is_file() else None
+
+
 def load_separator(name: str = "default") -> DeepClustering:
     """The separator of a shipped model's name or of a .safetensors path; kept for the next call.
 
     Raises InputError for a name that does not ship and a file that dpcl did not write.
     """
-    shipped = WEIGHTS / f"{name}.safetensors"
-    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
+    path = weights_path(name) or Path(name)
     if path.suffix != ".safetensors" and not path.is_file():
         names = ", ".join(model.name for model in shipped_models())
         raise InputError(f"unknown model {name!r}; give a .safetensors file or one of: {names}")
