@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import live, mix, show
+from dpcl.apps import experiment, live, mix, show
 from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.errors import InputError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(mix.app, name="mix")
+app.command()(experiment.experiment)
 app.command()(show.show)
 app.command()(live.live)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy

@@ -115,13 +115,14 @@ def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[Mixtu
     """The list of a name for the corpus below `root`.
 
     The one in the folder `committed` where the corpus is the one that it was drawn from (it has
-    the recordings of its first row); otherwise drawn from the corpus, into the folder `drawn`, by
+    any recording of it); otherwise drawn from the corpus, into the folder `drawn`, by
     the same settings. Raises InputError for what read_list, read_corpus and draw_list refuse.
     """
     frozen = committed / f"{name}.csv"
     if frozen.is_file():
         rows = read_list(frozen)
-        if all((root / path).is_file() for source in rows[0].sources for path in source.paths):
+        paths = (path for row in rows for source in row.sources for path in source.paths)
+        if any((root / path).is_file() for path in paths):
             return rows
     settings = list_settings()[name]
     corpus = read_corpus(root, settings.split)
