@@ -32,6 +32,12 @@ def draw(
     shortest: Annotated[float, typer.Option(help="Seconds.")] = 4.0,
     longest: Annotated[float, typer.Option(help="Seconds.")] = 8.0,
     level: Annotated[float, typer.Option(help="Largest relative level in dB.", min=0)] = 5.0,
+    speaker: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+    ] = None,
+    same_speaker: Annotated[
+        bool, typer.Option("--same-speaker", help="Mix each speaker with himself.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Draw a list of mixtures: a frozen CSV file that says everything about each.
@@ -45,7 +51,11 @@ def draw(
 
     refuse_existing(out, force)
     found = read_corpus(corpus, split, only or None)
-    rows = draw_list(found, out.stem, seed, count, sources, (shortest, longest), level)
+    if speaker:
+        found = found.of_speakers(speaker)
+    rows = draw_list(
+        found, out.stem, seed, count, sources, (shortest, longest), level, same_speaker
+    )
     write_list(rows, out)
     if found.root not in (corpus, corpus.parent):
         screen.print(f"the paths of {out} are relative to {found.root}: give it as --root")

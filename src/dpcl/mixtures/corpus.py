@@ -28,6 +28,14 @@ class Corpus:
     root: Path
     utterances: tuple[Utterance, ...]
 
+    def of_speakers(self, speakers: Iterable[str]) -> Corpus:
+        """The recordings of these speakers alone; InputError for one who is not there."""
+        wanted = set(speakers)
+        missing = sorted(wanted - {u.speaker for u in self.utterances})
+        if missing:
+            raise InputError(f"{self.root} has no recordings of speaker {', '.join(missing)} here.")
+        return Corpus(self.root, tuple(u for u in self.utterances if u.speaker in wanted))
+
 
 def read_corpus(
     path: str | os.PathLike[str], split: str | None = None, corpora: Iterable[str] | None = None

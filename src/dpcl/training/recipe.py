@@ -30,6 +30,7 @@ class CorpusSettings(Settings):
     path: str  # relative to the working folder
     split: str | None = None  # rows of the index to use; null for all
     only: tuple[str, ...] | None = None  # names in its column corpus; null for all
+    speakers: tuple[str, ...] | None = None  # null for all
 
 
 class DataSettings(Settings):
@@ -38,6 +39,7 @@ class DataSettings(Settings):
     corpora: tuple[CorpusSettings, ...] = Field(min_length=1)
     cache: str = "runs/cache"  # decoded audio is kept here
     num_sources: int = Field(default=2, ge=1, le=10)
+    same_speaker: bool = False  # each speaker is mixed with himself
     # between talkers, uniform in +- this
     relative_level_db: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     within: float = Field(default=0.5, ge=0, le=1)  # share of mixtures of talkers of one corpus
