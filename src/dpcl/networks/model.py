@@ -19,6 +19,7 @@ from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
@@ -58,9 +59,10 @@ class SignalSettings(Settings):
 class NetworkSettings(Settings):
     """Which network."""
 
-    kind: Literal["blstm", "lstm"] = "blstm"  # lstm: forward in time only, for streams
-    layers: int = Field(default=2, ge=1, le=20)
-    width: int = Field(default=600, ge=1)  # units per direction
+    # lstm and causal_…: forward in time only, for streams
+    kind: Literal["blstm", "lstm", "conv", "causal_conv"] = "blstm"
+    layers: int = Field(default=2, ge=1, le=20)  # LSTMs, or convolutions
+    width: int = Field(default=600, ge=1)  # units per direction, or channels
     embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
@@ -79,9 +81,10 @@ class NetworkSettings(Settings):
     def build(self, bins: int) -> EmbeddingNetwork:
         """The network with fresh random weights."""
         heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
-        return BLSTMEmbedding(
-            bins, self.layers, self.width, heads, self.dropout, bidirectional=self.kind == "blstm"
-        )
+        sizes = bins, self.layers, self.width, heads, self.dropout
+        if self.kind in ("blstm", "lstm"):
+            return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
+        return ConvolutionalEmbedding(*sizes, causal=self.kind == "causal_conv")
 
 
 class MaskSettings(Settings):
