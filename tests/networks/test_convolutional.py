@@ -149,7 +149,7 @@ def test_in_bfloat16(causal: bool) -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_learns_one_batch_by_heart(learn_by_heart: Learning, causal: bool, autocast: bool) -> None:
     losses = learn_by_heart(
-        lambda bins: ConvolutionalEmbedding(bins, 6, 32, Heads(8), causal=causal), 80, autocast
+        lambda bins: ConvolutionalEmbedding(bins, 6, 32, Heads(8), causal=causal), 40, autocast
     )
     assert 0.3 < losses[0] < 1
     assert losses[-1] < 0.03

@@ -20,6 +20,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.convolutional import ConvolutionalEmbedding
+from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
@@ -60,9 +61,9 @@ class NetworkSettings(Settings):
     """Which network."""
 
     # lstm and causal_…: forward in time only, for streams
-    kind: Literal["blstm", "lstm", "conv", "causal_conv"] = "blstm"
-    layers: int = Field(default=2, ge=1, le=20)  # LSTMs, or convolutions
-    width: int = Field(default=600, ge=1)  # units per direction, or channels
+    kind: Literal["blstm", "lstm", "conv", "causal_conv", "dual_path", "causal_dual_path"] = "blstm"
+    layers: int = Field(default=2, ge=1, le=20)  # LSTMs, convolutions, or blocks of two LSTMs
+    width: int = Field(default=600, ge=1)  # units per direction, channels, or both
     embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
@@ -84,7 +85,8 @@ class NetworkSettings(Settings):
         sizes = bins, self.layers, self.width, heads, self.dropout
         if self.kind in ("blstm", "lstm"):
             return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
-        return ConvolutionalEmbedding(*sizes, causal=self.kind == "causal_conv")
+        trunk = ConvolutionalEmbedding if self.kind.endswith("conv") else DualPathEmbedding
+        return trunk(*sizes, causal=self.kind.startswith("causal_"))
 
 
 class MaskSettings(Settings):
