@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.mixtures.ideal import bin_weights, ideal_assignments
 from dpcl.networks import blstm
 from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import Activation, Heads
-from dpcl.objectives.affinity import affinity_loss
-from dpcl.signal.features import log_magnitude
-from dpcl.signal.stft import STFT
+from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
+
+Learning = Callable[[Callable[[int], EmbeddingNetwork], int, bool], list[float]]
 
 
 @pytest.fixture(autouse=True)
@@ -141,35 +141,8 @@ def test_bfloat16_under_autocast_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == [0, 1, 2]
 
 
-def glides(items: int, samples: int) -> Tensor:
-    """Two talkers (B, 2, T) of harmonic tones, each with its own gliding pitch and pauses."""
-    time = torch.arange(samples) / 8000
-    start = 150 + 250 * torch.rand(items, 2, 1)
-    phase = 2 * torch.pi * (start * time + 300 * torch.randn(items, 2, 1) * time.square())
-    tones = sum((k * phase).cos() / k for k in range(1, 8))
-    gates = (torch.rand(items, 2, samples // 400 + 1) > 0.3).float()
-    assert isinstance(tones, Tensor)
-    return tones * gates.repeat_interleave(400, dim=-1)[..., :samples]
-
-
 @pytest.mark.parametrize("autocast", [False, True])
-def test_learns_one_batch_by_heart(autocast: bool) -> None:
-    stft = STFT(128, 32)
-    spectra = stft(glides(2, 29 * 32))  # (B, C, L, F)
-    mixture = spectra.sum(1)
-    features, weights = log_magnitude(mixture), bin_weights(mixture, "magnitude")
-    assignments = ideal_assignments(spectra)
-    network = BLSTMEmbedding(stft.bins, 1, 48, Heads(8))
-    network.mean, network.std = features.mean((0, 1)), features.std((0, 1))
-    optimiser = torch.optim.Adam(network.parameters(), 0.01)
-    losses = []
-    for _ in range(80):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            embeddings = network(features).embeddings
-        loss = affinity_loss(embeddings, assignments, weights).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
+def test_learns_one_batch_by_heart(learn_by_heart: Learning, autocast: bool) -> None:
+    losses = learn_by_heart(lambda bins: BLSTMEmbedding(bins, 1, 48, Heads(8)), 80, autocast)
     assert 0.3 < losses[0] < 1
     assert losses[-1] < 0.03

@@ -32,6 +32,7 @@ class BLSTMEmbedding(EmbeddingNetwork):
         bidirectional: bool = True,
     ) -> None:
         super().__init__(bins, (1 + bidirectional) * width, heads, dropout)
+        self.causal = not bidirectional
         self.lstm = nn.LSTM(
             bins,
             width,

@@ -49,6 +49,7 @@ class EmbeddingNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+    causal = False  # hears forward in time only, so that `hear_on` is there for streams
 
     def __init__(
         self, bins: int, width: int, heads: Heads, dropout: float = 0.0, per_bin: bool = False
@@ -84,7 +85,7 @@ class EmbeddingNetwork(nn.Module):
     def hear_on(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """As `hear` for the next frames of a stream: features (L, F) -> (L, H), new state.
 
-        For trunks that hear forward in time only.
+        For trunks that are `causal`.
         """
         raise NotImplementedError
 

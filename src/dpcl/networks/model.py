@@ -19,6 +19,8 @@ from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.convolutional import ConvolutionalEmbedding
+from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.unfolded import UnfoldedBLSTM, Unfolding
 from dpcl.signal.features import log_magnitude, running_log_magnitude
@@ -73,9 +75,10 @@ class UnfoldedSettings(Settings):
 class NetworkSettings(Settings):
     """Which network."""
 
-    kind: Literal["blstm", "lstm"] = "blstm"  # lstm: forward in time only, for streams
-    layers: int = Field(default=2, ge=1, le=20)
-    width: int = Field(default=600, ge=1)  # units per direction
+    # lstm and causal_…: forward in time only, for streams
+    kind: Literal["blstm", "lstm", "conv", "causal_conv", "dual_path", "causal_dual_path"] = "blstm"
+    layers: int = Field(default=2, ge=1, le=20)  # LSTMs, convolutions, or blocks of two LSTMs
+    width: int = Field(default=600, ge=1)  # units per direction, channels, or both
     embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
@@ -103,12 +106,13 @@ class NetworkSettings(Settings):
     def build(self, bins: int) -> EmbeddingNetwork:
         """The network with fresh random weights."""
         heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
+        sizes = bins, self.layers, self.width, heads, self.dropout
         if self.unfolded:
-            unfolding = Unfolding(**self.unfolded.model_dump())
-            return UnfoldedBLSTM(bins, self.layers, self.width, heads, self.dropout, unfolding)
-        return BLSTMEmbedding(
-            bins, self.layers, self.width, heads, self.dropout, bidirectional=self.kind == "blstm"
-        )
+            return UnfoldedBLSTM(*sizes, Unfolding(**self.unfolded.model_dump()))
+        if self.kind in ("blstm", "lstm"):
+            return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
+        trunk = ConvolutionalEmbedding if self.kind.endswith("conv") else DualPathEmbedding
+        return trunk(*sizes, causal=self.kind.startswith("causal_"))
 
 
 class MaskSettings(Settings):
