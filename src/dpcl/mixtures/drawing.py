@@ -12,8 +12,8 @@ import numpy as np
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
-from dpcl.mixtures.lists import MixtureRow, SourceRow
 from dpcl.mixtures.mixing import draw_gains_db
+from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 
 ROUNDING = 0.01  # s by which an index may overstate the length of a recording
 
@@ -29,6 +29,7 @@ def draw_list(
     num_sources: int,
     seconds: tuple[float, float] = (4.0, 8.0),
     relative_level_db: float = 5.0,
+    same_speaker: bool = False,
 ) -> list[MixtureRow]:
     """Draw `count` mixtures, the same ones for the same corpus and seed.
 
@@ -36,7 +37,8 @@ def draw_list(
     are several. The speakers of a corpus are used equally often, give or take one where texts
     clash, and so are the recordings of a speaker. Lengths are uniform within `seconds`, to 1 ms;
     gains are those of draw_gains_db, to 0.01 dB. Recordings shorter than the mixture are joined,
-    and repeated where the speaker has no more. No two talkers of a mixture share a text.
+    and repeated where the speaker has no more. No two talkers of a mixture share a text. With
+    `same_speaker` all of them are one speaker, each with recordings of his own.
     Raises InputError if there are too few speakers, or too few different texts.
     """
     if not 0 < seconds[0] <= seconds[1] < math.inf:
@@ -46,13 +48,12 @@ def draw_list(
     if not name or name != Path(name).name:
         raise InputError(f"{name!r} cannot name a list: its mixtures become files of that name.")
     rng = np.random.default_rng(seed)
-    draw = _Draw(corpus, rng)
+    draw = _Draw(corpus, rng, num_sources if same_speaker else 1)
     rows = []
-    for i, corpora in enumerate(draw.plan(count, num_sources), 1):
+    for i, corpora in enumerate(draw.plan(count, 1 if same_speaker else num_sources), 1):
         length = round(float(rng.uniform(*seconds)), 3)
         talkers = draw.talkers(corpora, length)
         gains_db = draw_gains_db(rng, num_sources, relative_level_db)
-        genders = {recordings[0].gender for recordings, _ in talkers}
         rows.append(
             MixtureRow(
                 id=f"{name}-{i:04d}",
@@ -60,15 +61,13 @@ def draw_list(
                 seed=seed,
                 seconds=length,
                 corpora="within" if len(set(corpora)) == 1 else "across",
-                genders="unknown"
-                if "" in genders
-                else "same"
-                if len(genders) == 1
-                else "different",
+                genders="same"
+                if same_speaker
+                else gender_condition(recordings[0].gender for recordings, _ in talkers),
                 sources=tuple(
                     SourceRow(
                         speaker=recordings[0].speaker,
-                        paths=tuple(_relative(u.path, corpus.root) for u in recordings),
+                        paths=tuple(_name(u, corpus.root) for u in recordings),
                         start=start,
                         gain_db=round(float(gain_db), 2),
                     )
@@ -82,17 +81,28 @@ def draw_list(
 class _Draw:
     """How often each speaker and recording was used so far."""
 
-    def __init__(self, corpus: Corpus, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, corpus: Corpus, rng: np.random.Generator, voices: int = 1) -> None:
+        self.rng, self.voices = rng, voices  # of one speaker in a mixture
         self.recordings: dict[Speaker, list[Utterance]] = {}
         for u in sorted(corpus.utterances, key=lambda u: u.path):
             if u.seconds > ROUNDING:
                 self.recordings.setdefault((u.corpus, u.speaker), []).append(u)
+        if voices > 1:  # who has too little to say cannot talk with himself
+            self.recordings = {
+                speaker: recordings
+                for speaker, recordings in self.recordings.items()
+                if len({u.text for u in recordings}) >= voices
+            }
         self.uses: Counter[Speaker | Utterance] = Counter()
 
     def plan(self, count: int, num_sources: int) -> list[tuple[str, ...]]:
         """The corpora of the talkers of each mixture, in random order."""
         available = Counter(corpus for corpus, _ in self.recordings)
+        if self.voices > 1 and not available:
+            raise InputError(
+                f"No speaker of the corpus has {self.voices} recordings of different texts to be"
+                " mixed with one another: add recordings."
+            )
         patterns = [
             pattern
             for pattern in combinations_with_replacement(sorted(available), num_sources)
@@ -128,12 +138,27 @@ class _Draw:
                     f"No {len(corpora)} speakers of the corpus {corpus} have different texts: check"
                     " its text column, or give the files of different sentences different names."
                 )
-            recordings, start = self._segment(fresh, seconds)
             chosen.append(speaker)
-            texts.update(u.text for u in recordings)
-            self.uses.update([speaker, *set(recordings)])
-            talkers.append((recordings, start))
+            self.uses.update([speaker])
+            for share in self._shares(fresh):
+                recordings, start = self._segment(share, seconds)
+                texts.update(u.text for u in recordings)
+                self.uses.update(set(recordings))
+                talkers.append((recordings, start))
         return [talkers[k] for k in self.rng.permutation(len(talkers))]
+
+    def _shares(self, fresh: list[Utterance]) -> list[list[Utterance]]:
+        """The recordings for each voice of a speaker: the least used ones dealt out by text."""
+        if self.voices == 1:
+            return [fresh]
+        by_text: dict[str, list[Utterance]] = {}
+        for u in self._least_used(fresh):
+            by_text.setdefault(u.text, []).append(u)
+        dealt = list(by_text.values())
+        return [
+            [u for same in dealt[voice :: self.voices] for u in same]
+            for voice in range(self.voices)
+        ]
 
     def _segment(self, fresh: list[Utterance], seconds: float) -> tuple[list[Utterance], float]:
         joined: list[Utterance] = []
@@ -154,7 +179,8 @@ class _Draw:
         return sorted(shuffled, key=lambda item: self.uses[item])
 
 
-def _relative(path: Path, root: Path) -> str:
+def _name(u: Utterance, root: Path) -> str:
+    path = u.path
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts or "|" in path.name:
         raise InputError(f"{path} cannot stand in a list: it lies outside {root} or has a | in it.")
-    return path.relative_to(root).as_posix()
+    return u.part.name(root)

@@ -44,15 +44,23 @@ class BLSTMEmbedding(EmbeddingNetwork):
     def hear(self, features: Tensor) -> Tensor:
         """The recurrent part: features (B, L, F) -> (B, L, D*width), few numbers for a frame."""
         x = ((features - self.mean) / self.std).transpose(0, 1)  # (L, B, F)
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            for layer in range(self.lstm.num_layers):
-                if layer:
-                    x = functional.dropout(x, self.dropout, self.training)
-                x = bf16_lstm(x, self.lstm, layer)  # (L, B, D*width)
-        else:
-            x, _ = self.lstm(x.to(self.lstm.all_weights[0][0].dtype))
-        return x.transpose(0, 1)
+        return lstm_layers(self.lstm, x, self.dropout, self.training).transpose(0, 1)
 
     def hear_on(self, features: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """As `hear` for the next frames of a stream: features (L, F) -> (L, width), new state."""
         return lstm_frames(self.lstm, (features - self.mean) / self.std, state)
+
+
+def lstm_layers(lstm: nn.LSTM, inputs: Tensor, dropout: float, training: bool) -> Tensor:
+    """All layers: inputs (L, B, I) -> outputs of the last (L, B, D*H).
+
+    Under autocast on a CPU in bfloat16, with dropout between layers in `training`, as nn.LSTM has.
+    """
+    if inputs.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        outputs: Tensor = lstm(inputs.to(lstm.all_weights[0][0].dtype))[0]
+        return outputs
+    for layer in range(lstm.num_layers):
+        if layer:
+            inputs = functional.dropout(inputs, dropout, training)
+        inputs = bf16_lstm(inputs, lstm, layer)
+    return inputs

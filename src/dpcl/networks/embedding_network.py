@@ -13,7 +13,7 @@ from torch.nn import functional
 from dpcl.networks.unit_length import unit_length
 
 # How the names of what is not trunk begin, in a file of weights.
-HEADS = ("project.", "mask_head.", "anchors")
+HEADS = ("project.", "mask_head.", "anchors", "log_alpha", "enhance.")
 
 Activation = Literal["none", "tanh", "logistic"]
 
@@ -74,10 +74,9 @@ class EmbeddingNetwork(nn.Module):
         """
         heard = self.hear(features)
         count = self.heads.masks if num_sources is None else num_sources
-        return Outputs(
-            self.embed(heard) if self.heads.embedding else None,
-            self.infer_masks(heard, count) if self.gives_masks(count) else None,
-        )
+        embeddings = self.embed(heard) if self.heads.embedding else None
+        masks = self.infer_masks(heard, count, embeddings) if self.gives_masks(count) else None
+        return Outputs(embeddings, masks)
 
     def hear(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> what the heads need of each frame (B, L, H)."""
@@ -103,8 +102,18 @@ class EmbeddingNetwork(nn.Module):
         """Whether `infer_masks` can give masks of so many sources."""
         return num_sources == self.heads.masks > 0
 
-    def infer_masks(self, heard: Tensor, num_sources: int) -> Tensor:
-        """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one."""
+    def infer_masks(
+        self,
+        heard: Tensor,
+        num_sources: int,
+        embeddings: Tensor | None = None,
+        centroids: Tensor | None = None,
+    ) -> Tensor:
+        """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+
+        embeddings: (B, L*F, K) of it, where they are there already; centroids: (B, C, K) of the
+        sources, where they are known. A mask head needs neither.
+        """
         bins = len(self.mean)
         scores = self._head(self.mask_head, heard).reshape(*heard.shape[:2], bins, num_sources)
         return scores.float().softmax(-1).permute(0, 3, 1, 2)

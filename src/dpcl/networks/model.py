@@ -22,6 +22,7 @@ from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
+from dpcl.networks.unfolded import UnfoldedBLSTM, Unfolding
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
@@ -57,6 +58,20 @@ class SignalSettings(Settings):
         return running_log_magnitude(spectrum, self.hop / self.sample_rate)[0]
 
 
+class UnfoldedSettings(Settings):
+    """Masks through the clustering: steps of soft k-means, then an enhancement network."""
+
+    steps: int = Field(default=3, ge=1, le=20)
+    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # how hard; the larger, the harder
+    learn_alpha: bool = True
+    # bins that pull the centroids, and how much: as MaskSettings has them
+    weighting: Weighting = "threshold"
+    floor_db: float = Field(default=-40.0, lt=0)
+    layers: int = Field(default=1, ge=0, le=20)  # of the enhancement BLSTM; 0 without one
+    width: int = Field(default=200, ge=1)  # units per direction
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
+
+
 class NetworkSettings(Settings):
     """Which network."""
 
@@ -70,6 +85,7 @@ class NetworkSettings(Settings):
     unit: bool = True  # embeddings have unit length
     anchors: int = Field(default=0, ge=0)  # trainable points among the embeddings
     masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without one
+    unfolded: UnfoldedSettings | None = None  # masks of any number of sources; null: without
 
     @model_validator(mode="after")
     def _has_a_head(self) -> NetworkSettings:
@@ -77,12 +93,22 @@ class NetworkSettings(Settings):
             raise ValueError("embedding and masks are both 0; give one of the heads a size")
         if self.anchors and not self.embedding:
             raise ValueError("anchors lie among embeddings; give embedding a size")
+        if self.unfolded and not self.embedding:
+            raise ValueError("unfolded clusters embeddings; give embedding a size")
+        if self.unfolded and (self.masks or self.kind != "blstm"):
+            raise ValueError("unfolded is for kind blstm without a mask head; set masks: 0")
         return self
+
+    def gives_masks(self, num_sources: int) -> bool:
+        """Whether the network has masks of its own of so many sources."""
+        return self.unfolded is not None or num_sources == self.masks > 0
 
     def build(self, bins: int) -> EmbeddingNetwork:
         """The network with fresh random weights."""
         heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
         sizes = bins, self.layers, self.width, heads, self.dropout
+        if self.unfolded:
+            return UnfoldedBLSTM(*sizes, Unfolding(**self.unfolded.model_dump()))
         if self.kind in ("blstm", "lstm"):
             return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
         trunk = ConvolutionalEmbedding if self.kind.endswith("conv") else DualPathEmbedding
@@ -131,8 +157,10 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _network_has_what_masks_need(self) -> ModelSettings:
         masks, network = self.masks, self.network
-        if masks.head != "embedding" and not network.masks:
-            raise ValueError(f"masks.head {masks.head} needs a mask head; set network.masks")
+        if masks.head != "embedding" and not (network.masks or network.unfolded):
+            raise ValueError(
+                f"masks.head {masks.head} needs a mask head; set network.masks or network.unfolded"
+            )
         if masks.head != "masks" and not network.embedding:
             raise ValueError(f"masks.head {masks.head} needs embeddings; set network.embedding")
         if masks.centroids == "anchors" and not network.anchors:

@@ -125,7 +125,8 @@ class DeepClustering:
         masks = masks.view(*masks.shape[:2], heard.shape[1], -1)
         if settings.head == "embedding" or not network.gives_masks(num_sources):
             return masks
-        own = in_order_of(network.infer_masks(heard, num_sources), masks)
+        inferred = network.infer_masks(heard, num_sources, embeddings, centroids)
+        own = in_order_of(inferred, masks)
         return own if settings.head == "masks" else both(own, masks)
 
     def _own_masks(self, heard: Tensor, num_sources: int) -> Tensor:

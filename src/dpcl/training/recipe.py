@@ -25,11 +25,12 @@ MACHINE: dict[str, Any] = {
 
 
 class CorpusSettings(Settings):
-    """One corpus: a CSV index, a folder that holds index.csv, or a folder per speaker."""
+    """One corpus: a CSV index, a folder with index.csv or one per speaker, a Lhotse manifest."""
 
     path: str  # relative to the working folder
     split: str | None = None  # rows of the index to use; null for all
     only: tuple[str, ...] | None = None  # names in its column corpus; null for all
+    speakers: tuple[str, ...] | None = None  # null for all
 
 
 class DataSettings(Settings):
@@ -38,6 +39,7 @@ class DataSettings(Settings):
     corpora: tuple[CorpusSettings, ...] = Field(min_length=1)
     cache: str = "runs/cache"  # decoded audio is kept here
     num_sources: int = Field(default=2, ge=1, le=10)
+    same_speaker: bool = False  # each speaker is mixed with himself
     # between talkers, uniform in +- this
     relative_level_db: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     within: float = Field(default=0.5, ge=0, le=1)  # share of mixtures of talkers of one corpus
@@ -172,10 +174,10 @@ class Recipe(Settings):
             raise ValueError(
                 f"anchored_attractor needs model.network.anchors of {self.data.num_sources} or more"
             )
-        if objective.masks and network.masks != self.data.num_sources:
+        if objective.masks and not network.gives_masks(self.data.num_sources):
             raise ValueError(
                 f"objective.masks needs model.network.masks of {self.data.num_sources}, one for"
-                " each source of data.num_sources"
+                " each source of data.num_sources, or model.network.unfolded"
             )
         return self
 
