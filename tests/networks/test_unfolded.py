@@ -167,6 +167,18 @@ def test_masks_come_in_the_order_of_the_centroids() -> None:
     torch.testing.assert_close(swapped, masks[:, order])
 
 
+def test_known_centroids_are_taken_as_they_are() -> None:
+    """Those of a long recording, moved in a window with one talker, shared out his bins."""
+    built = network(layers=0)
+    heard = built.hear(log_magnitude(mixed()))
+    embeddings = built.embed(heard)
+    centroids = functional.normalize(torch.randn(2, 3, 5), dim=-1)
+    distances = torch.cdist(embeddings, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+    expected = (-3 * distances.square()).softmax(-1).mT  # alpha 3
+    masks = built.infer_masks(heard, 3, embeddings, centroids).flatten(2)
+    torch.testing.assert_close(masks, expected)
+
+
 def test_alpha_is_learned_or_fixed() -> None:
     learned, fixed = network(), network(learn_alpha=False)
     assert "log_alpha" in dict(learned.named_parameters())

@@ -15,7 +15,7 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Heads
-from dpcl.networks.model import Model, ModelSettings
+from dpcl.networks.model import Model, ModelSettings, build_network
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.stft import STFT
 from dpcl.streaming import long
@@ -162,3 +162,27 @@ def test_what_is_heard_of_channels() -> None:
 def test_no_samples_are_told() -> None:
     with pytest.raises(InputError, match="no samples"):
         scan(InMemory(np.zeros((2, 0), np.float32), RATE))
+
+
+def test_masks_through_the_clustering_add_up_over_all_windows() -> None:
+    """Windows are heard once: what the enhancement network needs is kept beside the trunk's."""
+    settings = ModelSettings.model_validate(
+        {
+            "signal": {"sample_rate": RATE, "window": 64, "hop": 32},
+            "network": {"layers": 1, "width": 6, "embedding": 4, "unfolded": {"width": 5}},
+            "masks": {"head": "masks", "sharpness": 5.0},
+        }
+    )
+    torch.manual_seed(0)
+    network = build_network(settings).eval()
+    torch.nn.init.normal_(network.enhance.out.weight)
+    recording = conversation(25.0).sum(0, keepdims=True)
+    separator = DeepClustering(Model(settings, network, {}))
+    with LongSeparation(InMemory(recording, RATE), separator, 3) as separation:
+        assert separation.windows.count == 3
+        pieces = list(separation.pieces())
+    sources = torch.cat([piece.sources[:, 0] for piece in pieces], -1)
+    assert sources.shape == (3, 25 * RATE)
+    torch.testing.assert_close(sources.sum(0), torch.from_numpy(recording[0]), rtol=0, atol=1e-4)
+    masks = torch.cat([piece.masks for piece in pieces], 1)
+    assert masks.std((1, 2)).min() > 0.01

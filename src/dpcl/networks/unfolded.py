@@ -34,8 +34,9 @@ class UnfoldedBLSTM(BLSTMEmbedding):
     """A BLSTM whose embeddings are clustered inside, into masks of any number of sources.
 
     Hard k-means gives the first centroids, without a gradient; steps of soft k-means move them, and
-    their responsibilities are masks. An enhancement network then hears the mixture beside each
-    source's masked mixture, and its masks take the place of those of the clustering.
+    their responsibilities are masks. Centroids that are known beforehand are taken as they are. An
+    enhancement network then hears the mixture beside each source's masked mixture, and its masks
+    take the place of those of the clustering.
     Source: Isik et al. 2016, sections 2.4 and 2.5.
     """
 
@@ -79,17 +80,19 @@ class UnfoldedBLSTM(BLSTMEmbedding):
     ) -> Tensor:
         """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
 
-        embeddings: (B, L*F, K), if they are there; centroids: (B, C, K) from which the clustering
-        starts, else those of hard k-means. Masks come in the order of the centroids.
+        embeddings: (B, L*F, K), if they are there; centroids: (B, C, K), where they are known, in
+        whose order the masks come. No step moves these: they may be of a long recording, and in a
+        window in which one source is silent they would share out the others.
         """
         features = heard[..., : len(self.mean)].float()
         if embeddings is None:
             embeddings = self.embed(heard)
         # Features are log magnitudes relative to the loudest bin.
         weights = bin_weights(features.exp(), self.unfolding.weighting, self.unfolding.floor_db)
+        steps = 0
         if centroids is None:
-            centroids = hard_start(embeddings, num_sources, weights)
-        alpha, steps = self.log_alpha.float().exp(), self.unfolding.steps
+            centroids, steps = hard_start(embeddings, num_sources, weights), self.unfolding.steps
+        alpha = self.log_alpha.float().exp()
         _, masks = soft_kmeans(embeddings, centroids, weights, alpha, steps)
         masks = masks.view(*masks.shape[:2], *features.shape[1:])
         if not self.unfolding.layers:
