@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from itertools import combinations_with_replacement, cycle
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
+from dpcl.mixtures.kinds import Kind, Kinds
 from dpcl.mixtures.lists import MixtureRow, SourceRow
 from dpcl.mixtures.mixing import draw_gains_db
 
@@ -29,6 +31,7 @@ def draw_list(
     num_sources: int,
     seconds: tuple[float, float] = (4.0, 8.0),
     relative_level_db: float = 5.0,
+    kinds: Kinds | None = None,
 ) -> list[MixtureRow]:
     """Draw `count` mixtures, the same ones for the same corpus and seed.
 
@@ -36,7 +39,8 @@ def draw_list(
     are several. The speakers of a corpus are used equally often, give or take one where texts
     clash, and so are the recordings of a speaker. Lengths are uniform within `seconds`, to 1 ms;
     gains are those of draw_gains_db, to 0.01 dB. Recordings shorter than the mixture are joined,
-    and repeated where the speaker has no more. No two talkers of a mixture share a text.
+    and repeated where the speaker has no more. No two talkers of a mixture share a text. With
+    `kinds` the mixtures are of these, in their shares, their sources in the order of the groups.
     Raises InputError if there are too few speakers, or too few different texts.
     """
     if not 0 < seconds[0] <= seconds[1] < math.inf:
@@ -48,18 +52,24 @@ def draw_list(
     rng = np.random.default_rng(seed)
     draw = _Draw(corpus, rng)
     rows = []
-    for i, corpora in enumerate(draw.plan(count, num_sources), 1):
+    planned: list[Kind | tuple[str, ...]] = []
+    planned += draw.plan_kinds(count, kinds) if kinds else draw.plan(count, num_sources)
+    for i, plan in enumerate(planned, 1):
         length = round(float(rng.uniform(*seconds)), 3)
-        talkers = draw.talkers(corpora, length)
+        if isinstance(plan, Kind):
+            talkers = draw.of_kind(plan, length)
+        else:
+            talkers = draw.talkers(plan, length)
         gains_db = draw_gains_db(rng, num_sources, relative_level_db)
-        genders = {recordings[0].gender for recordings, _ in talkers}
+        genders = {segment.recordings[0].gender for segment in talkers}
+        corpora = {segment.recordings[0].corpus for segment in talkers}
         rows.append(
             MixtureRow(
                 id=f"{name}-{i:04d}",
                 list=name,
                 seed=seed,
                 seconds=length,
-                corpora="within" if len(set(corpora)) == 1 else "across",
+                corpora="within" if len(corpora) == 1 else "across",
                 genders="unknown"
                 if "" in genders
                 else "same"
@@ -67,16 +77,28 @@ def draw_list(
                 else "different",
                 sources=tuple(
                     SourceRow(
-                        speaker=recordings[0].speaker,
-                        paths=tuple(_relative(u.path, corpus.root) for u in recordings),
-                        start=start,
+                        speaker=segment.recordings[0].speaker,
+                        paths=tuple(_relative(u.path, corpus.root) for u in segment.recordings),
+                        start=segment.start,
                         gain_db=round(float(gain_db), 2),
+                        pause=segment.pause,
+                        group=segment.group,
                     )
-                    for (recordings, start), gain_db in zip(talkers, gains_db, strict=True)
+                    for segment, gain_db in zip(talkers, gains_db, strict=True)
                 ),
             )
         )
     return rows
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What one source is cut from."""
+
+    recordings: list[Utterance]  # joined in this order
+    start: float  # s
+    pause: float = 0.0  # s behind each recording
+    group: str = ""
 
 
 class _Draw:
@@ -89,6 +111,8 @@ class _Draw:
             if u.seconds > ROUNDING:
                 self.recordings.setdefault((u.corpus, u.speaker), []).append(u)
         self.uses: Counter[Speaker | Utterance] = Counter()
+        self.groups: dict[str, list[Speaker]] = {}
+        self.pause = 0.0  # s at most, behind a recording
 
     def plan(self, count: int, num_sources: int) -> list[tuple[str, ...]]:
         """The corpora of the talkers of each mixture, in random order."""
@@ -110,43 +134,97 @@ class _Draw:
         planned += [across[i % len(across)] for i in range(num_across)]
         return [planned[i] for i in self.rng.permutation(count)]
 
-    def talkers(
-        self, corpora: tuple[str, ...], seconds: float
-    ) -> list[tuple[list[Utterance], float]]:
-        """For each talker, in random order, the recordings to join and where to start (s)."""
+    def talkers(self, corpora: tuple[str, ...], seconds: float) -> list[_Segment]:
+        """What each talker says, in random order."""
         chosen: list[Speaker] = []
         texts: set[str] = set()
         talkers = []
         for corpus in corpora:
             free = [s for s in self.recordings if s[0] == corpus and s not in chosen]
-            for speaker in self._least_used(free):
-                fresh = [u for u in self.recordings[speaker] if u.text not in texts]
-                if fresh:
-                    break
-            else:
+            speaker, fresh = self._with_fresh_texts(free, texts)
+            if not fresh:
                 raise InputError(
                     f"No {len(corpora)} speakers of the corpus {corpus} have different texts: check"
                     " its text column, or give the files of different sentences different names."
                 )
-            recordings, start = self._segment(fresh, seconds)
             chosen.append(speaker)
-            texts.update(u.text for u in recordings)
-            self.uses.update([speaker, *set(recordings)])
-            talkers.append((recordings, start))
+            talkers.append(self._segment(speaker, fresh, seconds, texts))
         return [talkers[k] for k in self.rng.permutation(len(talkers))]
 
-    def _segment(self, fresh: list[Utterance], seconds: float) -> tuple[list[Utterance], float]:
+    def plan_kinds(self, count: int, kinds: Kinds) -> list[Kind]:
+        """The kind of each mixture, in random order; none is off its share by one mixture."""
+        speakers = list(self.recordings)
+        self.groups = {
+            group: [s for s, member in zip(speakers, members, strict=True) if member]
+            for group, members in kinds.members(speakers).items()
+        }
+        self.pause = kinds.pause
+        ends = np.cumsum([kind.share for kind in kinds.mixtures])
+        counts = np.diff(np.rint(ends / ends[-1] * count).astype(int), prepend=0)
+        planned = [k for k, n in zip(kinds.mixtures, counts, strict=True) for _ in range(n)]
+        return [planned[i] for i in self.rng.permutation(count)]
+
+    def of_kind(self, kind: Kind, seconds: float) -> list[_Segment]:
+        """What is heard of each source of a kind of mixture."""
+        texts: set[str] = set()
+        if kind.same:
+            for speaker in self._least_used(self.groups[kind.of[0]]):
+                found = self._least_used(self.recordings[speaker])
+                dealt = [found[k :: len(kind.of)] for k in range(len(kind.of))]
+                if len({u.text for u in found}) == len(found) >= len(kind.of):
+                    return [
+                        self._segment(speaker, part, seconds, texts, kind.of[0]) for part in dealt
+                    ]
+            raise InputError(
+                f"No class of the group {kind.of[0]} has {len(kind.of)} different recordings for"
+                f" mixtures {kind.name}: leave them out, or add recordings."
+            )
+        chosen: list[Speaker] = []
+        segments = []
+        for group in kind.of:
+            free = [s for s in self.groups[group] if s not in chosen]
+            speaker, fresh = self._with_fresh_texts(free, texts)
+            if not fresh:
+                raise InputError(
+                    f"The group {group} has too few speakers or classes with different texts for"
+                    f" mixtures {kind.name}: add some to it."
+                )
+            chosen.append(speaker)
+            segments.append(self._segment(speaker, fresh, seconds, texts, group))
+        return segments
+
+    def _with_fresh_texts(
+        self, speakers: list[Speaker], texts: set[str]
+    ) -> tuple[Speaker, list[Utterance]]:
+        """The least used speaker who has recordings of other texts, and these; none if no one."""
+        for speaker in self._least_used(speakers):
+            if fresh := [u for u in self.recordings[speaker] if u.text not in texts]:
+                return speaker, fresh
+        return ("", ""), []
+
+    def _segment(
+        self,
+        speaker: Speaker,
+        fresh: list[Utterance],
+        seconds: float,
+        texts: set[str],
+        group: str = "",
+    ) -> _Segment:
+        """A segment of these recordings; their texts and uses are noted."""
+        pause = round(float(self.rng.uniform(0.0, self.pause)), 3) if self.pause else 0.0
         joined: list[Utterance] = []
         total = 0.0
         for u in cycle(self._least_used(fresh)):  # again from the first where there are no more
             joined.append(u)
-            total += u.seconds - ROUNDING
+            total += u.seconds - ROUNDING + pause
             if total >= seconds:
                 break
         start = float(self.rng.uniform(0.0, total - seconds))
-        while start >= joined[0].seconds:  # the cut begins behind it
-            start -= joined.pop(0).seconds
-        return joined, int(start * 1000) / 1000
+        while start >= joined[0].seconds + pause:  # the cut begins behind it
+            start -= joined.pop(0).seconds + pause
+        texts.update(u.text for u in joined)
+        self.uses.update([speaker, *set(joined)])
+        return _Segment(joined, int(start * 1000) / 1000, pause, group)
 
     def _least_used(self, items: list[Item]) -> list[Item]:
         """Those used least first, in random order among equals."""

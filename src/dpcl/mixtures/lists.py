@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
+from dpcl.mixtures.kinds import kind_name
 from dpcl.mixtures.mixing import mix_sources
 from dpcl.signal.audio import read_mono, write_audio
 
 COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
 SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, … behind it
+KIND_COLUMNS = ("pause", "group")  # so too, in lists that were drawn by kind
 CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
 
 
@@ -29,6 +31,8 @@ class SourceRow:
     paths: tuple[str, ...]  # relative to the corpus root, with forward slashes
     start: float  # s, in the joined files
     gain_db: float  # over an active level of 0 dB
+    pause: float = 0.0  # s of silence behind each file that is joined
+    group: str = ""  # of speakers or sound classes that it was drawn from, in a list of kinds
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,23 @@ class MixtureRow:
     genders: str  # "same", "different" or "unknown"
     sources: tuple[SourceRow, ...]
 
+    @property
+    def kind(self) -> str:
+        """Which sounds meet, such as speech+environment; "" where the list does not say."""
+        if not all(source.group for source in self.sources):
+            return ""
+        groups = [source.group for source in self.sources]
+        same = len({(source.group, source.speaker) for source in self.sources}) == 1
+        return kind_name(groups, same and len(groups) > 1)
+
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
     """Write the rows as a CSV file, atomically, over what was there."""
     path = Path(path)
     num_sources = max((len(row.sources) for row in rows), default=0)
-    header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in SOURCE_COLUMNS)]
+    by_kind = any(source.pause or source.group for row in rows for source in row.sources)
+    columns = (*SOURCE_COLUMNS, *(KIND_COLUMNS if by_kind else ()))
+    header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in columns)]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
@@ -57,7 +72,8 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
             for row in rows:
                 fields: list[object] = [getattr(row, name) for name in COLUMNS]
                 for source in row.sources:
-                    fields += [source.speaker, "|".join(source.paths), source.start, source.gain_db]
+                    values = {**vars(source), "paths": "|".join(source.paths)}
+                    fields += [values[name] for name in columns]
                 writer.writerow(fields)
         partial.replace(path)
     except OSError as error:
@@ -154,6 +170,8 @@ def _parse_row(fields: _Fields, num_sources: int) -> MixtureRow:
             paths=fields.paths(f"paths_{k}"),
             start=fields.number(f"start_{k}", 0),
             gain_db=fields.number(f"gain_db_{k}"),
+            pause=fields.number(f"pause_{k}", 0) if f"pause_{k}" in fields.values else 0.0,
+            group=fields.values.get(f"group_{k}", ""),
         )
         for k in range(1, num_sources + 1)
     )
@@ -184,8 +202,8 @@ def render_mixture(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The mixture (T,) and its sources (C, T) at `sample_rate`, from the corpus below `root`.
 
-    Each source is read at that rate, joined, cut, brought to its active level and gain; then all
-    get one scale (see mix_sources). Raises InputError naming the row and the file.
+    Each source is read at that rate, joined with its pauses, cut, brought to its active level and
+    gain; then all get one scale (see mix_sources). Raises InputError naming the row and the file.
     """
     samples = round(row.seconds * sample_rate)
     signals = []
@@ -194,6 +212,9 @@ def render_mixture(
             pieces = [read_mono(Path(root) / path, sample_rate) for path in source.paths]
         except InputError as error:
             raise InputError(f"Mixture {row.id} of list {row.list}: {error}") from error
+        if source.pause:
+            silence = np.zeros(round(source.pause * sample_rate), np.float32)
+            pieces = [part for piece in pieces for part in (piece, silence)]
         start = round(source.start * sample_rate)
         signal = np.concatenate(pieces)[start : start + samples]
         missing = samples - len(signal)

@@ -90,6 +90,7 @@ def _mixtures(recipe: Recipe, packed: PackedCorpus, stage: int) -> TrainingMixtu
         settings.windows,
         data.active,
         data.turns,
+        data.kinds,
     )
     stream.set_epoch(stage)
     return stream
