@@ -96,14 +96,17 @@ def _score_row(
             sdr=scores.sdr[index].item(),
             sdri=scores.sdri[index].item(),
             silent=bool(scores.silent[index]),
+            kind=row.kind,
+            group=source.group,
         )
 
 
 def _csv(results: Sequence[SourceResult]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [field.name for field in fields(SourceResult)], lineterminator="\n"
-    )
+    names = [field.name for field in fields(SourceResult)]
+    if not any(result.kind for result in results):
+        names = [name for name in names if name not in ("kind", "group")]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for result in results:
         line = asdict(result)
