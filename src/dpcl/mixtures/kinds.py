@@ -30,8 +30,8 @@ class Kind(BaseModel):
 class Kinds(BaseModel):
     """Groups of speakers and sound classes, and the kinds of mixtures to draw of them.
 
-    A group holds corpora, or corpus/speaker, in both of which * stands for anything. What is in
-    no group is not drawn.
+    A group holds corpora, or corpus/speaker, in both of which * stands for anything, without those
+    that an entry behind ! names. What is in no group is not drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,19 +63,22 @@ class Kinds(BaseModel):
     def members(self, speakers: Sequence[tuple[str, str]]) -> dict[str, NDArray[np.bool_]]:
         """Group -> (S,), which of the S speakers (corpus, name) are in it.
 
-        Raises InputError for a group of which nothing is there.
+        Raises InputError for an entry that names none of them.
         """
+        names = [f"{corpus}/{speaker}" for corpus, speaker in speakers]
         found = {}
-        for group, patterns in self.groups.items():
-            whole = [pattern if "/" in pattern else f"{pattern}/*" for pattern in patterns]
-            names = [f"{corpus}/{speaker}" for corpus, speaker in speakers]
-            found[group] = np.array([any(fnmatchcase(n, p) for p in whole) for n in names])
-            missing = [p for p in whole if not any(fnmatchcase(n, p) for n in names)]
-            if missing:
-                raise InputError(
-                    f"The corpus has no {missing[0]} for the group {group}: correct the group, or"
-                    " the corpora and the split."
-                )
+        for group, entries in self.groups.items():
+            found[group] = np.zeros(len(names), dtype=np.bool_)
+            for entry in sorted(entries, key=lambda entry: entry.startswith("!")):  # these last
+                pattern = entry.removeprefix("!")
+                pattern = pattern if "/" in pattern else f"{pattern}/*"
+                named = np.array([fnmatchcase(name, pattern) for name in names])
+                if not named.any():
+                    raise InputError(
+                        f"The corpus has no {pattern} for the group {group}: correct the group, or"
+                        " the corpora and the split."
+                    )
+                found[group][named] = not entry.startswith("!")
         return found
 
 
