@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 
+from dpcl.clustering.kmeans import kmeans
 from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.mixtures.ideal import bin_weights
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import MaskSettings, Model, load_model, save_model
-from dpcl.separators.deep_clustering import DeepClustering, cluster_masks
+from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
 
 SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
@@ -49,8 +51,11 @@ def main() -> None:
         embeddings = separator.embed(spectrum)
         before = si_sdr(mixture, references)
         for choice in choices:
-            masks = cluster_masks(embeddings, spectrum, len(references), choice)[0]
-            estimates = separator.stft.inverse(masks * spectrum, mixture.shape[-1])
+            weights = bin_weights(spectrum, choice.weighting, choice.floor_db)
+            centroids = kmeans(embeddings, len(references), weights).centroids
+            masks = nearest_masks(embeddings, centroids, choice)[0]  # (C, L*F)
+            layers = masks.view(-1, *spectrum.shape[1:]) * spectrum
+            estimates = separator.stft.inverse(layers, mixture.shape[-1])
             order = best_permutation(estimates, references)
             scores[choice].append(float((si_sdr(estimates[order], references) - before).mean()))
 

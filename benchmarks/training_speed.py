@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Heads
 from dpcl.objectives.affinity import affinity_loss
 
 BINS, LAYERS, WIDTH, EMBEDDING, SOURCES = 129, 2, 300, 20, 2
@@ -55,14 +56,14 @@ class TorchBLSTM(nn.Module):
 
 def our_step(weights: dict[str, Tensor], batch: Batch, bf16: bool) -> Step:
     """One training step of dpcl; the place to follow changes of its names."""
-    network = BLSTMEmbedding(BINS, LAYERS, WIDTH, EMBEDDING, activation="tanh")
+    network = BLSTMEmbedding(BINS, LAYERS, WIDTH, Heads(EMBEDDING, activation="tanh"))
     network.load_state_dict(weights, strict=False)  # without mean and std: 0 and 1
     optimizer = torch.optim.Adam(network.parameters())
     sources = torch.arange(SOURCES)
 
     def step() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            embeddings = network(batch.features)
+            embeddings = network(batch.features).embeddings
         assignments = (batch.labels.unsqueeze(-1) == sources).float()
         loss = affinity_loss(embeddings, assignments, batch.active)
         _update(loss.mean(), optimizer)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 Contents = Callable[[Path], dict[str, bytes]]
+WriteSphere = Callable[..., Path]
+
+SPH2PIPE = f"""#!{sys.executable}
+import sys, wave
+if sys.argv[1:3] != ["-f", "wav"]:
+    sys.exit("wrong options")
+data = open(sys.argv[3], "rb").read()
+if b"embedded-shorten" not in data[:1024]:
+    sys.exit(f"{{sys.argv[3]}} is not shortened")
+with wave.open(sys.stdout.buffer, "wb") as file:
+    file.setparams((1, 2, 16000, (len(data) - 1024) // 2, "NONE", ""))
+    pairs = zip(data[1025::2], data[1024::2])
+    file.writeframesraw(bytes(byte for pair in pairs for byte in pair))
+"""
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +94,37 @@ def contents() -> Contents:
         }
 
     return read
+
+
+@pytest.fixture(scope="session")
+def write_sphere() -> WriteSphere:
+    """SPHERE by hand: NIST_1A, 1024 bytes of header, big-endian samples of 16 bits."""
+
+    def write(path: Path, samples: object, rate: int = 16000, coding: str = "pcm") -> Path:
+        data = np.asarray(samples).astype(">i2")
+        fields = [
+            f"sample_count -i {len(data)}",
+            f"sample_rate -i {rate}",
+            "channel_count -i 1",
+            "sample_n_bytes -i 2",
+            "sample_byte_format -s2 10",
+            "sample_sig_bits -i 16",
+            f"sample_coding -s{len(coding)} {coding}",
+            "end_head",
+        ]
+        header = "\n".join(["NIST_1A", "   1024", *fields, ""]).encode().ljust(1024)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(header + data.tobytes())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sph2pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of that name that unpacks what write_sphere wrote as "pcm,embedded-shorten"."""
+    program = tmp_path / "bin" / "sph2pipe"
+    program.parent.mkdir()
+    program.write_text(SPH2PIPE)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))

@@ -394,7 +394,17 @@ def test_ctrl_c_leaves_no_half_file(
     assert contents(folder) == before
 
 
-COMMANDS = ("separate", "show", "mix draw", "mix render", "train", "evaluate", "models")
+COMMANDS = (
+    "separate",
+    "show",
+    "mix draw",
+    "mix render",
+    "mix wsj0",
+    "mix librimix",
+    "train",
+    "evaluate",
+    "models",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

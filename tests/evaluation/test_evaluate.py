@@ -18,6 +18,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import evaluate
 from dpcl.evaluation.metrics import score
 from dpcl.evaluation.summary import SourceResult, Summary, summarise, summary_table
+from dpcl.evaluation.summary import means as means_of
 from dpcl.mixtures.lists import MixtureRow, SourceRow, render_mixture
 from dpcl.separators.oracle import ORACLES
 from dpcl.separators.separation import OracleSeparator, Separation, Separator
@@ -305,3 +306,43 @@ def test_table_has_a_line_per_condition() -> None:
         "| same | 1 | 1.00 | 1.00 | 1.00 | 2.23 |\n"
         "| within same | 1 | 1.00 | 1.00 | 1.00 | 2.23 |\n"
     )
+
+
+def test_metrics_that_are_asked_for_are_written_behind_the_others(
+    rows: list[MixtureRow], corpus: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pystoi")
+    evaluate(rows, corpus, Halves(), tmp_path / "plain", name="halves")
+    summary = evaluate(rows, corpus, Halves(), tmp_path / "more", name="halves", metrics=("stoi",))
+    plain, more = _read(tmp_path / "plain"), _read(tmp_path / "more")
+    assert list(more[0]) == [*plain[0], "stoi", "stoii"]
+    assert [{key: line[key] for key in plain[0]} for line in more] == plain
+    mean = sum(float(line["stoii"]) for line in more) / len(more)
+    assert summary.overall.stoii == pytest.approx(mean, abs=1e-4)
+    assert "stoi" not in (tmp_path / "plain" / "summary.json").read_text()
+    assert "| STOI | STOIi |" in summary_table(summary)
+
+
+def test_intervals_are_those_of_the_mean_of_normal_scores() -> None:
+    scores = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    results = [
+        replace(_result("within", "same", float(value)), id=str(index), source=source)
+        for index, value in enumerate(scores)
+        for source in (1, 2)
+    ]
+    low, high = summarise(results, "list", "name", 8000).overall.intervals["sdri"]
+    # Mixtures are drawn, not sources: two equal sources say no more than one.
+    half = 1.96 * scores.std() / math.sqrt(len(scores))
+    assert low == pytest.approx(scores.mean() - half, abs=0.02)
+    assert high == pytest.approx(scores.mean() + half, abs=0.02)
+    shuffled = [results[index] for index in np.random.default_rng(2).permutation(len(results))]
+    assert summarise(shuffled, "list", "name", 8000).overall == means_of(results)
+
+
+def test_one_mixture_has_no_interval_and_unscored_sources_change_none() -> None:
+    one = _result("within", "same", 1.0)
+    assert means_of([one, replace(one, source=2)]).intervals == {}
+    two = [one, replace(one, id="other", si_sdr=3.0, si_sdri=3.0)]
+    silent = replace(one, id="third", si_sdr=math.nan, silent=True)
+    assert means_of([*two, silent]).intervals == means_of(two).intervals
+    assert means_of(two).intervals["si_sdri"] == (1.0, 3.0)

@@ -139,3 +139,31 @@ def test_lengths_that_the_index_rounds_up_are_not_relied_on(make_corpus: Any) ->
     assert {u.seconds for u in corpus.utterances} == {0.52}
     for row in draw_list(corpus, "t", 0, 5, 2, seconds=(0.52, 0.52)):
         render_mixture(row, corpus.root, 8000)
+
+
+def test_one_speaker_is_mixed_with_himself_in_other_words() -> None:
+    rows = draw_list(TWO, "t", 0, 60, 2, seconds=(12.0, 16.0), same_speaker=True)
+    uses: Counter[str] = Counter()
+    for row in rows:
+        first, second = row.sources
+        assert first.speaker == second.speaker
+        assert not set(first.paths) & set(second.paths)
+        assert (row.corpora, row.genders) == ("within", "same")
+        uses[first.paths[0].rsplit("/", 1)[0]] += 1
+    assert Counter(path.split("/")[0] for path in uses.elements()) == {"x": 30, "y": 30}
+    assert {count for path, count in uses.items() if path.startswith("x/")} == {5}
+
+
+def test_who_has_one_text_cannot_be_mixed_with_himself() -> None:
+    corpus = corpus_of({"x/a": ("f", 1), "x/b": ("m", 2)})
+    rows = draw_list(corpus, "t", 0, 5, 2, same_speaker=True)
+    assert {source.speaker for row in rows for source in row.sources} == {"b"}
+    said_alike = tuple(replace(u, text="hello") for u in corpus.utterances)
+    with pytest.raises(InputError, match="No speaker of the corpus has 2 recordings of different"):
+        draw_list(Corpus(ROOT, said_alike), "t", 0, 5, 2, same_speaker=True)
+
+
+def test_some_speakers_of_a_corpus() -> None:
+    assert {u.speaker for u in TWO.of_speakers(["1", "3"]).utterances} == {"1", "3"}
+    with pytest.raises(InputError, match="speaker 77"):
+        TWO.of_speakers(["1", "77"])

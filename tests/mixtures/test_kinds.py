@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.lists import MixtureRow, SourceRow, read_list, render_mixture, write_list
 from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.rows import NoiseRow
 from dpcl.mixtures.stream import TrainingMixtures
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -129,6 +131,8 @@ def test_what_the_corpus_lacks_is_told(make_corpus: Any, packed: PackedCorpus) -
             TrainingMixtures(packed, 2, 4000, items=1, kinds=asked(group, same))
         with pytest.raises(InputError, match=told):
             draw_list(corpus, "t", 0, 1, 2, kinds=asked(group, same))
+    with pytest.raises(InputError, match="leave out same_speaker"):
+        draw_list(corpus, "t", 0, 1, 2, same_speaker=True, kinds=KINDS)
     with pytest.raises(InputError, match="too few"):
         draw_list(corpus, "t", 0, 1, 2, kinds=asked("noise/bell", False))
 
@@ -150,8 +154,10 @@ def test_a_list_holds_its_kinds_in_their_shares(make_corpus: Any, tmp_path: Path
         assert min(first.pause, second.pause) >= 0 and max(first.pause, second.pause) <= 0.5
     uses = Counter(s.speaker for row in rows for s in row.sources if s.group == "sound")
     assert uses["bell"] - uses["horn"] in (-1, 0, 1)  # rain is the only class that can be doubled
-    write_list(rows, tmp_path / "t.csv")
-    assert read_list(tmp_path / "t.csv") == rows
+    noisy = [replace(rows[0], noise=NoiseRow("noise/kept/0.wav", 0.0, 6.0)), *rows[1:]]
+    for written in (rows, noisy):
+        write_list(written, tmp_path / "t.csv")
+        assert read_list(tmp_path / "t.csv") == written
     for row in rows[:8]:
         render_mixture(row, tmp_path / "corpus", 8000)  # no source ends too early
 

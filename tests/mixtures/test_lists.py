@@ -10,6 +10,7 @@ import soundfile
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import (
     MixtureRow,
     SourceRow,
@@ -211,3 +212,29 @@ def test_missing_file_late_in_a_list_is_named_before_anything_is_written(tmp_pat
     with pytest.raises(InputError, match=r"m2 of list tiny: .*gone\.wav does not exist"):
         render_list(rows, tmp_path, tmp_path / "out", 8000)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_column_is_named(tmp_path: Path) -> None:
+    write_list([ROW], tmp_path / "t.csv")
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text(f"{lines[0]},loudness\n{lines[1]},3\n")
+    with pytest.raises(InputError, match=r"t\.csv has an unknown column loudness"):
+        read_list(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.csv")), ids=lambda path: path.stem)
+def test_committed_lists_are_written_as_they_are_byte_by_byte(path: Path, tmp_path: Path) -> None:
+    write_list(read_list(path), tmp_path / path.name)
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "count", "num_sources"),
+    [("open2", "test", 300, 2), ("valid4", "valid", 100, 4), ("open1", "test", 100, 1)],
+)
+def test_committed_lists_are_drawn_again_byte_by_byte(
+    shared_audio: Path, tmp_path: Path, name: str, split: str, count: int, num_sources: int
+) -> None:
+    corpus = read_corpus(shared_audio, split, ["librispeech", "speechocean762"])
+    write_list(draw_list(corpus, name, 0, count, num_sources), tmp_path / f"{name}.csv")
+    assert (tmp_path / f"{name}.csv").read_bytes() == (COMMITTED / f"{name}.csv").read_bytes()

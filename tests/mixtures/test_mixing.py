@@ -23,6 +23,11 @@ def test_neither_mixture_nor_sources_exceed_the_peak(sources: np.ndarray) -> Non
     assert peak == pytest.approx(0.9, abs=1e-5) or not sources.any()
 
 
+def test_the_least_that_is_no_silence_is_scaled_too() -> None:
+    scaled = scale_to_peak(np.full((3, 20), 1e-45, np.float32))
+    assert scaled.sum(axis=0).max() == pytest.approx(0.9)
+
+
 def test_relative_levels_are_those_of_the_gains_however_loud_the_recordings() -> None:
     signals = [noise(0, 16000, 0.001), noise(1, 16000, 1.0), noise(2, 16000, 0.1)]
     sources = mix_sources(signals, [2.0, -1.0, 0.0], 8000)

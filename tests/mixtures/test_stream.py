@@ -175,3 +175,20 @@ def test_an_epoch_ends(pack: Any) -> None:
     assert len(data) == len(list(data)) == 5
     with pytest.raises(IndexError):
         data[-1]
+
+
+def test_one_speaker_is_mixed_with_himself_in_other_words(pack: Any) -> None:
+    data = TrainingMixtures(pack(SPEAKERS), 2, 20000, items=40, same_speaker=True)
+    speakers: Counter[int] = Counter()
+    for item in range(len(data)):
+        first, second = map(heard, data[item])
+        assert not {TEXT_OF[row] for row in first} & {TEXT_OF[row] for row in second}
+        (speaker,) = {SPEAKER_OF[row] for row in first | second}
+        speakers[speaker] += 1
+    assert set(speakers) == {0, 1, 2}  # Eve has one recording
+
+
+def test_nobody_to_be_mixed_with_himself_is_told(pack: Any) -> None:
+    packed = pack([("x", "ann", "f", [("a", 2.0), ("a", 2.0)]), ("x", "bob", "m", [("b", 2.0)])])
+    with pytest.raises(InputError, match="No speaker of the corpus has 2 recordings"):
+        TrainingMixtures(packed, 2, 4000, items=1, same_speaker=True)

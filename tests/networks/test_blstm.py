@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.mixtures.ideal import bin_weights, ideal_assignments
 from dpcl.networks import blstm
-from dpcl.networks.blstm import Activation, BLSTMEmbedding
-from dpcl.objectives.affinity import affinity_loss
-from dpcl.signal.features import log_magnitude
-from dpcl.signal.stft import STFT
+from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
+
+Learning = Callable[[Callable[[int], EmbeddingNetwork], int, bool], list[float]]
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +44,9 @@ def test_unit_rows(
     autocast: bool,
 ) -> None:
     """tky823 divided by the squared norm; espnet's embeddings had no unit norm at all."""
-    network = BLSTMEmbedding(bins, layers, width, embedding, activation=activation)
+    network = BLSTMEmbedding(bins, layers, width, Heads(embedding, activation=activation))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        v = network(torch.randn(batch, frames, bins))
+        v = network(torch.randn(batch, frames, bins)).embeddings
     assert v.shape == (batch, frames * bins, embedding)
     assert v.dtype == torch.float32
     torch.testing.assert_close(v.norm(dim=-1), torch.ones(batch, frames * bins), rtol=0, atol=1e-5)
@@ -58,7 +59,9 @@ def test_activations_differ() -> None:
     outputs = []
     for activation in ("none", "tanh", "logistic"):
         torch.manual_seed(1)
-        outputs.append(BLSTMEmbedding(5, 1, 8, 3, activation=activation)(features))
+        outputs.append(
+            BLSTMEmbedding(5, 1, 8, Heads(3, activation=activation))(features).embeddings
+        )
     none, tanh, logistic = outputs
     assert torch.equal(none > 0, tanh > 0)
     assert not torch.allclose(none, tanh, atol=1e-4)
@@ -67,7 +70,7 @@ def test_activations_differ() -> None:
 
 def test_embeddings_run_frame_by_frame() -> None:
     """N = l * F + f, as assignments and weights: a network that only looks at the frame."""
-    network = BLSTMEmbedding(5, 1, 8, 3)
+    network = BLSTMEmbedding(5, 1, 8, Heads(3))
     with torch.no_grad():
         for name, parameter in network.lstm.named_parameters():
             if "weight_hh" in name:
@@ -77,43 +80,44 @@ def test_embeddings_run_frame_by_frame() -> None:
     features = torch.randn(1, 6, 5)
     changed = features.clone()
     changed[0, 4] += 1
-    differs = (network(features) != network(changed)).any(-1).view(6, 5)
+    differs = (network(features).embeddings != network(changed).embeddings).any(-1).view(6, 5)
     assert differs[4].all()
     assert not differs[[0, 1, 2, 3, 5]].any()
 
 
 def test_statistics_are_taken_off_the_features() -> None:
-    network = BLSTMEmbedding(5, 1, 8, 3)
+    network = BLSTMEmbedding(5, 1, 8, Heads(3))
     features = torch.randn(2, 4, 5)
-    plain = network(features)
+    plain = network(features).embeddings
     network.mean.copy_(torch.arange(5.0))
     network.std.copy_(torch.arange(1.0, 6.0))
-    torch.testing.assert_close(network(features * network.std + network.mean), plain)
+    again = network(features * network.std + network.mean).embeddings
+    torch.testing.assert_close(again, plain)
     assert {"mean", "std"} <= set(network.state_dict())
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_forward_in_time_only(autocast: bool) -> None:
     """tky823's causal option made the network bidirectional."""
-    network = BLSTMEmbedding(5, 2, 8, 3, bidirectional=False)
+    network = BLSTMEmbedding(5, 2, 8, Heads(3), bidirectional=False)
     features = torch.randn(1, 6, 5)
     changed = features.clone()
     changed[0, 4:] += 1
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        differs = (network(features) != network(changed)).any(-1).view(6, 5)
+        differs = (network(features).embeddings != network(changed).embeddings).any(-1).view(6, 5)
     assert differs[4:].all()
     assert not differs[:4].any()
 
 
 def test_dropout_in_training_alone() -> None:
-    network = BLSTMEmbedding(5, 2, 8, 3, dropout=0.5)
+    network = BLSTMEmbedding(5, 2, 8, Heads(3), dropout=0.5)
     features = torch.randn(1, 6, 5)
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             network.train()
-            assert not torch.equal(network(features), network(features))
+            assert not torch.equal(network(features).embeddings, network(features).embeddings)
             network.eval()
-            assert torch.equal(network(features), network(features))
+            assert torch.equal(network(features).embeddings, network(features).embeddings)
 
 
 def test_bfloat16_under_autocast_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,47 +129,20 @@ def test_bfloat16_under_autocast_only(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(inputs, lstm, layer)
 
     monkeypatch.setattr(blstm, "bf16_lstm", counted)
-    network = BLSTMEmbedding(9, 3, 16, 4).eval()
+    network = BLSTMEmbedding(9, 3, 16, Heads(4)).eval()
     features = torch.randn(2, 20, 9)
-    exact = network(features)
+    exact = network(features).embeddings
     assert called == []
     with torch.autocast("cpu", torch.bfloat16):
-        half = network(features)
+        half = network(features).embeddings
     assert called == [0, 1, 2]
     assert (half - exact).norm() / exact.norm() < 0.05
     network(features)
     assert called == [0, 1, 2]
 
 
-def glides(items: int, samples: int) -> Tensor:
-    """Two talkers (B, 2, T) of harmonic tones, each with its own gliding pitch and pauses."""
-    time = torch.arange(samples) / 8000
-    start = 150 + 250 * torch.rand(items, 2, 1)
-    phase = 2 * torch.pi * (start * time + 300 * torch.randn(items, 2, 1) * time.square())
-    tones = sum((k * phase).cos() / k for k in range(1, 8))
-    gates = (torch.rand(items, 2, samples // 400 + 1) > 0.3).float()
-    assert isinstance(tones, Tensor)
-    return tones * gates.repeat_interleave(400, dim=-1)[..., :samples]
-
-
 @pytest.mark.parametrize("autocast", [False, True])
-def test_learns_one_batch_by_heart(autocast: bool) -> None:
-    stft = STFT(128, 32)
-    spectra = stft(glides(2, 29 * 32))  # (B, C, L, F)
-    mixture = spectra.sum(1)
-    features, weights = log_magnitude(mixture), bin_weights(mixture, "magnitude")
-    assignments = ideal_assignments(spectra)
-    network = BLSTMEmbedding(stft.bins, 1, 48, 8)
-    network.mean, network.std = features.mean((0, 1)), features.std((0, 1))
-    optimiser = torch.optim.Adam(network.parameters(), 0.01)
-    losses = []
-    for _ in range(80):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            embeddings = network(features)
-        loss = affinity_loss(embeddings, assignments, weights).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
+def test_learns_one_batch_by_heart(learn_by_heart: Learning, autocast: bool) -> None:
+    losses = learn_by_heart(lambda bins: BLSTMEmbedding(bins, 1, 48, Heads(8)), 80, autocast)
     assert 0.3 < losses[0] < 1
     assert losses[-1] < 0.03

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Heads
 from dpcl.networks.lstm_frames import MANY, lstm_frames
 
 
@@ -36,7 +37,7 @@ def test_pieces_are_the_whole(pieces: list[int], layers: int, seed: int) -> None
 @pytest.mark.parametrize("frames", [3, MANY])
 def test_a_network_hears_on_as_it_hears(frames: int) -> None:
     torch.manual_seed(0)
-    network = BLSTMEmbedding(5, 2, 7, 3, dropout=0.5, bidirectional=False).eval()
+    network = BLSTMEmbedding(5, 2, 7, Heads(3), dropout=0.5, bidirectional=False).eval()
     network.mean.normal_()
     network.std.uniform_(0.5, 2)
     features = torch.randn(frames, 5)

@@ -101,7 +101,7 @@ def test_a_loaded_network_can_be_trained_and_the_file_replaced(
     save_model(model, path)
     network = load_model(path).network.train()
     path.write_bytes(b"\0" * path.stat().st_size)  # its memory must not be the file's
-    network(torch.randn(1, 3, 17)).sum().backward()
+    network(torch.randn(1, 3, 17)).embeddings.sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.isfinite().all()
@@ -203,5 +203,9 @@ def test_the_defaults_are_the_papers() -> None:
         64,
     )
     network = build_network(ModelSettings(network=NetworkSettings(width=4)))
-    assert (network.lstm.num_layers, network.embedding, network.activation) == (2, 40, "tanh")
+    assert (network.lstm.num_layers, network.heads.embedding, network.heads.activation) == (
+        2,
+        40,
+        "tanh",
+    )
     assert settings.network.width == 600

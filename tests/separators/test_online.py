@@ -89,7 +89,15 @@ def test_binary_masks(masks: MaskSettings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "level"), [("blstm", "running"), ("lstm", "whole"), ("blstm", "whole")]
+    ("kind", "level"),
+    [
+        ("blstm", "running"),
+        ("conv", "running"),
+        ("dual_path", "running"),
+        ("lstm", "whole"),
+        ("causal_conv", "whole"),
+        ("blstm", "whole"),
+    ],
 )
 def test_a_model_that_needs_the_whole_recording(kind: str, level: str) -> None:
     settings = ModelSettings.model_validate(

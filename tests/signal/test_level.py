@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpcl.signal.level import active_level_db, normalise_to_level
+from dpcl.signal.level import active_level_db, activlev_db, normalise_to_level
 
 RATE = 2000
 
@@ -102,3 +102,30 @@ def test_normalised_speech_has_the_level_asked_for() -> None:
     y = normalise_to_level(speech_like(1).astype(np.float32), RATE, -26.0)
     assert y.dtype == np.float32
     assert active_level_db(y, RATE) == pytest.approx(-26.0, abs=0.1)
+
+
+def test_activlev_is_that_of_the_voicebox() -> None:
+    time = np.arange(16000) / 8000
+    chirp = np.sin(2 * np.pi * (150 + 300 * time) * time) * (np.sin(2 * np.pi * 0.7 * time) > -0.2)
+    x = 0.3 * chirp + 0.001 * np.cos(999 * time**2)
+    # What the formulas of activlev.m (2017-02-07), typed into Octave 7.3, give.
+    assert activlev_db(x, 8000) == pytest.approx(-15.00968021, abs=1e-7)
+
+
+def test_activlev_does_not_hear_hum_and_counts_the_silence_that_it_adds() -> None:
+    time = np.arange(8 * 8000) / 8000
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * time)
+    level = 20 * math.log10(0.5 / math.sqrt(2))
+    # The envelope falls below its threshold within 0.1 s; with the hangover 0.3 of 8.3 s are added.
+    assert level - 10 * math.log10(8.35 / 8) < activlev_db(tone, 8000) < level
+    hum = tone + 0.3 * np.sin(2 * np.pi * 50 * time)
+    assert activlev_db(hum, 8000) == pytest.approx(activlev_db(tone, 8000), abs=0.01)
+    assert active_level_db(hum, 8000) > level + 1
+    at_200 = activlev_db(np.sin(2 * np.pi * 200 * time), 8000)
+    at_1000 = activlev_db(np.sin(2 * np.pi * 1000 * time), 8000)
+    assert at_200 - at_1000 == pytest.approx(-0.25, abs=0.01)  # where the filter begins
+
+
+@pytest.mark.parametrize("x", [np.zeros(0), np.zeros(1000)])
+def test_activlev_of_silence_is_none(x: np.ndarray) -> None:
+    assert activlev_db(x, 8000) == -math.inf

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Heads
 from dpcl.networks.model import Model, ModelSettings
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.stft import STFT
@@ -30,7 +31,7 @@ class ByPitch(DeepClustering):
 
     def __init__(self) -> None:
         self.sample_rate, self.stft = RATE, STFT(64, 32)
-        self.model = Model(ModelSettings(), BLSTMEmbedding(33, 1, 1, 3), {})
+        self.model = Model(ModelSettings(), BLSTMEmbedding(33, 1, 1, Heads(3)), {})
         self.windows: list[int] = []
 
     def hear(self, spectrum: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import dpcl
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Heads
 from dpcl.networks.model import Model, ModelSettings
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.load import load_separator
@@ -43,7 +44,7 @@ class Known(DeepClustering):
 
     def __init__(self, sources: np.ndarray, rate: int) -> None:
         self.sample_rate, self.stft = 8000, STFT(256, 64)
-        self.model = Model(ModelSettings(), BLSTMEmbedding(129, 1, 1, 2), {})
+        self.model = Model(ModelSettings(), BLSTMEmbedding(129, 1, 1, Heads(2)), {})
         band = Band(rate, self.sample_rate, self.stft)
         magnitudes = band.heard(band.stft(torch.from_numpy(sources)).abs())  # (2, L, F)
         self.owners = (magnitudes[0] >= magnitudes[1]).float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,7 +16,15 @@ from torch import Tensor
 
 import dpcl
 from dpcl.errors import InputError
-from dpcl.networks.model import load_model
+from dpcl.networks.model import (
+    MaskSettings,
+    Model,
+    ModelSettings,
+    NetworkSettings,
+    SignalSettings,
+    build_network,
+    load_model,
+)
 from dpcl.streaming import stream as module
 from dpcl.streaming.stream import StreamSeparator
 
@@ -61,6 +69,24 @@ def test_a_stream_is_the_offline_separator(stream: StreamSeparator, size: int) -
     torch.testing.assert_close(run(stream, *x.split(size)), offline, rtol=0, atol=2e-5)
     if size > 1:
         assert (offline[0, -8000:] - offline[1, -8000:]).abs().max() > 0.02  # it does something
+
+
+@pytest.mark.parametrize("kind", ["causal_conv", "causal_dual_path"])
+def test_streams_of_other_causal_networks(kind: Literal["causal_conv", "causal_dual_path"]) -> None:
+    torch.manual_seed(0)
+    model = ModelSettings(
+        signal=SignalSettings(window=320, hop=160, level="running"),
+        network=NetworkSettings(kind=kind, layers=2, width=12, embedding=3, activation="none"),
+        masks=MaskSettings(weighting="magnitude", sharpness=5.0),
+    )
+    network = build_network(model).eval()
+    network.mean.fill_(-4)
+    network.std.fill_(2)
+    stream = StreamSeparator(Model(model, network, {}))
+    x = noises(8000, 4)
+    offline = stream.separator(x).sources
+    torch.testing.assert_close(run(stream, *x.split(1237)), offline, rtol=0, atol=2e-5)
+    assert (offline[0, -8000:] - offline[1, -8000:]).abs().max() > 0.02
 
 
 @pytest.mark.parametrize("rate", [1000, 4000, 8000, 11025, 44100, 192000])

@@ -45,3 +45,35 @@ def test_weights_of_another_size_are_refused_before_anything_is_trained(
     with pytest.raises(InputError, match=r"init: .*first.* another size"):
         train(make_recipe(init=str(first), model=model), tmp_path / "second")
     assert latest_checkpoint(tmp_path / "second") is None
+
+
+def test_heads_that_the_weights_lack_are_fresh_and_what_is_frozen_stays(
+    tmp_path: Path, make_recipe: Callable[..., Recipe]
+) -> None:
+    first = train(make_recipe(), tmp_path / "first")
+    recipe = make_recipe(
+        init=str(first),
+        model={
+            "signal": {"sample_rate": 2000, "window": 64, "hop": 32},
+            "network": {"layers": 2, "width": 5, "embedding": 0, "masks": 2},
+            "masks": {"head": "masks"},
+        },
+        objective={"kind": "none", "masks": {}},
+        frozen=["lstm"],
+        stages=STAGES,
+        validation=None,
+    )
+    second = load_model(train(recipe, tmp_path / "second")).network.state_dict()
+    shared = {name for name in second if not name.startswith("mask_head")}
+    assert any(name.startswith("lstm") for name in shared)
+    for name in shared:  # not one bit, though everything else was trained with a high rate
+        torch.testing.assert_close(
+            second[name], load_model(first).network.state_dict()[name], rtol=0, atol=0
+        )
+
+
+def test_a_part_that_is_not_there_cannot_be_frozen(
+    tmp_path: Path, make_recipe: Callable[..., Recipe]
+) -> None:
+    with pytest.raises(InputError, match="the network has no trunk; its parts are project, lstm"):
+        train(make_recipe(frozen=["trunk"]), tmp_path / "run")

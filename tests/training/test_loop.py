@@ -27,7 +27,8 @@ from dpcl.objectives.affinity import affinity_loss
 from dpcl.training import loop
 from dpcl.training.batches import Share, batches, pack
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
-from dpcl.training.loop import _loss, learning_rate, train
+from dpcl.training.loop import learning_rate, train
+from dpcl.training.loss import batch_loss
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage, ValidationSettings
 from dpcl.training.validation import Validation
 
@@ -199,12 +200,12 @@ def test_windows_are_compared_with_one_another(make_recipe: MakeRecipe) -> None:
     network = build_network(recipe.model).eval()
     stft = recipe.model.signal.stft()
     sources = torch.randn(1, 2, 2, 320)  # (B, C, W, T)
-    both = float(_loss(recipe, network, stft, sources).detach())
+    both = float(batch_loss(recipe, network, stft, sources).detach())
     v, y, w = [], [], []
     for window in sources.unbind(2):
         spectra = stft(window)
         mixture = spectra.sum(1)
-        v.append(network(recipe.model.signal.features(mixture)))
+        v.append(network(recipe.model.signal.features(mixture)).embeddings)
         y.append(ideal_assignments(spectra))
         w.append(mixture.abs().flatten(-2))
     loudest = torch.cat(w, 1).amax()
@@ -372,7 +373,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_in_the_weights(
 ) -> None:
     calls = 0
 
-    def loss(*inputs: Tensor) -> Tensor:
+    def loss(*inputs: Any) -> Tensor:
         nonlocal calls
         calls += 1
         value = real(*inputs)
@@ -380,8 +381,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_in_the_weights(
             value.register_hook(lambda gradient: gradient * math.inf)
         return value * math.nan if calls == 8 and where == "loss" else value
 
-    real = loop.affinity_loss
-    monkeypatch.setattr(loop, "affinity_loss", loss)
+    real = loop.batch_loss
+    monkeypatch.setattr(loop, "batch_loss", loss)
     recipe = make_recipe(checkpoint_minutes=1e-9)
     with pytest.raises(InputError, match=r"at step 8 .*nan.* lower optimiser.learning_rate"):
         train(recipe, tmp_path)

@@ -117,10 +117,10 @@ def test_killed_by_sigkill_and_resumed_it_ends_with_the_same_weights(
 
 # (what is called, the call that is the last, whether it is still done)
 MOMENTS = {
-    "in the first stage": ("dpcl.training.loop:affinity_loss", 8, True),
-    "at the boundary of the stages": ("dpcl.training.loop:affinity_loss", 13, False),
-    "in the second stage": ("dpcl.training.loop:affinity_loss", 20, True),
-    "in the last step": ("dpcl.training.loop:affinity_loss", 24, False),
+    "in the first stage": ("dpcl.training.loop:batch_loss", 8, True),
+    "at the boundary of the stages": ("dpcl.training.loop:batch_loss", 13, False),
+    "in the second stage": ("dpcl.training.loop:batch_loss", 20, True),
+    "in the last step": ("dpcl.training.loop:batch_loss", 24, False),
     "before a row is written": ("dpcl.training.loop:RunLog.write", 2, False),
     "after a row is written": ("dpcl.training.loop:RunLog.write", 3, True),
     "before the best weights are written": ("dpcl.training.loop:save_model", 1, False),
@@ -168,7 +168,7 @@ def test_killed_again_and_again_it_ends_the_same(
     for _ in range(100):
         try:
             with monkeypatch.context() as patch:
-                kill(patch, "dpcl.training.loop:affinity_loss", 6, True)
+                kill(patch, "dpcl.training.loop:batch_loss", 6, True)
                 train(recipe, tmp_path / "run", resume=True)
             break
         except Killed:
@@ -183,7 +183,7 @@ def test_resumed_with_other_workers_and_checkpoints_it_ends_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, "dpcl.training.loop:affinity_loss", 9, True)
+        kill(patch, "dpcl.training.loop:batch_loss", 9, True)
         train(make_recipe(checkpoint_minutes=EVERY_STEP), tmp_path / "run")
     train(make_recipe(workers=1), tmp_path / "run", resume=True)
     assert_same_end(tmp_path / "run", uninterrupted)
@@ -218,7 +218,7 @@ def test_a_half_written_row_of_the_log_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, "dpcl.training.loop:affinity_loss", 13, True)
+        kill(patch, "dpcl.training.loop:batch_loss", 13, True)
         train(make_recipe(checkpoint_minutes=EVERY_STEP), tmp_path / "run")
     with (tmp_path / "run" / "log.csv").open("a") as log:
         log.write("15,2")
@@ -231,7 +231,7 @@ def test_a_log_that_is_lost_is_begun_anew(
     tmp_path: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, log: str | None
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, "dpcl.training.loop:affinity_loss", 13, True)
+        kill(patch, "dpcl.training.loop:batch_loss", 13, True)
         train(make_recipe(checkpoint_minutes=EVERY_STEP), tmp_path)
     path = tmp_path / "log.csv"
     path.unlink() if log is None else path.write_text(log)
@@ -245,7 +245,7 @@ def test_tensorboard_shows_every_row_once(
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     recipe = make_recipe(checkpoint_minutes=SOME_STEPS)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, "dpcl.training.loop:affinity_loss", 16, True)
+        kill(patch, "dpcl.training.loop:batch_loss", 16, True)
         train(recipe, tmp_path)
     train(recipe, tmp_path, resume=True)
     board = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -260,7 +260,7 @@ def test_best_weights_are_never_replaced_by_worse_ones(
     scores = iter([1.0, 7.0, 2.0, 1.0, 4.0, 6.0, 5.0, 3.0])
     monkeypatch.setattr(Validation, "si_sdri", lambda self, network: next(scores))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, "dpcl.training.loop:affinity_loss", 18, True)
+        kill(patch, "dpcl.training.loop:batch_loss", 18, True)
         train(make_recipe(), tmp_path)  # checkpoint at step 0 alone
     best = load_model(train(make_recipe(), tmp_path, resume=True))
     assert best.notes["valid_si_sdri_db"] == 7.0
@@ -286,7 +286,7 @@ def test_recordings_that_have_changed_are_refused(
     shutil.copytree(corpus, copy)
     recipe = make_recipe(data={"corpora": [{"path": str(copy)}], "cache": str(tmp_path / "cache")})
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill(patch, "dpcl.training.loop:affinity_loss", 3, True)
+        kill(patch, "dpcl.training.loop:batch_loss", 3, True)
         train(recipe, tmp_path / "run")
     samples, rate = soundfile.read(copy / "s0" / "0.wav")
     soundfile.write(copy / "s0" / "0.wav", samples[:-100], rate)

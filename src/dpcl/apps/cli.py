@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import live, mix, show
-from dpcl.apps.screen import Force, Limit, progress, screen
+from dpcl.apps import experiment, live, mix, show
+from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.errors import InputError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(mix.app, name="mix")
+app.command()(experiment.experiment)
 app.command()(show.show)
 app.command()(live.live)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
@@ -171,17 +172,23 @@ def train(
 
 @app.command()
 def evaluate(
-    mixture_list: Annotated[Path, typer.Argument(help="A list (CSV).", metavar="LIST")],
-    root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
+    mixture_list: Annotated[
+        Path,
+        typer.Argument(help="A list (CSV), or a folder with mix/, s1/, s2/, …", metavar="LIST"),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the list's paths are relative to.")
+    ] = None,
     separator: Annotated[
         str,
         typer.Option(
-            help="A model, a .safetensors file, live, nmf, fhmm, casa, spectral, or mixture, ibm,"
-            " irm, psm."
+            help="A model, a .safetensors file, either with :local behind it, live, nmf, fhmm,"
+            " casa, spectral, or mixture, ibm, irm, psm."
         ),
     ] = "default",
     limit: Limit = None,
+    metrics: Metrics = "",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -191,22 +198,33 @@ def evaluate(
     """
     from dpcl.apps.files import refuse_existing
     from dpcl.evaluation.evaluate import evaluate as score_list
+    from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
-    from dpcl.separators.load import named_separator
-    from dpcl.separators.oracle import ORACLES
+    from dpcl.mixtures.rendered import rendered_root
+    from dpcl.separators.load import is_oracle, named_separator
 
     rows = read_list(mixture_list)
+    root = root or rendered_root(mixture_list, rows)
+    if root is None:
+        raise InputError(f"{mixture_list} needs --root, the folder that its paths are relative to")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
-    oracle = separator in ORACLES
     found = named_separator(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
-            rows, root, found, out, name=separator, limit=limit, oracle=oracle, progress=move
+            rows,
+            root,
+            found,
+            out,
+            name=separator,
+            limit=limit,
+            oracle=is_oracle(separator),
+            progress=move,
+            metrics=more_metrics(metrics),
         )
     if as_json:
-        _print_json(asdict(summary))
+        _print_json(summary_document(summary))
     else:
         print(summary_table(summary))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, Limit, progress
+from dpcl.apps.screen import Force, Limit, progress, screen
 from dpcl.errors import InputError
 
 app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
@@ -16,7 +17,10 @@ app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
 @app.command()
 def draw(
     corpus: Annotated[
-        Path, typer.Argument(help="CSV index, a folder with one, or a folder per speaker.")
+        Path,
+        typer.Argument(
+            help="CSV index, a folder with one, a folder per speaker, or a Lhotse manifest."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
     count: Annotated[int, typer.Option(help="Mixtures.", min=1)] = 300,
@@ -35,6 +39,12 @@ def draw(
     shortest: Annotated[float, typer.Option(help="Seconds.")] = 4.0,
     longest: Annotated[float, typer.Option(help="Seconds.")] = 8.0,
     level: Annotated[float, typer.Option(help="Largest relative level in dB.", min=0)] = 5.0,
+    speaker: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+    ] = None,
+    same_speaker: Annotated[
+        bool, typer.Option("--same-speaker", help="Mix each speaker with himself.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Draw a list of mixtures: a frozen CSV file that says everything about each.
@@ -59,10 +69,22 @@ def draw(
             )
         sources = found_kinds.num_sources
     found = read_corpus(corpus, split, only or None)
+    if speaker:
+        found = found.of_speakers(speaker)
     rows = draw_list(
-        found, out.stem, seed, count, sources or 2, (shortest, longest), level, found_kinds
+        found,
+        out.stem,
+        seed,
+        count,
+        sources or 2,
+        (shortest, longest),
+        level,
+        same_speaker=same_speaker,
+        kinds=found_kinds,
     )
     write_list(rows, out)
+    if found.root not in (corpus, corpus.parent):
+        screen.print(f"the paths of {out} are relative to {found.root}: give it as --root")
     print(out)
 
 
@@ -86,3 +108,130 @@ def render(
     with progress("rendering mixtures") as move:
         render_files(rows, root, out, rate, force, move)
     print(out)
+
+
+class Kind(str, Enum):
+    """What LibriMix adds up."""
+
+    clean = "clean"
+    both = "both"
+    single = "single"
+
+
+class Length(str, Enum):
+    """Mixtures as long as their shortest source, or as their longest."""
+
+    min = "min"
+    max = "max"
+
+
+@app.command()
+def add(
+    mixture_list: Annotated[Path, typer.Argument(help="A list (CSV).", metavar="LIST")],
+    root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
+    out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
+    noise: Annotated[
+        Path | None, typer.Option(help="Folder of recordings of noise, below the root.")
+    ] = None,
+    snr_db: Annotated[
+        tuple[float, float], typer.Option(help="Of the loudest talker to the noise, from and to.")
+    ] = (-6.0, 3.0),
+    rooms: Annotated[bool, typer.Option("--rooms", help="A simulated room for each.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed draws others.", min=0)] = 0,
+    force: Force = False,
+) -> None:
+    """Add noise or rooms to the mixtures of a list, frozen in a new one with the same talkers.
+
+    Example: **dpcl mix add lists/open2.csv --root corpus --noise corpus/esc10 --out noisy2.csv**
+    """
+    from dataclasses import replace
+
+    from dpcl.apps.files import refuse_existing
+    from dpcl.mixtures.lists import read_list, write_list
+    from dpcl.mixtures.noise import draw_noise
+    from dpcl.mixtures.rooms import draw_rooms
+
+    if noise is None and not rooms:
+        raise InputError("there is nothing to add: give --noise FOLDER, --rooms, or both")
+    refuse_existing(out, force)
+    rows = [replace(row, list=out.stem) for row in read_list(mixture_list)]
+    if rooms:
+        rows = draw_rooms(rows, seed)
+    if noise is not None:
+        rows = draw_noise(rows, noise, root, seed, snr_db)
+    write_list(rows, out)
+    print(out)
+
+
+@app.command()
+def wsj0(
+    root: Annotated[
+        Path, typer.Argument(help="Your copy of WSJ0 (LDC93S6A), as .wv1 or .wav.", metavar="WSJ0")
+    ],
+    lists: Annotated[Path, typer.Option(help="Folder with mix_2_spk_tr.txt, … as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for tr/mix, tr/s1, …, tr.csv, cv/…, tt/…")],
+    sources: Annotated[int, typer.Option(help="2 for wsj0-2mix, 3 for wsj0-3mix.", min=2)] = 2,
+    rate: Annotated[int, typer.Option(help="8000 or 16000 Hz.")] = 8000,
+    mode: Annotated[Length, typer.Option(help="As long as the shortest, or longest.")] = Length.min,
+    split: Annotated[
+        list[str] | None, typer.Option(help="tr, cv or tt only; may be repeated.")
+    ] = None,
+    levels: Annotated[
+        Path | None, typer.Option(help="Folder with published levels, activlev*.txt.")
+    ] = None,
+    limit: Limit = None,
+    force: Force = False,
+) -> None:
+    """Render wsj0-2mix or wsj0-3mix from WSJ0 and the published lists.
+
+    Example: **dpcl mix wsj0 wsj0 --lists lists --split tt --out wsj0-mix/2speakers/wav8k/min**
+    """
+    from dpcl.apps.rendering import render_wsj0
+    from dpcl.mixtures.wsj0 import SPLITS
+
+    splits = split or SPLITS
+    with progress("rendering wsj0-mix") as move:
+        render_wsj0(
+            root,
+            lists,
+            out,
+            splits,
+            sources,
+            rate,
+            mode.value,
+            levels,
+            limit,
+            force,
+            move,
+        )
+    for name in splits:
+        print(out / f"{name}.csv")
+
+
+@app.command()
+def librimix(
+    librispeech: Annotated[
+        Path, typer.Argument(help="Folder that holds test-clean, …", metavar="LIBRISPEECH")
+    ],
+    metadata: Annotated[Path, typer.Option(help="libri2mix_test-clean.csv, … as published.")],
+    out: Annotated[Path, typer.Option(help="Folder for mix_clean/, s1/, s2/, …, mix_clean.csv.")],
+    kind: Annotated[
+        Kind, typer.Option(help="Talkers; both, talkers and noise; single, one and noise.")
+    ] = Kind.clean,
+    wham: Annotated[Path | None, typer.Option(help="Folder wham_noise, for the noise.")] = None,
+    rate: Annotated[int, typer.Option(help="8000 or 16000 Hz.")] = 8000,
+    mode: Annotated[Length, typer.Option(help="As long as the shortest, or longest.")] = Length.min,
+    limit: Limit = None,
+    force: Force = False,
+) -> None:
+    """Render LibriMix from LibriSpeech and the published metadata.
+
+    Example: **dpcl mix librimix LibriSpeech --metadata libri2mix_test-clean.csv --out test**
+    """
+    from dpcl.apps.rendering import render_librimix
+
+    with progress("rendering LibriMix") as move:
+        render_librimix(
+            librispeech, metadata, out, wham, rate, mode.value, kind.value, limit, force, move
+        )
+    print(out / f"mix_{kind.value}.csv")

@@ -16,6 +16,16 @@ screen = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_w
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many mixtures.", min=1)]
 
+Metrics = Annotated[
+    str, typer.Option(help="pesq, stoi or pesq,stoi, besides si_sdr,sdr.", show_default=False)
+]
+
+
+def more_metrics(text: str) -> tuple[str, ...]:
+    """The metrics of a list like `si_sdr,sdr,pesq` beyond the two that are always there."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    return tuple(dict.fromkeys(name for name in names if name not in ("si_sdr", "sdr")))
+
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:

@@ -7,21 +7,22 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import score
-from dpcl.evaluation.summary import METRICS, SourceResult, Summary, summarise
+from dpcl.evaluation.perceptual import MEASURES, check_measures, perceive
+from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture
 from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
-from dpcl.separators.separation import OracleSeparator, Separator
+from dpcl.separators.separation import OracleSeparator, Separation, Separator
 from dpcl.separators.speaker_dependent import SpeakerDependent
 
 
@@ -35,12 +36,14 @@ def evaluate(
     limit: int | None = None,
     oracle: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    metrics: tuple[str, ...] = (),
 ) -> Summary:
     """Separate and score every mixture of a list (the first `limit`), told how many sources it has.
 
     name: of the separator, for the summary. oracle: the separator is shown the references. One that
     is speaker-dependent is told who speaks, and learns from his other speech in the corpus.
-    progress: called with (mixtures done, mixtures in all). Writes out_dir/results.csv, a row per
+    progress: called with (mixtures done, mixtures in all). metrics: any of pesq and stoi, besides
+    SI-SDR and SDR. Writes out_dir/results.csv, a row per
     mixture and source in dB, and out_dir/summary.json, over older ones, and only when all is done:
     a run that was killed leaves neither. The same separations give the same files, byte by byte.
     Raises InputError for an empty list, before any work for files that are missing and talkers
@@ -58,69 +61,121 @@ def evaluate(
     check_files(rows, corpus_root)
     talkers = None
     if isinstance(separator, SpeakerDependent):
+        if any(row.mixture for row in rows):
+            raise InputError(
+                f"{name} learns the talkers from a corpus, which mixtures rendered before do not"
+                " name; evaluate a list of a corpus"
+            )
         talkers = KnownTalkers(separator, rows, corpus_root)
-    sample_rate = ORACLE_SAMPLE_RATE if oracle else cast(Separator, separator).sample_rate
+    rate = sample_rate(separator)
+    check_measures(metrics, rate)
     results: list[SourceResult] = []
     for done, row in enumerate(rows, 1):
-        mixture, references = map(torch.from_numpy, render_mixture(row, corpus_root, sample_rate))
-        with torch.inference_mode():
-            if oracle:
-                separation = cast(OracleSeparator, separator)(mixture, references)
-            else:
-                known = talkers.separator(row) if talkers else cast(Separator, separator)
-                separation = known(mixture, len(references))
-        results += _score_row(row, separation.sources.cpu(), references, mixture)
+        known = talkers.separator(row) if talkers else separator
+        results += score_mixture(
+            row, corpus_root, cast(Separator | OracleSeparator, known), oracle, metrics
+        )
         if progress is not None:
             progress(done, len(rows))
-    summary = summarise(results, rows[0].list, name, sample_rate)
-    _write(out_dir, {"results.csv": _csv(results), "summary.json": _json(summary)})
+    summary = summarise(results, rows[0].list, name, rate, METRICS + improvements(metrics))
+    write_results(out_dir, results, summary)
     return summary
 
 
-def _score_row(
-    row: MixtureRow, estimates: Tensor, references: Tensor, mixture: Tensor
-) -> Iterable[SourceResult]:
+def sample_rate(separator: Separator | OracleSeparator | SpeakerDependent) -> int:
+    """In Hz; most oracles have none of their own, and all hear one."""
+    return getattr(separator, "sample_rate", ORACLE_SAMPLE_RATE)
+
+
+def separate_row(
+    row: MixtureRow,
+    corpus_root: str | os.PathLike[str],
+    separator: Separator | OracleSeparator,
+    oracle: bool,
+) -> tuple[Separation, Tensor, Tensor]:
+    """What a separator makes of a mixture; the references (C, T), and the mixture (T,) itself."""
+    rendered = render_mixture(row, corpus_root, sample_rate(separator))
+    mixture, references = map(torch.from_numpy, rendered)
+    with torch.inference_mode():
+        if oracle:
+            separation = cast(OracleSeparator, separator)(mixture, references)
+        else:
+            separation = cast(Separator, separator)(mixture, len(references))
+    return separation, references, mixture
+
+
+def score_mixture(
+    row: MixtureRow,
+    corpus_root: str | os.PathLike[str],
+    separator: Separator | OracleSeparator,
+    oracle: bool = False,
+    metrics: tuple[str, ...] = (),
+) -> list[SourceResult]:
+    """Separate a mixture, told how many sources it has, and score each; see `evaluate`."""
+    separation, references, mixture = separate_row(row, corpus_root, separator, oracle)
+    estimates = separation.sources.cpu()
     try:
         scores = score(estimates, references, mixture)
     except InputError as error:
         raise InputError(f"mixture {row.id} of list {row.list}: {error}") from error
-    for index, source in enumerate(row.sources):
-        yield SourceResult(
+    columns = {metric: getattr(scores, metric) for metric in METRICS}
+    for metric in metrics:
+        matched = estimates[scores.estimate.clamp(min=0)] if len(estimates) else 0 * references
+        of = (metric, matched, references, sample_rate(separator))
+        ours = torch.where(scores.estimate >= 0, perceive(*of), torch.nan)
+        unprocessed = perceive(metric, mixture.expand_as(references), *of[2:])
+        columns |= {metric: ours, f"{metric}i": ours - unprocessed}
+    return [
+        SourceResult(
             id=row.id,
             corpora=row.corpora,
             genders=row.genders,
             source=index + 1,
             speaker=source.speaker,
-            si_sdr=scores.si_sdr[index].item(),
-            si_sdri=scores.si_sdri[index].item(),
-            sdr=scores.sdr[index].item(),
-            sdri=scores.sdri[index].item(),
             silent=bool(scores.silent[index]),
             kind=row.kind,
             group=source.group,
+            **{name: values[index].item() for name, values in columns.items()},
         )
+        for index, source in enumerate(row.sources)
+    ]
 
 
-def _csv(results: Sequence[SourceResult]) -> str:
+def write_results(out_dir: Path, results: Sequence[SourceResult], summary: Summary) -> None:
+    """Write out_dir/results.csv and out_dir/summary.json, both or neither."""
+    document = json.dumps(summary_document(summary), indent=2, ensure_ascii=False, allow_nan=False)
+    write_files(
+        out_dir, {"results.csv": _csv(results, summary.metrics), "summary.json": document + "\n"}
+    )
+
+
+def summary_document(summary: Summary) -> dict[str, Any]:
+    """What summary.json holds: of the metrics those that were measured."""
+    document = asdict(summary)
+    missing = set(improvements(MEASURES)) - set(summary.metrics)
+    for means in (document["overall"], *document["conditions"].values()):
+        for metric in missing:
+            del means[metric]
+    return document
+
+
+def _csv(results: Sequence[SourceResult], metrics: Sequence[str]) -> str:
     text = io.StringIO()
-    names = [field.name for field in fields(SourceResult)]
-    if not any(result.kind for result in results):
-        names = [name for name in names if name not in ("kind", "group")]
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    identity = ("id", "corpora", "genders", "source", "speaker")
+    kinds = ("kind", "group") if any(result.kind for result in results) else ()
+    more = [metric for metric in metrics if metric not in METRICS]
+    columns = [*identity, *METRICS, "silent", *kinds, *more]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in results:
         line = asdict(result)
-        for metric in METRICS:  # + 0.0: no negative zeros
+        for metric in metrics:  # + 0.0: no negative zeros
             line[metric] = "" if math.isnan(line[metric]) else f"{round(line[metric], 4) + 0.0:.4f}"
         writer.writerow({**line, "silent": int(result.silent)})
     return text.getvalue()
 
 
-def _json(summary: Summary) -> str:
-    return json.dumps(asdict(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(folder: Path, files: dict[str, str]) -> None:
+def write_files(folder: Path, files: dict[str, str]) -> None:
     """Write all files under passing names first, then give them their own all at once."""
     partial = {folder / name: folder / f".{name}.{os.getpid()}" for name in files}
     try:

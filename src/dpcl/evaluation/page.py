@@ -147,7 +147,7 @@ def _draw_clusters(
     second.set(ylabel="")
     second.tick_params(labelleft=False)
     loud = weights > 0
-    segment = _busiest(labels, loud, max(1, round(AFFINITY_SECONDS / embedded.grid.hop)))
+    segment = busiest(labels, loud, max(1, round(AFFINITY_SECONDS / embedded.grid.hop)))
     chosen = loud[segment]
     image = draw_affinity(affinity, embedded.vectors[segment][chosen], labels[segment][chosen])
     begin, end = (
@@ -158,7 +158,7 @@ def _draw_clusters(
     figure.colorbar(image, ax=affinity, pad=0.02, aspect=30)
 
 
-def _busiest(labels: Tensor, loud: Tensor, frames: int) -> slice:
+def busiest(labels: Tensor, loud: Tensor, frames: int) -> slice:
     """So many frames in which as many sources as possible have many loud bins (L, F)."""
     owned = functional.one_hot(labels) * loud[..., None]  # (L, F, C)
     before = functional.pad(owned.sum(1).cumsum(0), (0, 0, 1, 0))  # (L + 1, C)

@@ -39,11 +39,15 @@ class Piece(NamedTuple):
     seconds: float
 
 
+class UnknownTalker(InputError):
+    """A talker of a mixture of whom the corpus has no other speech."""
+
+
 class KnownTalkers:
     """A speaker-dependent method for the rows of a list: models learned when they are needed.
 
-    Raises InputError, naming the row and the talker, where the corpus has no other speech of one;
-    for all rows before any work begins.
+    Raises UnknownTalker, naming the row and the talker, where the corpus has no other speech of
+    one; for all of `rows` before any work begins.
     """
 
     def __init__(
@@ -59,11 +63,16 @@ class KnownTalkers:
         for u in corpus.utterances:
             self._of_talker.setdefault((u.corpus, u.speaker), []).append(u)
         self._models: dict[tuple[Piece, ...], Any] = {}
-        self._speech = {row.id: [self._other_speech(row, k) for k in row.sources] for row in rows}
+        for row in rows:
+            self.speech(row)
 
     def separator(self, row: MixtureRow) -> Separator:
         """The separator of this row, with the models of its talkers in their order."""
-        return self.method.separator([self._model(speech) for speech in self._speech[row.id]])
+        return self.method.separator([self._model(speech) for speech in self.speech(row)])
+
+    def speech(self, row: MixtureRow) -> list[tuple[Piece, ...]]:
+        """What each talker of a row is learned from."""
+        return [self._other_speech(row, source) for source in row.sources]
 
     def _model(self, speech: tuple[Piece, ...]) -> Any:
         if speech not in self._models:
@@ -89,23 +98,29 @@ class KnownTalkers:
         splits = {u.split for u in heard}
         chosen = [u for u in others if u.split not in splits] or others
         pieces = [Piece(u.path, 0.0, u.seconds - GUARD) for u in chosen]
-        speech = _first(pieces or _left_out(heard, source.start, row.seconds), ENOUGH)
+        left_out = _left_out(heard, source.start, row.seconds, source.pause)
+        speech = _first(pieces or left_out, ENOUGH)
         if sum(piece.seconds for piece in speech) < LEAST:
-            raise InputError(
+            raise UnknownTalker(
                 f"{where}: the corpus has no {LEAST:g} s of other speech of {source.speaker}, whom"
                 " this separator must know; leave the row out or add recordings"
             )
         return speech
 
 
-def _left_out(joined: Sequence[Utterance], start: float, seconds: float) -> list[Piece]:
-    """What a mixture leaves out of the recordings that were joined for it and cut from `start`."""
+def _left_out(
+    joined: Sequence[Utterance], start: float, seconds: float, pause: float
+) -> list[Piece]:
+    """What a mixture leaves out of the recordings that were joined for it and cut from `start`.
+
+    pause: silence behind each of them, s.
+    """
     used: dict[Utterance, list[tuple[float, float]]] = {}  # from where to where, in s
     begin = 0.0  # of a recording among the joined
     for u in joined:
         first, last = max(start - begin, 0.0), min(start + seconds - begin, u.seconds)
         used.setdefault(u, []).extend([(first, last)] if first < last else [])
-        begin += u.seconds
+        begin += u.seconds + pause
     pieces = []
     for u, parts in used.items():
         end = -GUARD

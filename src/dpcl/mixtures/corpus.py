@@ -12,22 +12,13 @@ from pathlib import Path
 import soundfile
 
 from dpcl.errors import InputError
+from dpcl.mixtures.manifests import read_manifest
+from dpcl.mixtures.utterance import Utterance as Utterance
+from dpcl.signal.sphere import is_packed, sphere_fields
 
 COLUMNS = ("split", "corpus", "speaker", "gender", "path")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One recording of one speaker; two with the same `text` never meet in one mixture."""
-
-    path: Path
-    speaker: str
-    corpus: str
-    gender: str  # "f", "m" or ""
-    seconds: float
-    split: str
-    text: str
+AUDIO_SUFFIXES |= {".sph", ".wv1"}  # NIST SPHERE; WSJ0 keeps its second microphone in .wv2
 
 
 @dataclass(frozen=True)
@@ -37,11 +28,21 @@ class Corpus:
     root: Path
     utterances: tuple[Utterance, ...]
 
+    def of_speakers(self, speakers: Iterable[str]) -> Corpus:
+        """The recordings of these speakers alone; InputError for one who is not there."""
+        wanted = set(speakers)
+        missing = sorted(wanted - {u.speaker for u in self.utterances})
+        if missing:
+            raise InputError(f"{self.root} has no recordings of speaker {', '.join(missing)} here.")
+        return Corpus(self.root, tuple(u for u in self.utterances if u.speaker in wanted))
+
 
 def read_corpus(
     path: str | os.PathLike[str], split: str | None = None, corpora: Iterable[str] | None = None
 ) -> Corpus:
     """Read a CSV index, a folder that holds index.csv, or a folder with a folder per speaker.
+
+    Or a Lhotse manifest (.jsonl, .jsonl.gz): see read_manifest.
 
     The CSV has the columns split, corpus, speaker, gender, path and may have seconds and text;
     paths are relative to its folder. `split` and `corpora` keep only those rows.
@@ -56,6 +57,10 @@ def read_corpus(
                 f"{path} has no index.csv, so it has no splits and corpora to choose from."
             )
         return _read_speaker_folders(path)
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        if split is not None or corpora is not None:
+            raise InputError(f"{path} is one part of one corpus: choose it by its name alone.")
+        return Corpus(*read_manifest(path))
     return _read_index(path / "index.csv" if path.is_dir() else path, split, corpora)
 
 
@@ -111,7 +116,7 @@ def _utterance(index: Path, number: int, row: dict[str, str]) -> Utterance:
         if not 0.0 < seconds < math.inf:
             raise InputError(f"{where}: seconds is {row['seconds']!r}, not a positive number.")
     else:
-        seconds = _measure(path, where)
+        seconds = measure_seconds(path, where)
     return Utterance(
         path,
         row["speaker"],
@@ -131,17 +136,22 @@ def _read_speaker_folders(root: Path) -> Corpus:
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
                 key = text_key(path.relative_to(root), folder.name)
-                seconds = _measure(path, str(root))
+                seconds = measure_seconds(path, str(root))
                 utterances.append(Utterance(path, folder.name, "", "", seconds, "", key))
     if not utterances:
         raise InputError(f"{root} has no index.csv and no folders of recordings: give a corpus.")
     return Corpus(root, tuple(utterances))
 
 
-def _measure(path: Path, where: str) -> float:
+def measure_seconds(path: Path, where: str) -> float:
+    """How long a recording is, by its header; raises InputError that begins with `where`."""
     try:
+        with path.open("rb") as file:
+            fields = sphere_fields(file)
+        if is_packed(fields):
+            return int(fields["sample_count"]) / int(fields["sample_rate"])
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: {path} cannot be read as audio; replace or remove it.") from (
             error
         )

@@ -14,8 +14,8 @@ import numpy as np
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
 from dpcl.mixtures.kinds import Kind, Kinds
-from dpcl.mixtures.lists import MixtureRow, SourceRow
 from dpcl.mixtures.mixing import draw_gains_db
+from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 
 ROUNDING = 0.01  # s by which an index may overstate the length of a recording
 
@@ -31,6 +31,7 @@ def draw_list(
     num_sources: int,
     seconds: tuple[float, float] = (4.0, 8.0),
     relative_level_db: float = 5.0,
+    same_speaker: bool = False,
     kinds: Kinds | None = None,
 ) -> list[MixtureRow]:
     """Draw `count` mixtures, the same ones for the same corpus and seed.
@@ -40,7 +41,8 @@ def draw_list(
     clash, and so are the recordings of a speaker. Lengths are uniform within `seconds`, to 1 ms;
     gains are those of draw_gains_db, to 0.01 dB. Recordings shorter than the mixture are joined,
     and repeated where the speaker has no more. No two talkers of a mixture share a text. With
-    `kinds` the mixtures are of these, in their shares, their sources in the order of the groups.
+    `same_speaker` all of them are one speaker, each with recordings of his own. With `kinds` the
+    mixtures are of these, in their shares, their sources in the order of the groups.
     Raises InputError if there are too few speakers, or too few different texts.
     """
     if not 0 < seconds[0] <= seconds[1] < math.inf:
@@ -49,11 +51,14 @@ def draw_list(
         raise InputError(f"Relative levels of up to {relative_level_db} dB: give a finite number.")
     if not name or name != Path(name).name:
         raise InputError(f"{name!r} cannot name a list: its mixtures become files of that name.")
+    if kinds and same_speaker:
+        raise InputError("Kinds say themselves who is mixed with himself: leave out same_speaker.")
+    num_talkers = 1 if same_speaker else num_sources
     rng = np.random.default_rng(seed)
-    draw = _Draw(corpus, rng)
+    draw = _Draw(corpus, rng, num_sources if same_speaker else 1)
     rows = []
     planned: list[Kind | tuple[str, ...]] = []
-    planned += draw.plan_kinds(count, kinds) if kinds else draw.plan(count, num_sources)
+    planned += draw.plan_kinds(count, kinds) if kinds else draw.plan(count, num_talkers)
     for i, plan in enumerate(planned, 1):
         length = round(float(rng.uniform(*seconds)), 3)
         if isinstance(plan, Kind):
@@ -61,24 +66,19 @@ def draw_list(
         else:
             talkers = draw.talkers(plan, length)
         gains_db = draw_gains_db(rng, num_sources, relative_level_db)
-        genders = {segment.recordings[0].gender for segment in talkers}
-        corpora = {segment.recordings[0].corpus for segment in talkers}
+        first = [segment.recordings[0] for segment in talkers]
         rows.append(
             MixtureRow(
                 id=f"{name}-{i:04d}",
                 list=name,
                 seed=seed,
                 seconds=length,
-                corpora="within" if len(corpora) == 1 else "across",
-                genders="unknown"
-                if "" in genders
-                else "same"
-                if len(genders) == 1
-                else "different",
+                corpora="within" if len({u.corpus for u in first}) == 1 else "across",
+                genders="same" if same_speaker else gender_condition(u.gender for u in first),
                 sources=tuple(
                     SourceRow(
                         speaker=segment.recordings[0].speaker,
-                        paths=tuple(_relative(u.path, corpus.root) for u in segment.recordings),
+                        paths=tuple(_name(u, corpus.root) for u in segment.recordings),
                         start=segment.start,
                         gain_db=round(float(gain_db), 2),
                         pause=segment.pause,
@@ -104,12 +104,18 @@ class _Segment:
 class _Draw:
     """How often each speaker and recording was used so far."""
 
-    def __init__(self, corpus: Corpus, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, corpus: Corpus, rng: np.random.Generator, voices: int = 1) -> None:
+        self.rng, self.voices = rng, voices  # of one speaker in a mixture
         self.recordings: dict[Speaker, list[Utterance]] = {}
         for u in sorted(corpus.utterances, key=lambda u: u.path):
             if u.seconds > ROUNDING:
                 self.recordings.setdefault((u.corpus, u.speaker), []).append(u)
+        if voices > 1:  # who has too little to say cannot talk with himself
+            self.recordings = {
+                speaker: recordings
+                for speaker, recordings in self.recordings.items()
+                if len({u.text for u in recordings}) >= voices
+            }
         self.uses: Counter[Speaker | Utterance] = Counter()
         self.groups: dict[str, list[Speaker]] = {}
         self.pause = 0.0  # s at most, behind a recording
@@ -117,6 +123,11 @@ class _Draw:
     def plan(self, count: int, num_sources: int) -> list[tuple[str, ...]]:
         """The corpora of the talkers of each mixture, in random order."""
         available = Counter(corpus for corpus, _ in self.recordings)
+        if self.voices > 1 and not available:
+            raise InputError(
+                f"No speaker of the corpus has {self.voices} recordings of different texts to be"
+                " mixed with one another: add recordings."
+            )
         patterns = [
             pattern
             for pattern in combinations_with_replacement(sorted(available), num_sources)
@@ -148,7 +159,10 @@ class _Draw:
                     " its text column, or give the files of different sentences different names."
                 )
             chosen.append(speaker)
-            talkers.append(self._segment(speaker, fresh, seconds, texts))
+            talkers += [
+                self._segment(speaker, share, seconds, texts)
+                for share in self._shares(fresh, self.voices)
+            ]
         return [talkers[k] for k in self.rng.permutation(len(talkers))]
 
     def plan_kinds(self, count: int, kinds: Kinds) -> list[Kind]:
@@ -169,11 +183,11 @@ class _Draw:
         texts: set[str] = set()
         if kind.same:
             for speaker in self._least_used(self.groups[kind.of[0]]):
-                found = self._least_used(self.recordings[speaker])
-                dealt = [found[k :: len(kind.of)] for k in range(len(kind.of))]
-                if len({u.text for u in found}) == len(found) >= len(kind.of):
+                shares = self._shares(self.recordings[speaker], len(kind.of))
+                if all(shares):  # of several texts at least
                     return [
-                        self._segment(speaker, part, seconds, texts, kind.of[0]) for part in dealt
+                        self._segment(speaker, share, seconds, texts, kind.of[0])
+                        for share in shares
                     ]
             raise InputError(
                 f"No class of the group {kind.of[0]} has {len(kind.of)} different recordings for"
@@ -201,6 +215,16 @@ class _Draw:
             if fresh := [u for u in self.recordings[speaker] if u.text not in texts]:
                 return speaker, fresh
         return ("", ""), []
+
+    def _shares(self, fresh: list[Utterance], voices: int) -> list[list[Utterance]]:
+        """The recordings for each voice of a speaker: the least used ones dealt out by text."""
+        if voices == 1:
+            return [fresh]
+        by_text: dict[str, list[Utterance]] = {}
+        for u in self._least_used(fresh):
+            by_text.setdefault(u.text, []).append(u)
+        dealt = list(by_text.values())
+        return [[u for same in dealt[voice::voices] for u in same] for voice in range(voices)]
 
     def _segment(
         self,
@@ -232,7 +256,8 @@ class _Draw:
         return sorted(shuffled, key=lambda item: self.uses[item])
 
 
-def _relative(path: Path, root: Path) -> str:
+def _name(u: Utterance, root: Path) -> str:
+    path = u.path
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts or "|" in path.name:
         raise InputError(f"{path} cannot stand in a list: it lies outside {root} or has a | in it.")
-    return path.relative_to(root).as_posix()
+    return u.part.name(root)

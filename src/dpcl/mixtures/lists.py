@@ -3,77 +3,57 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.mixtures.kinds import kind_name
 from dpcl.mixtures.mixing import mix_sources
-from dpcl.signal.audio import read_mono, write_audio
-
-COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
-SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, … behind it
-KIND_COLUMNS = ("pause", "group")  # so too, in lists that were drawn by kind
-CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """One talker of a mixture: files joined in this order, cut from `start`, at a gain."""
-
-    speaker: str
-    paths: tuple[str, ...]  # relative to the corpus root, with forward slashes
-    start: float  # s, in the joined files
-    gain_db: float  # over an active level of 0 dB
-    pause: float = 0.0  # s of silence behind each file that is joined
-    group: str = ""  # of speakers or sound classes that it was drawn from, in a list of kinds
-
-
-@dataclass(frozen=True)
-class MixtureRow:
-    """One mixture of a list; it lasts `seconds`, and so does each of its sources."""
-
-    id: str
-    list: str
-    seed: int
-    seconds: float
-    corpora: str  # "within" one or "across" several
-    genders: str  # "same", "different" or "unknown"
-    sources: tuple[SourceRow, ...]
-
-    @property
-    def kind(self) -> str:
-        """Which sounds meet, such as speech+environment; "" where the list does not say."""
-        if not all(source.group for source in self.sources):
-            return ""
-        groups = [source.group for source in self.sources]
-        same = len({(source.group, source.speaker) for source in self.sources}) == 1
-        return kind_name(groups, same and len(groups) > 1)
+from dpcl.mixtures.noise import add_noise
+from dpcl.mixtures.parts import parse_part, read_part
+from dpcl.mixtures.rendered import read_rendered, rendered_rows
+from dpcl.mixtures.rooms import reverberant
+from dpcl.mixtures.rows import (
+    COLUMNS,
+    KIND_COLUMNS,
+    SOURCE_COLUMNS,
+    Fields,
+    numbered_columns,
+    optional_columns,
+    optional_fields,
+    parse_row,
+)
+from dpcl.mixtures.rows import MixtureRow as MixtureRow
+from dpcl.mixtures.rows import SourceRow as SourceRow
+from dpcl.signal.audio import write_audio
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
-    """Write the rows as a CSV file, atomically, over what was there."""
+    """Write the rows as a CSV file, atomically, over what was there; InputError if it cannot be."""
     path = Path(path)
     num_sources = max((len(row.sources) for row in rows), default=0)
     by_kind = any(source.pause or source.group for row in rows for source in row.sources)
     columns = (*SOURCE_COLUMNS, *(KIND_COLUMNS if by_kind else ()))
-    header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in columns)]
+    header = [*COLUMNS, *numbered_columns(columns, num_sources)]
+    optional = [optional_fields(row) for row in rows]
+    additions = [
+        name for name in optional_columns(num_sources) if any(name in fields for fields in optional)
+    ]
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            for row in rows:
+            writer.writerow(header + additions)
+            for row, optional_row in zip(rows, optional, strict=True):
                 fields: list[object] = [getattr(row, name) for name in COLUMNS]
                 for source in row.sources:
                     values = {**vars(source), "paths": "|".join(source.paths)}
                     fields += [values[name] for name in columns]
+                fields += [""] * (len(header) - len(fields))
+                fields += [optional_row.get(name, "") for name in additions]
                 writer.writerow(fields)
         partial.replace(path)
     except OSError as error:
@@ -83,8 +63,13 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
 
 
 def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
-    """Read and check a list; raises InputError naming the row and the column that is wrong."""
+    """Read and check a list, or a folder of rendered mixtures (see rendered_rows).
+
+    Raises InputError naming the row and the column that is wrong or unknown.
+    """
     path = Path(path)
+    if path.is_dir():
+        return rendered_rows(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval="")
@@ -93,12 +78,15 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a mixture list ({error}).") from error
     num_sources = sum(name.startswith("speaker_") for name in header)
-    expected = [*COLUMNS]
-    for k in range(max(num_sources, 1)):
-        expected += [f"{name}_{k + 1}" for name in SOURCE_COLUMNS]
+    expected = [*COLUMNS, *numbered_columns(SOURCE_COLUMNS, max(num_sources, 1))]
     missing = [name for name in expected if name not in header]
     if missing:
         raise InputError(f"{path} is no mixture list: it has no column {', '.join(missing)}.")
+    by_kind = numbered_columns(KIND_COLUMNS, num_sources)
+    known = {*expected, *by_kind, *optional_columns(num_sources)}
+    unknown = [name for name in header if name and name not in known]
+    if unknown:
+        raise InputError(f"{path} has an unknown column {unknown[0]}: correct or remove it.")
     if not numbered:
         raise InputError(f"{path} lists no mixtures: draw them with dpcl mix.")
 
@@ -107,7 +95,7 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     for number, fields in numbered:
         if "" in fields:
             raise InputError(f"{path} row {number} has more fields than the header: correct it.")
-        row = _parse_row(_Fields(f"{path} row {number}", fields), num_sources)
+        row = parse_row(Fields(f"{path} row {number}", fields), num_sources)
         if row.id in seen:
             raise InputError(f"{path} row {number}, column id: {row.id} occurs twice.")
         seen.add(row.id)
@@ -115,81 +103,13 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     return rows
 
 
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of one row, each read with a sentence that says where it went wrong."""
-
-    where: str
-    values: dict[str, str]
-
-    def wrong(self, column: str, wanted: str) -> InputError:
-        return InputError(
-            f"{self.where}, column {column}: {self.values[column]!r} is not {wanted}."
-        )
-
-    def text(self, column: str) -> str:
-        if not self.values[column]:
-            raise self.wrong(column, "a name")
-        return self.values[column]
-
-    def number(self, column: str, low: float = -math.inf) -> float:
-        try:
-            value = float(self.values[column])
-        except ValueError:
-            value = math.nan
-        if not low <= value < math.inf or value == -math.inf:
-            raise self.wrong(column, f"a number{'' if low == -math.inf else f' from {low:g} on'}")
-        return value
-
-    def choice(self, column: str) -> str:
-        if self.values[column] not in CONDITIONS[column]:
-            raise self.wrong(column, " or ".join(CONDITIONS[column]))
-        return self.values[column]
-
-    def paths(self, column: str) -> tuple[str, ...]:
-        paths = tuple(self.values[column].split("|"))
-        for path in map(PurePosixPath, paths):
-            if not path.name or path.is_absolute() or ".." in path.parts:
-                raise self.wrong(column, "paths relative to the corpus, joined by |")
-        return paths
-
-
-def _parse_row(fields: _Fields, num_sources: int) -> MixtureRow:
-    identity = fields.text("id")
-    if identity != Path(identity).name or identity == "..":
-        raise fields.wrong("id", "a file name")  # it becomes one when the list is rendered
-    seed = fields.number("seed", 0)
-    if seed != int(seed):
-        raise fields.wrong("seed", "a whole number")
-    seconds = fields.number("seconds")
-    if seconds <= 0:
-        raise fields.wrong("seconds", "a positive number")
-    sources = tuple(
-        SourceRow(
-            speaker=fields.text(f"speaker_{k}"),
-            paths=fields.paths(f"paths_{k}"),
-            start=fields.number(f"start_{k}", 0),
-            gain_db=fields.number(f"gain_db_{k}"),
-            pause=fields.number(f"pause_{k}", 0) if f"pause_{k}" in fields.values else 0.0,
-            group=fields.values.get(f"group_{k}", ""),
-        )
-        for k in range(1, num_sources + 1)
-    )
-    return MixtureRow(
-        id=identity,
-        list=fields.text("list"),
-        seed=int(seed),
-        seconds=seconds,
-        corpora=fields.choice("corpora"),
-        genders=fields.choice("genders"),
-        sources=sources,
-    )
-
-
 def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
     """Raise InputError naming the first row, and its file, that is missing below `root`."""
     for row in rows:
-        for path in (Path(root) / path for source in row.sources for path in source.paths):
+        names = [path for source in row.sources for path in source.paths]
+        names += [row.mixture] if row.mixture else []
+        names += [row.noise.path] if row.noise else []
+        for path in (parse_part(name, root).path for name in names):
             if not path.is_file():
                 raise InputError(
                     f"Mixture {row.id} of list {row.list}: {path} does not exist; correct the row"
@@ -202,14 +122,19 @@ def render_mixture(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The mixture (T,) and its sources (C, T) at `sample_rate`, from the corpus below `root`.
 
-    Each source is read at that rate, joined with its pauses, cut, brought to its active level and
-    gain; then all get one scale (see mix_sources). Raises InputError naming the row and the file.
+    Each source is read at that rate, joined with its pauses, cut, heard in its room if it has one
+    (see reverberant), brought to its active level and gain; all get one scale (see mix_sources).
+    They add up to the mixture, but for the noise if there is any (see add_noise). What was rendered
+    before is read as it is (see read_rendered).
+    Raises InputError naming the row and the file.
     """
+    if row.mixture:
+        return read_rendered(row, root, sample_rate)
     samples = round(row.seconds * sample_rate)
     signals = []
     for source in row.sources:
         try:
-            pieces = [read_mono(Path(root) / path, sample_rate) for path in source.paths]
+            pieces = [read_part(parse_part(path, root), sample_rate) for path in source.paths]
         except InputError as error:
             raise InputError(f"Mixture {row.id} of list {row.list}: {error}") from error
         if source.pause:
@@ -224,8 +149,19 @@ def render_mixture(
                 f" {missing / sample_rate:.3f} s too early; is it the same corpus?"
             )
         signals.append(np.pad(signal, (0, missing)))
+    where = f"Mixture {row.id} of list {row.list}"
+    if row.room:
+        signals = reverberant(signals, row.room, sample_rate)
     sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
-    return sources.sum(axis=0), sources
+    if row.noise is None:
+        return sources.sum(axis=0), sources
+    try:
+        noise = read_part(parse_part(row.noise.path, root), sample_rate)
+        heard = noise[round(row.noise.start * sample_rate) :]
+        together = add_noise(sources, heard, row.noise.snr_db, sample_rate)
+    except (InputError, ValueError) as error:
+        raise InputError(f"{where}: {row.noise.path}: {error}; give another noise.") from error
+    return together.sum(axis=0), together[:-1]
 
 
 def render_list(
@@ -237,15 +173,18 @@ def render_list(
 ) -> None:
     """Write out/mix/ID.wav and out/s1/ID.wav, out/s2/ID.wav, … of 16 bits, replacing older ones.
 
-    Sources are rounded to 16 bits before they are summed, so the files add up bit by bit.
+    Noise goes to out/noise/ID.wav. Sources and noise are rounded to 16 bits before they are summed,
+    so the files add up bit by bit.
     """
     out = Path(out)
     check_files(rows, root)
     for done, row in enumerate(rows, 1):
-        _, sources = render_mixture(row, root, sample_rate)
-        sources = np.rint(sources * 32768.0) / 32768.0
-        named = [("mix", sources.sum(axis=0))]
-        named += [(f"s{k}", source) for k, source in enumerate(sources, 1)]
+        mixture, sources = render_mixture(row, root, sample_rate)
+        named = [(f"s{k}", source) for k, source in enumerate(sources, 1)]
+        if row.noise:
+            named.append(("noise", mixture - sources.sum(axis=0)))
+        named = [(folder, np.rint(samples * 32768.0) / 32768.0) for folder, samples in named]
+        named.append(("mix", mixture if row.mixture else sum(samples for _, samples in named)))
         for folder, samples in named:
             (out / folder).mkdir(parents=True, exist_ok=True)
             write_audio(out / folder / f"{row.id}.wav", samples, sample_rate)

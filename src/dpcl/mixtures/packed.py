@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus
-from dpcl.signal.audio import read_mono
+from dpcl.mixtures.parts import read_part
 from dpcl.signal.level import active_level_db
 
 VERSION = 1  # of what is stored; another number makes every cache anew
@@ -99,10 +99,12 @@ def _decode(
     _write_header(file, 0)
     start = file.tell()
     for done, utterance in enumerate(corpus.utterances, 1):
-        x = read_mono(utterance.path, sample_rate)
+        x = read_part(utterance.part, sample_rate)
         peak = float(np.abs(x).max())
         if peak == 0.0:
-            raise InputError(f"{utterance.path} is silent: remove it from the corpus.")
+            folder = utterance.path.parent
+            silent = folder / utterance.part.name(folder)  # with its stretch, if it is a part
+            raise InputError(f"{silent} is silent: remove it from the corpus.")
         stored = np.rint(x * (PEAK * 32768.0 / peak)).astype("<i2")
         file.write(stored.tobytes())
         offsets.append(offsets[-1] + len(stored))
@@ -151,5 +153,7 @@ def _fingerprint(corpus: Corpus, sample_rate: int) -> str:
         except OSError as error:
             raise InputError(f"{u.path} does not exist any more: read the corpus again.") from error
         key = [str(u.path.absolute()), size, u.speaker, u.corpus, u.gender, u.text]
+        if u.start is not None:
+            key += [u.start, u.seconds, u.channel]
         digest.update(json.dumps(key).encode())
     return digest.hexdigest()[:16]

@@ -34,9 +34,11 @@ class TrainingMixtures(Dataset[Tensor]):
     one. Each source has active level 0 dB, is played at a speed uniform in 1 ± `speed`, gets its
     gain (see draw_gains_db), and all get one common scale (see scale_to_peak). With `active` or
     `turns` not all of them speak all the time (see come_and_go): an item is then `windows` equal
-    windows long, in each of which so many talkers are drawn anew. With `kinds` the kind of an item
+    windows long, in each of which so many talkers are drawn anew. With `same_speaker` all talkers
+    of an item are one speaker, with recordings of different texts. With `kinds` the kind of an item
     is drawn first, then its sources, without regard to `within`.
-    Raises InputError if the corpus has fewer speakers than `num_sources`, or not what `kinds` asks.
+    Raises InputError if the corpus has fewer speakers than `num_sources`, with `same_speaker` none
+    with so many texts, or not what `kinds` asks.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class TrainingMixtures(Dataset[Tensor]):
         windows: int = 1,
         active: Sequence[float] | None = None,
         turns: float = 0.0,
+        same_speaker: bool = False,
         kinds: Kinds | None = None,
     ) -> None:
         self.windows, self.turns = windows, turns
@@ -64,10 +67,22 @@ class TrainingMixtures(Dataset[Tensor]):
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
+        self.same_speaker = same_speaker and num_sources > 1
         utterances: dict[tuple[str, str], list[int]] = {}
         for i, key in enumerate(zip(packed.corpora, packed.speakers, strict=True)):
             utterances.setdefault(key, []).append(i)
-        if len(utterances) < num_sources:
+        if self.same_speaker:
+            utterances = {
+                key: group
+                for key, group in utterances.items()
+                if len({packed.texts[i] for i in group}) >= num_sources
+            }
+            if not utterances:
+                raise InputError(
+                    f"No speaker of the corpus has {num_sources} recordings of different texts to"
+                    " be mixed with one another: add recordings."
+                )
+        elif len(utterances) < num_sources:
             raise InputError(
                 f"The corpus has {len(utterances)} speakers, too few for mixtures of {num_sources}:"
                 " add speakers or mix fewer."
@@ -127,6 +142,8 @@ class TrainingMixtures(Dataset[Tensor]):
 
     def _draw_sources(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Sources (C, T) at 0 dB, or None where the texts left no speaker to choose."""
+        if self.same_speaker:
+            return self._draw_voices(rng)
         several = bool((self._corpus != self._corpus[0]).any()) and self.num_sources > 1
         within = not several or (bool(self._complete.any()) and rng.random() < self.within)
         allowed = self._weights * self._complete if within else self._weights.copy()
@@ -176,6 +193,17 @@ class TrainingMixtures(Dataset[Tensor]):
                 drawn.append(self._draw_segment(rng, self._utterances[speaker], used))
         sources = [source for source in drawn if source is not None]
         return np.stack(sources) if len(sources) == len(drawn) else None
+
+    def _draw_voices(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Sources (C, T) of one speaker, whose texts are dealt out among them."""
+        cumulative = np.cumsum(self._weights)
+        speaker = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        texts = rng.permutation(sorted({self._texts[i] for i in self._utterances[speaker]}))
+        sources = []
+        for voice in range(self.num_sources):
+            others = set(texts.tolist()) - set(texts[voice :: self.num_sources].tolist())
+            sources.append(self._draw_segment(rng, self._utterances[speaker], others))
+        return np.stack([source for source in sources if source is not None])
 
     def _draw_segment(
         self, rng: np.random.Generator, utterances: NDArray[np.int64], used: set[int]

@@ -18,7 +18,11 @@ from torch import Tensor
 from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
-from dpcl.networks.blstm import Activation, BLSTMEmbedding
+from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.convolutional import ConvolutionalEmbedding
+from dpcl.networks.dual_path import DualPathEmbedding
+from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
+from dpcl.networks.unfolded import UnfoldedBLSTM, Unfolding
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
@@ -54,37 +58,79 @@ class SignalSettings(Settings):
         return running_log_magnitude(spectrum, self.hop / self.sample_rate)[0]
 
 
+class UnfoldedSettings(Settings):
+    """Masks through the clustering: steps of soft k-means, then an enhancement network."""
+
+    steps: int = Field(default=3, ge=1, le=20)
+    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # how hard; the larger, the harder
+    learn_alpha: bool = True
+    # bins that pull the centroids, and how much: as MaskSettings has them
+    weighting: Weighting = "threshold"
+    floor_db: float = Field(default=-40.0, lt=0)
+    layers: int = Field(default=1, ge=0, le=20)  # of the enhancement BLSTM; 0 without one
+    width: int = Field(default=200, ge=1)  # units per direction
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
+
+
 class NetworkSettings(Settings):
     """Which network."""
 
-    kind: Literal["blstm", "lstm"] = "blstm"  # lstm: forward in time only, for streams
-    layers: int = Field(default=2, ge=1, le=20)
-    width: int = Field(default=600, ge=1)  # units per direction
-    embedding: int = Field(default=40, ge=1)  # K
+    # lstm and causal_…: forward in time only, for streams
+    kind: Literal["blstm", "lstm", "conv", "causal_conv", "dual_path", "causal_dual_path"] = "blstm"
+    layers: int = Field(default=2, ge=1, le=20)  # LSTMs, convolutions, or blocks of two LSTMs
+    width: int = Field(default=600, ge=1)  # units per direction, channels, or both
+    embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
+    unit: bool = True  # embeddings have unit length
+    anchors: int = Field(default=0, ge=0)  # trainable points among the embeddings
+    masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without one
+    unfolded: UnfoldedSettings | None = None  # masks of any number of sources; null: without
 
-    def build(self, bins: int) -> BLSTMEmbedding:
+    @model_validator(mode="after")
+    def _has_a_head(self) -> NetworkSettings:
+        if not self.embedding and not self.masks:
+            raise ValueError("embedding and masks are both 0; give one of the heads a size")
+        if self.anchors and not self.embedding:
+            raise ValueError("anchors lie among embeddings; give embedding a size")
+        if self.unfolded and not self.embedding:
+            raise ValueError("unfolded clusters embeddings; give embedding a size")
+        if self.unfolded and (self.masks or self.kind != "blstm"):
+            raise ValueError("unfolded is for kind blstm without a mask head; set masks: 0")
+        return self
+
+    def gives_masks(self, num_sources: int) -> bool:
+        """Whether the network has masks of its own of so many sources."""
+        return self.unfolded is not None or num_sources == self.masks > 0
+
+    def build(self, bins: int) -> EmbeddingNetwork:
         """The network with fresh random weights."""
-        return BLSTMEmbedding(
-            bins,
-            self.layers,
-            self.width,
-            self.embedding,
-            self.dropout,
-            self.activation,
-            bidirectional=self.kind == "blstm",
-        )
+        heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
+        sizes = bins, self.layers, self.width, heads, self.dropout
+        if self.unfolded:
+            return UnfoldedBLSTM(*sizes, Unfolding(**self.unfolded.model_dump()))
+        if self.kind in ("blstm", "lstm"):
+            return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
+        trunk = ConvolutionalEmbedding if self.kind.endswith("conv") else DualPathEmbedding
+        return trunk(*sizes, causal=self.kind.startswith("causal_"))
 
 
 class MaskSettings(Settings):
-    """How embeddings become masks."""
+    """How embeddings become masks, or whether the network's own are used."""
+
+    # Whose masks: those of the clustered embeddings, of the mask head where it has as many as are
+    # wanted, or the geometric mean of both.
+    head: Literal["embedding", "masks", "both"] = "embedding"
+    # Centroids: by k-means, or the attractors that the network's anchors draw.
+    centroids: Literal["kmeans", "anchors"] = "kmeans"
 
     # Bins further under the loudest do not pull centroids.
     floor_db: float = Field(default=-40.0, lt=0)
     weighting: Weighting = "threshold"
-    # Masks are softmax(sharpness * cosine(embedding, centroid)); null makes them binary.
+    # Masks are softmax(sharpness * similarity to the centroid); null makes them binary.
     sharpness: float | None = Field(default=None, gt=0)
+    # The inner product with the centroid, or with its direction alone.
+    similarity: Literal["cosine", "product"] = "cosine"
 
 
 class CountSettings(Settings):
@@ -108,17 +154,30 @@ class ModelSettings(Settings):
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two, where nobody says how many
 
+    @model_validator(mode="after")
+    def _network_has_what_masks_need(self) -> ModelSettings:
+        masks, network = self.masks, self.network
+        if masks.head != "embedding" and not (network.masks or network.unfolded):
+            raise ValueError(
+                f"masks.head {masks.head} needs a mask head; set network.masks or network.unfolded"
+            )
+        if masks.head != "masks" and not network.embedding:
+            raise ValueError(f"masks.head {masks.head} needs embeddings; set network.embedding")
+        if masks.centroids == "anchors" and not network.anchors:
+            raise ValueError("masks.centroids anchors needs anchors; set network.anchors")
+        return self
+
 
 @dataclass(frozen=True)
 class Model:
     """Settings, network, and notes for people (recipe, data, scores)."""
 
     settings: ModelSettings
-    network: BLSTMEmbedding
+    network: EmbeddingNetwork
     notes: dict[str, Any]
 
 
-def build_network(settings: ModelSettings) -> BLSTMEmbedding:
+def build_network(settings: ModelSettings) -> EmbeddingNetwork:
     """A network with fresh weights for these settings."""
     return settings.network.build(settings.signal.stft().bins)
 

@@ -37,13 +37,17 @@ def phase_sensitive_targets(source_spectra: Tensor, mixture_spectrum: Tensor) ->
     return torch.minimum(in_phase.clamp_min(0), magnitude).flatten(-2).mT
 
 
-def mask_inference_loss(masks: Tensor, mixture: Tensor, targets: Tensor, norm: Norm = 1) -> Tensor:
+def mask_inference_loss(
+    masks: Tensor, mixture: Tensor, targets: Tensor, norm: Norm = 1, any_order: bool = True
+) -> Tensor:
     """Distance of the masked mixture to the targets in the best order, per item.
 
     masks: (B, N, C), any values; mixture: magnitudes |x| (B, N), at least zero; targets: (B, N, C)
     returns (B,): least over the orders π of Σ |m_c |x| - t_π(c)|^p / Σ |x|^p, p = norm. Scale-free:
     in [0, 2] where masks and targets / |x| are at least zero and sum to at most one; in a silent
     item, which has nothing to be relative to, the plain sum. Sums run in float32 at least.
+    any_order: without, mask c is for target c (the "strongest" target of Hershey et al. 2016,
+    section 4, where targets are sorted by loudness).
     Source: Kolbæk et al. 2017 (utterance-level permutation invariant training, p = 2); chimera++,
     Wang, Le Roux, Hershey 2018 (p = 1). Raises ValueError for shapes that do not fit.
     """
@@ -60,4 +64,5 @@ def mask_inference_loss(masks: Tensor, mixture: Tensor, targets: Tensor, norm: N
     differences = estimates.unsqueeze(-1) - targets.unsqueeze(-2)  # (B, N, C, C)
     costs = differences.abs().pow(norm).sum(1)  # (B, C, C)
     total = mixture.pow(norm).sum(-1)  # (B,)
-    return least_cost(costs) / torch.where(total > 0, total, 1)
+    cost = least_cost(costs) if any_order else costs.diagonal(dim1=1, dim2=2).sum(-1)
+    return cost / torch.where(total > 0, total, 1)

@@ -1,4 +1,8 @@
-"""Deep clustering: embed every STFT bin, cluster the embeddings, mask the mixture."""
+"""Deep clustering: embed every STFT bin, cluster the embeddings, mask the mixture.
+
+Networks with a mask head, alone or beside the embeddings, run here too: they differ in whose masks
+are taken (`MaskSettings.head`).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ from torch.nn import functional
 
 from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
+from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
-from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.model import MaskSettings, Model
+from dpcl.objectives.attractor import anchored_attractors
+from dpcl.separators.heads import both, in_order_of
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
 from dpcl.separators.separation import Separation
 
@@ -33,29 +40,37 @@ class DeepClustering:
         """mixture (..., T) at self.sample_rate -> its sources; without `num_sources` as
         many as are found (see `count`), of several mixtures the most that one has.
 
-        Raises InputError where there are no samples or not all of them are finite.
+        Raises InputError where there are no samples or not all of them are finite, and for a
+        number of sources that a network without embeddings has no masks for.
         """
         check_mixture(mixture)
         spectrum = self.stft(mixture.reshape(-1, mixture.shape[-1]))  # (B, L, F)
-        embeddings = self.embed(spectrum)  # (B, L*F, K)
-        settings = self.model.settings.masks
-        if num_sources is None:
-            weights = bin_weights(spectrum, settings.weighting, settings.floor_db)  # (B, L*F)
-            num_sources = max(map(self.count, embeddings, weights))
-        masks = cluster_masks(embeddings, spectrum, num_sources, settings)
+        lead, grid = mixture.shape[:-1], spectrum.shape[1:]
+        network = self.model.network
+        with torch.no_grad():
+            heard = network.hear(self._features(spectrum))  # (B, L, H)
+            if network.heads.embedding:
+                embeddings = network.embed(heard)  # (B, L*F, K)
+                weights = self._weights(spectrum)  # (B, L*F)
+                if num_sources is None:
+                    num_sources = max(map(self.count, embeddings, weights))
+                centroids = self.centroids(embeddings, num_sources, weights)
+                masks = self._masks(network, heard, embeddings, centroids)
+            else:
+                embeddings = None
+                masks = self._own_masks(heard, num_sources or network.heads.masks)
         sources = self.stft.inverse(masks * spectrum[:, None], mixture.shape[-1])  # (B, C, T)
-        lead = mixture.shape[:-1]
         return Separation(
             sources.view(*lead, *sources.shape[1:]),
             masks.view(*lead, *masks.shape[1:]),
-            embeddings.view(*lead, *spectrum.shape[1:], -1),
+            None if embeddings is None else embeddings.view(*lead, *grid, -1),
         )
 
     def embed(self, spectrum: Tensor) -> Tensor:
-        """spectrum (B, L, F) -> unit embeddings (B, L*F, K)."""
+        """spectrum (B, L, F) -> embeddings (B, L*F, K)."""
         with torch.no_grad():
-            embeddings: Tensor = self.model.network(self._features(spectrum))
-        return embeddings
+            network = self.model.network
+            return network.embed(network.hear(self._features(spectrum)))
 
     def count(self, points: Tensor, weights: Tensor, most: int = MOST_SOURCES) -> int:
         """How many sources embeddings (N, K) of weights (N,) come from, at most `most`.
@@ -67,46 +82,81 @@ class DeepClustering:
             return min(2, most)
         return count_sources(points, weights, settings.coefficients, most).number
 
+    def centroids(self, embeddings: Tensor, num_sources: int, weights: Tensor) -> Tensor:
+        """Of embeddings ([B,] N, K) of weights ([B,] N), a centroid of each source ([B,] C, K)."""
+        if self.model.settings.masks.centroids == "kmeans":
+            return kmeans(embeddings, num_sources, weights).centroids
+        anchors = self.model.network.anchors
+        if embeddings.ndim == 2:
+            return anchored_attractors(embeddings[None], anchors, num_sources, weights[None])[0]
+        return anchored_attractors(embeddings, anchors, num_sources, weights)
+
     def hear(self, spectrum: Tensor) -> Tensor:
         """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
         return self._fast.hear(self._features(spectrum))
 
     def embeddings(self, heard: Tensor) -> Tensor:
-        """What `hear` gave (B, L, H) -> unit embeddings (B, L*F, K)."""
+        """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
         return self._fast.embed(heard)
 
+    def masks(self, heard: Tensor, centroids: Tensor) -> Tensor:
+        """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order."""
+        centroids = centroids.expand(len(heard), -1, -1)
+        return self._masks(self._fast, heard, self.embeddings(heard), centroids)
+
     @cached_property
-    def _fast(self) -> BLSTMEmbedding:
-        """The network for `hear` and `embeddings`: in bfloat16 where the processor has it."""
+    def _fast(self) -> EmbeddingNetwork:
+        """The network for what is heard in windows: in bfloat16 where the processor has it."""
         network = self.model.network
         on_cpu = network.mean.device.type == "cpu"
         if on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return network.in_bfloat16()
         return network
 
+    def _masks(
+        self, network: EmbeddingNetwork, heard: Tensor, embeddings: Tensor, centroids: Tensor
+    ) -> Tensor:
+        """(B, L, H), (B, L*F, K), (B, C, K) -> masks (B, C, L, F): head, clusters, both.
+
+        Those of the head come in the order of the centroids, which alone know who is who.
+        """
+        settings, num_sources = self.model.settings.masks, centroids.shape[1]
+        masks = nearest_masks(embeddings, centroids, settings)
+        masks = masks.view(*masks.shape[:2], heard.shape[1], -1)
+        if settings.head == "embedding" or not network.gives_masks(num_sources):
+            return masks
+        inferred = network.infer_masks(heard, num_sources, embeddings, centroids)
+        own = in_order_of(inferred, masks)
+        return own if settings.head == "masks" else both(own, masks)
+
+    def _own_masks(self, heard: Tensor, num_sources: int) -> Tensor:
+        """What was heard (B, L, H) -> masks (B, C, L, F) of a network without embeddings."""
+        network = self.model.network
+        if not network.gives_masks(num_sources):
+            raise InputError(
+                f"the network gives masks of {network.heads.masks} sources, not of {num_sources};"
+                " give one with embeddings, which serve any number"
+            )
+        return network.infer_masks(heard, num_sources)
+
+    def _weights(self, spectrum: Tensor) -> Tensor:
+        settings = self.model.settings.masks
+        return bin_weights(spectrum, settings.weighting, settings.floor_db)
+
     def _features(self, spectrum: Tensor) -> Tensor:
         return self.model.settings.signal.features(spectrum).float()
 
 
-def cluster_masks(
-    embeddings: Tensor, spectrum: Tensor, num_sources: int, settings: MaskSettings
-) -> Tensor:
-    """Cluster embeddings (B, L*F, K) of a mixture's spectrum (B, L, F) into masks (B, C, L, F)."""
-    weights = bin_weights(spectrum, settings.weighting, settings.floor_db)  # (B, L*F)
-    centroids = kmeans(embeddings, num_sources, weights).centroids
-    masks = nearest_masks(embeddings, centroids, settings.sharpness)
-    return masks.view(*masks.shape[:2], *spectrum.shape[1:])
-
-
-def nearest_masks(embeddings: Tensor, centroids: Tensor, sharpness: float | None) -> Tensor:
+def nearest_masks(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
     """embeddings (B, N, K), centroids (B, C, K) -> masks (B, C, N), adding up to one in each bin.
 
     Binary ones (sharpness None) say which centroid is nearest; soft ones share a bin by its
-    cosines to the centroids, which loses less where the network is in doubt.
+    similarity to the centroids, which loses less where the network is in doubt.
     """
-    if sharpness is None:
+    if settings.sharpness is None:
         distances = torch.cdist(embeddings, centroids)  # (B, N, C)
         nearest = distances.argmin(-1)
         return functional.one_hot(nearest, centroids.shape[1]).to(embeddings.dtype).mT
-    directions = functional.normalize(centroids, dim=-1)  # (B, C, K)
-    return (sharpness * (directions @ embeddings.mT)).softmax(1)
+    if settings.similarity == "cosine":
+        centroids = functional.normalize(centroids, dim=-1)
+    return (settings.sharpness * (centroids @ embeddings.mT)).softmax(1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpcl.separators.speaker_dependent import SpeakerDependent
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+LOCAL = ":local"  # behind a model's name
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,19 @@ def shipped_models() -> list[ShippedModel]:
     ]
 
 
+def weights_path(name: str) -> Path | None:
+    """The file of a shipped model's name or of a path; None where there is none."""
+    shipped = WEIGHTS / f"{name}.safetensors"
+    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
+    return path if path.is_file() else None
+
+
 def load_separator(name: str = "default") -> DeepClustering:
     """The separator of a shipped model's name or of a .safetensors path; kept for the next call.
 
     Raises InputError for a name that does not ship and a file that dpcl did not write.
     """
-    shipped = WEIGHTS / f"{name}.safetensors"
-    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
+    path = weights_path(name) or Path(name)
     if path.suffix != ".safetensors" and not path.is_file():
         names = ", ".join(model.name for model in shipped_models())
         raise InputError(f"unknown model {name!r}; give a .safetensors file or one of: {names}")
@@ -61,18 +68,30 @@ def _load(path: Path, written: int) -> DeepClustering:
     return DeepClustering(load_model(path))
 
 
+def is_oracle(name: str) -> bool:
+    """Whether the separator of this name is shown the references."""
+    from dpcl.separators.oracle import ORACLES
+
+    return name in ORACLES or name.endswith(LOCAL)
+
+
 def named_separator(name: str) -> Separator | OracleSeparator | SpeakerDependent:
     """The separator that `dpcl evaluate` means by a name: any there is.
 
     mixture, ibm, irm, psm: shown the references; nmf, fhmm: told who speaks; casa, spectral:
     without training; live: the causal network as a stream hears it; else as load_separator, which
-    raises InputError where there is none.
+    raises InputError where there is none. With :local behind it a network's embeddings are
+    clustered in stretches of 100 frames that the references put in order.
     """
     from dpcl.separators.classical import CLASSICAL
     from dpcl.separators.online import OnlineDeepClustering
     from dpcl.separators.oracle import ORACLES
     from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
 
+    if name.endswith(LOCAL):
+        from dpcl.separators.local import LocalClustering
+
+        return LocalClustering(load_separator(name.removesuffix(LOCAL)))
     if name in CLASSICAL:
         return CLASSICAL[name]()
     if name == "live":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dpcl.clustering.online import OnlineClusters, follow, start
 from dpcl.errors import InputError
-from dpcl.networks.lstm_frames import LSTMState
 from dpcl.networks.model import Model
 from dpcl.separators.deep_clustering import nearest_masks
 from dpcl.separators.limits import check_mixture
@@ -23,7 +23,7 @@ class Heard:
     """All that the masks of the next frames hang on."""
 
     clusters: OnlineClusters
-    network: LSTMState | None = None
+    network: Any = None  # the state of its hear_on
     loudest: Tensor | None = None  # () natural log of the loudest bin so far
 
 
@@ -37,10 +37,10 @@ class OnlineDeepClustering:
 
     def __init__(self, model: Model) -> None:
         settings = model.settings
-        if settings.network.kind != "lstm" or settings.signal.level != "running":
+        if not model.network.causal or settings.signal.level != "running":
             raise InputError(
                 "the model needs the whole recording before it can begin, so it cannot follow a"
-                " stream; give one of kind lstm with a running level, such as `causal`"
+                " stream; give a causal one with a running level, such as `causal`"
             )
         self.model = model
         self.sample_rate = settings.signal.sample_rate
@@ -82,7 +82,7 @@ class OnlineDeepClustering:
             if settings.weighting == "threshold":
                 weights = audible.to(features.dtype)
             centroids, clusters = follow(embeddings, weights, heard.clusters, hop)  # (L, C, K)
-            masks = nearest_masks(embeddings, centroids, settings.sharpness)  # (L, C, F)
+            masks = nearest_masks(embeddings, centroids, settings)  # (L, C, F)
             known = centroids.any(-1).any(-1)  # (L,)
             masks = torch.where(known[:, None, None], masks, 1 / centroids.shape[1])
         return masks.transpose(0, 1), Heard(clusters, network, loudest)

@@ -31,17 +31,40 @@ def read_audio(source: Source) -> tuple[NDArray[np.float32], int]:
 
 
 def read_mono(
-    path: str | os.PathLike[str], sample_rate: int, start: float = 0.0, seconds: float | None = None
+    path: str | os.PathLike[str],
+    sample_rate: int,
+    start: float = 0.0,
+    seconds: float | None = None,
+    channel: int | None = None,
 ) -> NDArray[np.float32]:
     """The mean of a file's channels at `sample_rate`, (T,), from `start` for `seconds`.
 
-    The cut is made after resampling, so a sample's value does not depend on where one cuts.
-    Raises InputError as read_audio does, and where the file ends before the cut does.
+    channel: one of them instead, counted from 0. The cut is made after resampling, so a sample's
+    value does not depend on where one cuts.
+    Raises InputError as read_audio does, for a channel that is not there, and where the file ends
+    before the cut does.
     """
     channels, rate = read_audio(path)
-    mono = resample(channels.mean(axis=0), rate, sample_rate)
+    if channel is not None and channel >= len(channels):
+        raise InputError(f"{path} has {len(channels)} channels: there is no channel {channel}.")
+    one = channels.mean(axis=0) if channel is None else channels[channel]
+    return cut_mono(resample(one, rate, sample_rate), path, sample_rate, start, seconds)
+
+
+def cut_mono(
+    mono: NDArray[np.float32],
+    path: str | os.PathLike[str],
+    sample_rate: int,
+    start: float,
+    seconds: float | None,
+) -> NDArray[np.float32]:
+    """The part of `mono` (T,), all of the file `path`, from `start` for `seconds`.
+
+    Raises InputError where the file ends before the cut does, by more than a sample of rounding.
+    """
     first = round(start * sample_rate)
     last = len(mono) if seconds is None else first + round(seconds * sample_rate)
+    last -= last == len(mono) + 1
     if not 0 <= first < last <= len(mono):
         raise InputError(
             f"{path} lasts {len(mono) / sample_rate:.3f} s: it has no part from {start:.3f} s"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dpcl.errors import InputError
 from dpcl.signal.cut_off import is_cut_off, promised_frames
 from dpcl.signal.mp3 import UnmeasuredMP3, states_its_length
+from dpcl.signal.sphere import is_packed, sphere_fields, unpacked
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -28,8 +29,9 @@ class AudioReader:
     """A recording that libsndfile reads: a path, its bytes, or a binary file object.
 
     A file object is read from its beginning and not closed; one that cannot seek (a pipe) is first
-    copied to a temporary file. Raises InputError, naming the recording, if it is missing, a
-    folder, empty, no audio, or of length zero.
+    copied to a temporary file. SPHERE files that are compressed with shorten need sph2pipe.
+    Raises InputError, naming the recording, if it is missing, a folder, empty, no audio, or of
+    length zero.
 
     Attributes: `name` for messages, `sample_rate` in Hz, `channels`, `format` and `subtype` as
     libsndfile names them ("WAV", "PCM_16"), `frames`, the samples per channel that the header
@@ -56,6 +58,12 @@ class AudioReader:
         try:
             if self._data.seek(0, os.SEEK_END) == 0:
                 raise InputError(f"{self.name} is empty (0 bytes): record or copy it again.")
+            if is_packed(sphere_fields(self._data)):
+                packed, self._path = self._data, None
+                self._data = unpacked(packed, self.name)
+                if self._owned:
+                    packed.close()
+                self._owned = True
             file = self._file = self._decoder()
             self.sample_rate = int(file.samplerate)
             self.channels = int(file.channels)

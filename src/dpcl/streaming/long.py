@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
-from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
+from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.limits import MOST_SOURCES
 from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
@@ -67,6 +66,11 @@ class LongSeparation:
         scanned: Scan | None = None,
         most: int = MOST_SOURCES,
     ) -> None:
+        if not separator.model.settings.network.embedding:
+            raise InputError(
+                "the network has no embeddings, which tell the sources of a recording apart from"
+                " beginning to end; give one that has"
+            )
         self.recording, self.separator = recording, separator
         self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
         self.scan = scanned or scan(recording)
@@ -79,7 +83,7 @@ class LongSeparation:
         try:
             points, weights = self._listen()
             self.num_sources = sources or separator.count(points, weights, most)
-            self.centroids = kmeans(points, self.num_sources, weights).centroids  # (C, K)
+            self.centroids = separator.centroids(points, self.num_sources, weights)  # (C, K)
         except BaseException:
             self.close()
             raise
@@ -181,10 +185,8 @@ class LongSeparation:
     @torch.no_grad()
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
-        sharpness = self.separator.model.settings.masks.sharpness
         for heard in self._heard():
-            masks = nearest_masks(self.separator.embeddings(heard), self.centroids[None], sharpness)
-            yield masks.view(self.num_sources, self.windows.length, -1)
+            yield self.separator.masks(heard, self.centroids)[0]
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:

@@ -23,7 +23,11 @@ STATISTICS = 200  # mixtures that the features' mean and standard deviation are 
 
 def pack(recipe: Recipe, packing: Callable[[int, int], None] | None) -> PackedCorpus:
     """All recordings that the recipe names, decoded once."""
-    corpora = [read_corpus(c.path, c.split, c.only) for c in recipe.data.corpora]
+    corpora = [
+        corpus if c.speakers is None else corpus.of_speakers(c.speakers)
+        for c in recipe.data.corpora
+        for corpus in [read_corpus(c.path, c.split, c.only)]
+    ]
     together = Corpus(corpora[0].root, tuple(u for c in corpora for u in c.utterances))
     return pack_corpus(together, recipe.model.signal.sample_rate, recipe.data.cache, packing)
 
@@ -90,7 +94,8 @@ def _mixtures(recipe: Recipe, packed: PackedCorpus, stage: int) -> TrainingMixtu
         settings.windows,
         data.active,
         data.turns,
-        data.kinds,
+        same_speaker=data.same_speaker,
+        kinds=data.kinds,
     )
     stream.set_epoch(stage)
     return stream

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import bin_weights, ideal_assignments
-from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import HEADS, EmbeddingNetwork
 from dpcl.networks.model import Model, build_network, load_model, save_model
-from dpcl.objectives.affinity import affinity_loss
-from dpcl.signal.stft import STFT
 from dpcl.training.batches import batches, pack, statistics
 from dpcl.training.checkpoint import (
     clear,
@@ -29,6 +26,7 @@ from dpcl.training.checkpoint import (
 )
 from dpcl.training.log import Progress as Progress
 from dpcl.training.log import RunLog
+from dpcl.training.loss import batch_loss
 from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
 from dpcl.training.validation import Validation
 
@@ -73,7 +71,8 @@ def train(
     stft = recipe.model.signal.stft()
 
     torch.manual_seed(recipe.seed)
-    network: BLSTMEmbedding = build_network(recipe.model)
+    network: EmbeddingNetwork = build_network(recipe.model)
+    _freeze(network, recipe.frozen)
     optimiser = _optimiser(network, recipe.optimiser)
     if model is None and recipe.init is None:
         network.mean, network.std = statistics(recipe, packed)
@@ -112,7 +111,7 @@ def train(
             rate = learning_rate(recipe.optimiser, step, recipe.steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            loss = _loss(recipe, fabric_network, stft, sources)
+            loss = batch_loss(recipe, fabric_network, stft, sources)
             fabric.backward(loss)
             clip = recipe.optimiser.clip or math.inf
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), clip))
@@ -192,14 +191,29 @@ def _best_score(run: Path) -> float:
     return float(load_model(best).notes["valid_si_sdri_db"]) if best.exists() else -math.inf
 
 
-def _start_from(network: BLSTMEmbedding, path: Path) -> None:
-    """Weights and feature statistics of another training (pre-training, or another data set)."""
+def _start_from(network: EmbeddingNetwork, path: Path) -> None:
+    """Weights and feature statistics of another training (pre-training, or another data set).
+
+    Heads may differ: those that the other network lacks stay fresh, its own others are left out.
+    """
+    sizes = f"init: {path} is of another size of network; change model.network"
     try:
-        network.load_state_dict(load_model(path).network.state_dict())
+        unmatched = network.load_state_dict(load_model(path).network.state_dict(), strict=False)
     except RuntimeError as error:
-        raise InputError(
-            f"init: {path} is of another size of network; change model.network"
-        ) from error
+        raise InputError(sizes) from error
+    if not all(key.startswith(HEADS) for keys in unmatched for key in keys):
+        raise InputError(sizes)
+
+
+def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:
+    """Keep the weights of these parts as they are; InputError for one that is not there."""
+    for part in frozen:
+        chosen = [p for name, p in network.named_parameters() if name.startswith(part)]
+        if not chosen:
+            parts = ", ".join(name for name, _ in network.named_children())
+            raise InputError(f"frozen: the network has no {part}; its parts are {parts}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
 
 
 def _seed(seed: int, step: int, fabric: Fabric) -> None:
@@ -211,29 +225,11 @@ def _seed(seed: int, step: int, fabric: Fabric) -> None:
         getattr(torch, fabric.device.type).manual_seed(int(words[0]))
 
 
-def _loss(recipe: Recipe, network: BLSTMEmbedding, stft: STFT, sources: Tensor) -> Tensor:
-    """Mean objective of a batch of sources (B, C, W, T)."""
-    spectra = stft(sources.transpose(1, 2))  # (B, W, C, L, F)
-    mixture = spectra.sum(2)  # (B, W, L, F); the STFT is linear
-    features = recipe.model.signal.features(mixture).flatten(0, 1)  # (B*W, L, F)
-    if recipe.input_noise:
-        deviation = math.sqrt(recipe.input_noise) * network.std  # (F,)
-        features = features + deviation * torch.randn_like(features)
-    embeddings = network(features)  # (B*W, N, K)
-    # The bins of all windows together: pairs across windows count like those within.
-    objective = recipe.objective
-    weights = bin_weights(
-        mixture.flatten(1, 2), objective.weighting, objective.floor_db
-    )  # (B, W*N)
-    assignments = ideal_assignments(spectra.transpose(1, 2).flatten(2, 3))  # (B, W*N, C)
-    together = embeddings.reshape(*weights.shape, -1)  # (B, W*N, K)
-    return affinity_loss(together, assignments, weights).mean()
-
-
 def _optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if settings.kind == "sgd":
-        return torch.optim.SGD(network.parameters(), settings.learning_rate, settings.momentum)
-    return torch.optim.Adam(network.parameters(), settings.learning_rate)
+        return torch.optim.SGD(learning, settings.learning_rate, settings.momentum)
+    return torch.optim.Adam(learning, settings.learning_rate)
 
 
 def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:

@@ -27,11 +27,12 @@ MACHINE: dict[str, Any] = {
 
 
 class CorpusSettings(Settings):
-    """One corpus: a CSV index, a folder that holds index.csv, or a folder per speaker."""
+    """One corpus: a CSV index, a folder with index.csv or one per speaker, a Lhotse manifest."""
 
     path: str  # relative to the working folder
     split: str | None = None  # rows of the index to use; null for all
     only: tuple[str, ...] | None = None  # names in its column corpus; null for all
+    speakers: tuple[str, ...] | None = None  # null for all
 
 
 class DataSettings(Settings):
@@ -40,6 +41,7 @@ class DataSettings(Settings):
     corpora: tuple[CorpusSettings, ...] = Field(min_length=1)
     cache: str = "runs/cache"  # decoded audio is kept here
     num_sources: int = Field(default=2, ge=1, le=10)
+    same_speaker: bool = False  # each speaker is mixed with himself
     # between talkers, uniform in +- this
     relative_level_db: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     within: float = Field(default=0.5, ge=0, le=1)  # share of mixtures of talkers of one corpus
@@ -52,7 +54,9 @@ class DataSettings(Settings):
     kinds: Kinds | None = None
 
     @model_validator(mode="after")
-    def _kinds_have_as_many_sources(self) -> DataSettings:
+    def _kinds_say_what_meets(self) -> DataSettings:
+        if self.kinds and self.same_speaker:
+            raise ValueError("kinds have `same` of their own; leave out same_speaker")
         if self.kinds and self.kinds.num_sources != self.num_sources:
             raise ValueError(
                 f"kinds are of {self.kinds.num_sources} sources, not of num_sources ="
@@ -71,12 +75,49 @@ class DataSettings(Settings):
         return self
 
 
-class ObjectiveSettings(Settings):
-    """What is minimised."""
+class MaskObjective(Settings):
+    """What the masks are compared with."""
 
-    kind: Literal["affinity"] = "affinity"
+    targets: Literal["phase_sensitive", "magnitude", "waveform"] = "phase_sensitive"
+    # Waveforms alone have si_sdr, and iterations of phase reconstruction (MISI) before it.
+    distance: Literal["l1", "l2", "si_sdr"] = "l1"
+    iterations: int = Field(default=0, ge=0, le=10)
+    # Sources in whichever order costs least, or from the strongest to the weakest.
+    order: Literal["best", "strongest"] = "best"
+
+    @model_validator(mode="after")
+    def _spectra_have_no_waveform(self) -> MaskObjective:
+        if self.targets != "waveform" and (self.distance == "si_sdr" or self.iterations):
+            raise ValueError("si_sdr and iterations are of waveforms; set targets: waveform")
+        if self.targets == "waveform" and self.order == "strongest":
+            raise ValueError("waveforms are compared in the best order; set order: best")
+        return self
+
+
+class ObjectiveSettings(Settings):
+    """What is minimised: an objective on the embeddings, on the masks, or both."""
+
+    kind: Literal[
+        "affinity",
+        "normalised_affinity",
+        "whitened_kmeans",
+        "deep_lda",
+        "graph_laplacian",
+        "spectral",
+        "attractor",
+        "anchored_attractor",
+        "none",
+    ] = "affinity"
     weighting: Weighting = "threshold"
     floor_db: float = Field(default=-40.0, lt=0)
+    masks: MaskObjective | None = None
+    share: float = Field(default=0.5, gt=0, lt=1)  # of the embeddings' part, where there are both
+
+    @model_validator(mode="after")
+    def _something_is_minimised(self) -> ObjectiveSettings:
+        if self.kind == "none" and self.masks is None:
+            raise ValueError("kind none leaves nothing to minimise; set masks")
+        return self
 
 
 class Stage(Settings):
@@ -117,7 +158,9 @@ class Recipe(Settings):
     data: DataSettings
     objective: ObjectiveSettings = ObjectiveSettings()
     input_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # variance, on the features
-    init: str | None = None  # weights to start from; null for fresh ones
+    init: str | None = None  # weights to start from, heads that they lack fresh; null: all fresh
+    # parts of the network that keep their weights, as their names begin: lstm, project, …
+    frozen: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimiser: OptimiserSettings = OptimiserSettings()
     validation: ValidationSettings | None = None
@@ -135,6 +178,22 @@ class Recipe(Settings):
                 raise ValueError(
                     f"stages.{number}.batch {stage.batch} is no multiple of devices {self.devices}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _network_has_what_is_minimised(self) -> Recipe:
+        network, objective = self.model.network, self.objective
+        if objective.kind != "none" and not network.embedding:
+            raise ValueError(f"objective.kind {objective.kind} needs model.network.embedding")
+        if objective.kind == "anchored_attractor" and network.anchors < self.data.num_sources:
+            raise ValueError(
+                f"anchored_attractor needs model.network.anchors of {self.data.num_sources} or more"
+            )
+        if objective.masks and not network.gives_masks(self.data.num_sources):
+            raise ValueError(
+                f"objective.masks needs model.network.masks of {self.data.num_sources}, one for"
+                " each source of data.num_sources, or model.network.unfolded"
+            )
         return self
 
     @property

@@ -9,7 +9,7 @@ from torch import nn
 
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
-from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.model import Model, ModelSettings
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.training.recipe import ValidationSettings
@@ -24,7 +24,7 @@ class Validation:
         root, rate = Path(settings.root), model.signal.sample_rate
         self.mixtures = [render_mixture(row, root, rate) for row in rows]
 
-    def si_sdri(self, network: BLSTMEmbedding) -> float:
+    def si_sdri(self, network: EmbeddingNetwork) -> float:
         """Mean over mixtures of the mean over their sources, dB; silent references do not count.
 
         The network is left in the mode that it was in, and no random number is drawn.

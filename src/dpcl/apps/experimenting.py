@@ -1,0 +1,259 @@
+"""An experiment from its description to its report: weights, lists, scores, examples, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from dpcl.apps.files import refuse_existing
+from dpcl.errors import InputError
+from dpcl.evaluation.cached import Report, ScoreStore, Work, score_all, spread, unknown_rows
+from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
+from dpcl.evaluation.examples import separated, truth
+from dpcl.evaluation.experiment import Experiment, System, find_list
+from dpcl.evaluation.perceptual import check_measures
+from dpcl.evaluation.report import Example, report_files
+from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
+from dpcl.evaluation.table import Group, group_by, make_table, table_markdown
+from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.lists import MixtureRow, check_files
+from dpcl.separators.load import LOCAL, named_separator
+from dpcl.training.checkpoint import latest_checkpoint
+from dpcl.training.loop import train
+from dpcl.training.recipe import Recipe, read_recipe
+
+EXAMPLES = 2  # mixtures of a list that are shown
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything is."""
+
+    corpus: Path
+    out: Path
+    lists: Path
+    weights: Path
+    recipes: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of an experiment."""
+
+    outputs: tuple[Path, ...]
+    markdown: str  # its tables
+    notes: tuple[str, ...]  # what is missing and why
+
+
+def train_missing(
+    experiment: Experiment, places: Places, report: Callable[[str, int, int, float], None]
+) -> None:
+    """Train every system of a recipe that has no weights; what was stopped goes on.
+
+    report: called with whose training it is, its step, steps and loss. Raises InputError for a
+    recipe that is not there and what the training refuses.
+    """
+    for system in experiment.systems:
+        run = places.weights / system.folder
+        started = latest_checkpoint(run) is not None
+        if system.recipe is None or (_weights(system, places) is not None and not started):
+            continue
+        recipe = _recipe(system, places)
+        train(
+            recipe,
+            run,
+            resume=started,
+            report=lambda row, name=system.folder: report(name, row.step, row.steps, row.loss),  # type: ignore[misc]
+        )
+
+
+def _recipe(system: System, places: Places) -> Recipe:
+    """With the changes of the system, and weights to start from below the folder of runs."""
+    changes = tuple(f"{key}={value}" for key, value in system.changes.items())
+    recipe = read_recipe(places.recipes / f"{system.recipe}.yaml", changes)
+    if recipe.init is not None and recipe.init.startswith("runs/"):
+        init = places.weights / recipe.init.removeprefix("runs/")
+        recipe = recipe.model_copy(update={"init": str(init)})
+    return recipe
+
+
+def run_experiment(
+    experiment: Experiment,
+    places: Places,
+    limit: int | None = None,
+    metrics: tuple[str, ...] = (),
+    workers: int = 0,
+    force: bool = False,
+    report: Report = lambda *moved: None,
+) -> Done:
+    """Score all systems that there are on all lists, and write the report.
+
+    Writes out/report.{md,csv,html} and out/LIST-SYSTEM/{results.csv,summary.json} when all is done.
+    workers: processes, 0 for one a core. report: called with the mixtures scored and in all, and
+    whose they are. Systems without weights stand in the table as not trained; mixtures with a
+    talker whom a system must know and cannot are left out for every system.
+    Raises InputError for a report that exists (unless `force`), files that are missing, a corpus
+    with too few talkers, and what cannot be scored; what was scored before that is kept.
+    """
+    for name in ("report.md", "report.csv", "report.html"):
+        refuse_existing(places.out / name, force)
+    if find_spec("matplotlib") is None:
+        raise InputError("the report has pictures, which need matplotlib: `pip install dpcl[show]`")
+    workers = workers or _cores()
+    named = {system.name: _separator(system, places) for system in experiment.systems}
+    names = [name for name in named.values() if name is not None]
+    if not names:
+        raise InputError(
+            f"no system of {experiment.name} has weights below {places.weights}; add --train, or"
+            " say where they are with --weights"
+        )
+    for name in names:
+        check_measures(metrics, sample_rate(named_separator(name)))
+    lists = {
+        name: find_list(name, places.corpus, places.lists, places.out / "lists")
+        for name in experiment.lists
+    }
+    chosen: dict[str, list[MixtureRow]] = {}
+    notes: dict[str, list[str]] = {}
+    for name, rows in lists.items():
+        check_files(rows[:limit] if limit else rows, places.corpus)
+        unknown = unknown_rows(names, rows, places.corpus)
+        chosen[name] = [row for row in rows if row.id not in unknown][:limit]
+        if not chosen[name]:
+            raise InputError(f"list {name} has no mixture that all systems can be scored on")
+        notes[name] = _notes(experiment, places, named, len(unknown), rows, chosen[name])
+    store = ScoreStore(places.cache, places.corpus, metrics)
+    work: list[Work] = [(name, row) for rows in chosen.values() for name in names for row in rows]
+    titles = {name: system for system, name in named.items()}
+    scores = score_all(
+        work, store, workers, lambda done, total, name: report(done, total, titles[name])
+    )
+    genders = _genders(places.corpus)
+    tables, examples = [], []
+    for list_name, rows in chosen.items():
+        group = group_by(experiment.by, rows, genders)
+        lines: list[tuple[System, list[SourceResult] | None]] = []
+        for system in experiment.systems:
+            separator = named[system.name]
+            if separator is None:
+                lines.append((system, None))
+            else:
+                found = [score for row in rows for score in scores[separator, row.id]]
+                lines.append((system, found))
+                rate = sample_rate(named_separator(separator))
+                columns = METRICS + improvements(metrics)
+                folder = places.out / f"{list_name}-{system.name.replace(':', '-')}"
+                write_results(
+                    folder, found, summarise(found, list_name, system.name, rate, columns)
+                )
+        tables.append(make_table(list_name, lines, group, metrics, notes[list_name]))
+        shown = _shown(rows, group_by("gender", rows, genders), lines)
+        examples += _examples(experiment, places, list_name, shown, named, workers)
+    command = f"dpcl experiment {experiment.name} --corpus CORPUS --out FOLDER"
+    files = report_files(experiment, tables, examples, command)
+    write_files(places.out, files)
+    return Done(
+        tuple(places.out / name for name in files),
+        "\n".join(f"**{table.list}**\n\n{table_markdown(table)}" for table in tables),
+        tuple(dict.fromkeys(note for of in notes.values() for note in of)),
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _weights(system: System, places: Places) -> Path | None:
+    """What a recipe's training left, the best or else the last; None if there is nothing."""
+    run = places.weights / system.folder
+    if (run / "best.safetensors").is_file():
+        return run / "best.safetensors"
+    last = latest_checkpoint(run)
+    return last / "model.safetensors" if last else None
+
+
+def _separator(system: System, places: Places) -> str | None:
+    """What --separator would be; None for a recipe that was not trained yet."""
+    if system.recipe is None:
+        return system.separator or system.name
+    path = _weights(system, places)
+    return None if path is None else f"{path}{LOCAL if system.local else ''}"
+
+
+def _notes(
+    experiment: Experiment,
+    places: Places,
+    named: dict[str, str | None],
+    unknown: int,
+    rows: Sequence[MixtureRow],
+    chosen: Sequence[MixtureRow],
+) -> list[str]:
+    notes = []
+    if unknown:
+        notes.append(
+            f"{unknown} of the {len(rows)} mixtures of {rows[0].list} are left out for all systems:"
+            " the corpus has no other speech of a talker whom a speaker-dependent system must know."
+        )
+    if len(chosen) < len(rows) - unknown:
+        notes.append(f"Only the first {len(chosen)} mixtures of {rows[0].list} were scored.")
+    for system in experiment.systems:
+        if named[system.name] is None:
+            changes = "".join(f" --set {key}={value}" for key, value in system.changes.items())
+            notes.append(
+                f"{system.name} is not trained: `dpcl train recipes/{system.recipe}.yaml --run"
+                f" {places.weights / system.folder}{changes}`, or --train."
+            )
+    return notes
+
+
+def _genders(corpus: Path) -> dict[str, str]:
+    """Of each recording, by its path below the corpus; nothing where the corpus does not say."""
+    try:
+        found = read_corpus(corpus)
+    except InputError:
+        return {}
+    return {u.path.relative_to(found.root).as_posix(): u.gender for u in found.utterances}
+
+
+def _shown(
+    rows: Sequence[MixtureRow],
+    group: Group,
+    lines: Sequence[tuple[System, list[SourceResult] | None]],
+) -> list[tuple[str, MixtureRow]]:
+    """The first mixture of each of the first groups of genders."""
+    results = next(found for _, found in lines if found is not None)
+    by_id = {row.id: row for row in rows}
+    first: dict[str, MixtureRow] = {}
+    for result in results:
+        first.setdefault(group(result), by_id[result.id])
+    return list(first.items())[:EXAMPLES]
+
+
+def _examples(
+    experiment: Experiment,
+    places: Places,
+    list_name: str,
+    shown: Sequence[tuple[str, MixtureRow]],
+    named: dict[str, str | None],
+    workers: int,
+) -> list[Example]:
+    folder, root = str(places.cache / "examples"), str(places.corpus)
+    systems = [(s.title or s.name, name) for s in experiment.systems if (name := named[s.name])]
+    pieces = [(name, row, root, folder) for _, row in shown for _, name in systems]
+    made = {(piece[0], piece[1].id): path for piece, path in spread(separated, pieces, workers)}
+    return [
+        Example(
+            list_name,
+            f"{row.id}: {group}",
+            truth(row, root, folder),
+            [(title, made[name, row.id]) for title, name in systems],
+        )
+        for group, row in shown
+    ]

@@ -1,0 +1,190 @@
+"""A mixture as a system separates it, to be heard and seen: sounds and pictures, kept on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dpcl.clustering.components import principal_components
+from dpcl.evaluation.cached import known_separator
+from dpcl.evaluation.evaluate import sample_rate, separate_row
+from dpcl.evaluation.figures import (
+    STYLE,
+    Grid,
+    draw_affinity,
+    draw_embeddings,
+    draw_mask,
+    draw_scatter,
+    draw_spectrogram,
+    loudness,
+    mark_source,
+)
+from dpcl.evaluation.identity import SCORING, code_identity, row_identity, separator_identity
+from dpcl.evaluation.metrics import best_permutation
+from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
+from dpcl.mixtures.ideal import ideal_assignments
+from dpcl.mixtures.lists import MixtureRow, render_mixture
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.load import is_oracle
+from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
+from dpcl.signal.audio import write_audio
+from dpcl.signal.stft import STFT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CODE = (*SCORING, "dpcl.evaluation.examples")
+STRIP = 1.5  # inches high
+PANEL = 2.6  # inches wide
+DPI = 110
+_stft = STFT(window=256, hop=64)  # of the pictures, at 8 kHz
+
+
+def truth(row: MixtureRow, root: str, folder: str) -> Path:
+    """The folder with mixture.flac, s1.flac, … and strip.png of a mixture and its references."""
+    import matplotlib
+
+    place = Path(folder) / f"truth-{row_identity(row, root, code_identity(CODE))}"
+    if not place.is_dir():
+        mixture, references = render_mixture(row, root, ORACLE_SAMPLE_RATE)
+        sounds = {"mixture": mixture, **{f"s{k}": s for k, s in enumerate(references, 1)}}
+        spectra = _magnitudes(torch.from_numpy(np.stack([mixture, *references])))
+        titles = ["Mixture", *(f"Reference {k + 1}" for k in range(len(references)))]
+        marks = [None, *range(len(references))]
+        with matplotlib.rc_context(STYLE):
+            _keep(place, sounds, {"strip": _strip(spectra, marks, titles, spectra[0])})
+    return place
+
+
+def separated(name: str, row: MixtureRow, root: str, folder: str) -> Path:
+    """The folder with s1.flac, … in the order of the references, strip.png and embeddings.png.
+
+    The last where the separator has embeddings, and clusters all of them at once.
+    """
+    import matplotlib
+
+    identity = separator_identity(name, CODE)
+    place = Path(folder) / f"{identity}-{row_identity(row, root)}"
+    if place.is_dir():
+        return place
+    separator = known_separator(name, row, root)
+    separation, references, mixture = separate_row(row, root, separator, is_oracle(name))
+    rate = sample_rate(separator)
+    order = best_permutation(separation.sources, references)
+    order = torch.tensor([k for k in order.tolist() if k >= 0])
+    sources = separation.sources[order]
+    sounds = {f"s{k}": source.numpy() for k, source in enumerate(sources, 1)}
+    stft = _stft if rate == ORACLE_SAMPLE_RATE else STFT(4 * (rate // 125), rate // 125)
+    step = Grid(stft.hop / rate, rate / stft.window)
+    magnitudes = stft(torch.cat([mixture[None], sources])).abs()
+    count = len(sources)
+    titles = [f"Estimate {k + 1}" for k in range(count)]
+    panels, marks = list(magnitudes[1:]), list(range(count))
+    masks = None if separation.masks is None else separation.masks[order]
+    vectors = separation.embeddings
+    with matplotlib.rc_context(STYLE):
+        figures = {"strip": _strip(panels, marks, titles, magnitudes[0], masks, step)}
+        if vectors is not None and isinstance(separator, DeepClustering):
+            spectra = separator.stft(torch.cat([mixture[None], references]))
+            grid = Grid(separator.stft.hop / rate, rate / separator.stft.window)
+            figures["embeddings"] = _embeddings(vectors, spectra, grid)
+        _keep(place, sounds, figures, rate)
+    return place
+
+
+def _magnitudes(signals: Tensor) -> Tensor:
+    return _stft(signals).abs()
+
+
+def _strip(
+    panels: Sequence[Tensor] | Tensor,
+    marks: Sequence[int | None],
+    titles: Sequence[str],
+    mixture: Tensor,
+    masks: Tensor | None = None,
+    grid: Grid | None = None,
+) -> Figure:
+    """Spectrograms side by side, the masks (C, L', F') behind them; marked by source."""
+    from matplotlib.figure import Figure
+
+    grid = grid or Grid(_stft.hop / ORACLE_SAMPLE_RATE, ORACLE_SAMPLE_RATE / _stft.window)
+    count = len(panels) + (0 if masks is None else len(masks))
+    figure = Figure(figsize=(PANEL * count, STRIP), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    loudest = float(mixture.max())
+    for place, panel, mark, text in zip(axes, panels, marks, titles, strict=False):
+        draw_spectrogram(place, panel, grid, loudest)
+        place.set_title(text)
+        if mark is not None:
+            mark_source(place, mark, text)
+    if masks is not None:
+        frames, bins = mixture.shape
+        fine = Grid(
+            grid.hop * (frames - 1) / max(1, masks.shape[1] - 1),
+            grid.step * (bins - 1) / (masks.shape[2] - 1),
+        )
+        for k, place in enumerate(axes[len(panels) :]):
+            draw_mask(place, masks[k], fine)
+            mark_source(place, k, f"Mask {k + 1}")
+    for place in axes[1:]:
+        place.set(ylabel="")
+        place.tick_params(labelleft=False)
+    return figure
+
+
+def _embeddings(vectors: Tensor, spectra: Tensor, grid: Grid) -> Figure:
+    """Embeddings (L, F, K) in three principal components, and affinities of a short segment.
+
+    spectra (1 + C, L, F) of the mixture and the references: who owns a bin is known here.
+    """
+    from matplotlib.figure import Figure
+
+    magnitude = spectra[0].abs()
+    labels = ideal_assignments(spectra[1:]).argmax(-1).view(magnitude.shape)
+    weights = loudness(magnitude)
+    components = principal_components(vectors.flatten(0, 1), weights.flatten())
+    scores = components.scores.view(*magnitude.shape, -1)
+    figure = Figure(figsize=(5 * PANEL, 2.3), layout="constrained")
+    colours, first, second, learned, ideal = figure.subplots(1, 5, width_ratios=[1.6, 1, 1, 1, 1])
+    draw_embeddings(colours, scores, magnitude, grid)
+    colours.set_title("Embeddings: components 1, 2, 3 as RGB")
+    for panel, pair in ((first, (0, 1)), (second, (2, 1))):
+        draw_scatter(panel, scores.flatten(0, 1), labels.flatten(), weights.flatten(), pair)
+        panel.set_box_aspect(1)
+        panel.set(xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+    first.set_title("coloured by true source")
+    second.set(ylabel="")
+    second.tick_params(labelleft=False)
+    loud = weights > 0
+    segment = busiest(labels, loud, max(1, round(AFFINITY_SECONDS / grid.hop)))
+    chosen = loud[segment]
+    owners = labels[segment][chosen]
+    draw_affinity(learned, vectors[segment][chosen], owners)
+    learned.set_title(f"Affinity VVᵀ of {AFFINITY_SECONDS:g} s", pad=8)
+    draw_affinity(ideal, functional.one_hot(owners).float(), owners)
+    ideal.set_title("ideal affinity YYᵀ", pad=8)
+    return figure
+
+
+def _keep(
+    place: Path, sounds: dict[str, Any], figures: dict[str, Figure], rate: int = ORACLE_SAMPLE_RATE
+) -> None:
+    """Write all aside and move it into place: a folder that is there is whole."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".dpcl-") as aside:
+        whole = Path(aside) / "whole"
+        whole.mkdir()
+        for name, samples in sounds.items():
+            write_audio(whole / f"{name}.flac", samples, rate)
+        for name, figure in figures.items():
+            figure.savefig(whole / f"{name}.png", dpi=DPI)
+        if not place.is_dir():  # another process may have been quicker
+            os.replace(whole, place)

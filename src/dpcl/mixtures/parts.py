@@ -1,0 +1,75 @@
+"""Parts of recordings: a stretch of a long file, or one of its channels, named in one word.
+
+A name is a path, or a path with the fragment of a W3C media fragment, `meeting.flac#t=12.5,18`
+(from 12.5 to 18 s) or `call.wav#t=12.5,18&channel=1` (of the second channel).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpcl.signal.audio import cut_mono, read_mono
+
+_FRAGMENT = re.compile(r"(.+)#t=([\d.]+),([\d.]+)(?:&channel=(\d+))?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A recording, or the part of it from `start` for `seconds` if they are given."""
+
+    path: Path
+    start: float | None = None  # s
+    seconds: float | None = None
+    channel: int | None = None  # counted from 0; None for the mean of all
+
+    def name(self, root: Path) -> str:
+        """What parse_part reads again, relative to `root`."""
+        path = self.path.relative_to(root).as_posix()
+        if self.start is None or self.seconds is None:
+            return path
+        channel = "" if self.channel is None else f"&channel={self.channel}"
+        return f"{path}#t={_plain(self.start)},{_plain(self.start + self.seconds)}{channel}"
+
+
+def _plain(seconds: float) -> str:
+    """To the microsecond, without an exponent."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
+def parse_part(name: str, root: str | os.PathLike[str] = "") -> Part:
+    """The part that a name stands for; raises ValueError for a stretch that ends before it begins.
+
+    A file whose own name ends like a fragment cannot be named.
+    """
+    match = _FRAGMENT.fullmatch(name)
+    if match is None:
+        return Part(Path(root) / name)
+    start, end = float(match[2]), float(match[3])
+    if not end > start:
+        raise ValueError(f"{name} ends before it begins")
+    channel = None if match[4] is None else int(match[4])
+    return Part(Path(root) / match[1], start, end - start, channel)
+
+
+def read_part(part: Part, sample_rate: int) -> NDArray[np.float32]:
+    """Its samples (T,) at `sample_rate`; raises InputError as read_mono does."""
+    if part.start is None:
+        return read_mono(part.path, sample_rate)
+    try:
+        changed = part.path.stat().st_mtime_ns
+    except OSError:
+        changed = 0  # reading says what is wrong
+    mono = _whole(part.path, sample_rate, part.channel, changed)
+    return cut_mono(mono, part.path, sample_rate, part.start, part.seconds)
+
+
+@lru_cache(maxsize=1)  # the parts of a recording are mostly read one after another
+def _whole(path: Path, rate: int, channel: int | None, changed: int) -> NDArray[np.float32]:
+    return read_mono(path, rate, channel=channel)

@@ -1,0 +1,161 @@
+"""Mixtures that are audio already: folders mix/, s1/, s2/, …, as wsj0-mix and its kin are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpcl.errors import InputError
+from dpcl.mixtures.corpus import AUDIO_SUFFIXES, measure_seconds
+from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
+from dpcl.signal.audio import read_audio, write_audio
+from dpcl.signal.resample import resample
+
+
+def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
+    """The mixtures of a folder, by name; who speaks is not known.
+
+    `path` holds mix/, s1/, s2/, … with files of the same names; where there are several folders of
+    mixtures (mix_clean, mix_both, mix_single; mix_both_reverb), it is one of them, and s1, s2, …
+    lie beside it (or s1_reverb, … as in WHAMR!; a mix_single holds s1 alone). Paths in the rows are
+    relative to the folder that holds the sources, the root of such a list (see rendered_root).
+    Raises InputError for a folder of another kind, and naming the first file that is missing.
+    """
+    path = Path(path)
+    root, mixtures = _places(path)
+    folders = _source_folders(root, mixtures.name) if mixtures.is_dir() else []
+    if not folders:
+        kinds = ", ".join(sorted(kind.name for kind in path.glob("mix_*") if kind.is_dir()))
+        raise InputError(
+            f"{path} is no folder of rendered mixtures: it has no mix/ with s1/, s2/, … beside it"
+            + (f"; give one of its {kinds}." if kinds else ".")
+        )
+    rows = []
+    for file in sorted(mixtures.iterdir()):
+        if file.suffix.lower() not in AUDIO_SUFFIXES or file.name.startswith("."):
+            continue
+        paths = [f"{folder}/{file.name}" for folder in folders]
+        for name in paths:
+            if not (root / name).is_file():
+                raise InputError(f"{file} has no source {root / name}: copy it, or remove both.")
+        sources = tuple(
+            SourceRow(folder, (name,), 0.0, 0.0)
+            for folder, name in zip(folders, paths, strict=True)
+        )
+        rows.append(
+            MixtureRow(
+                id=file.stem,
+                list=root.name or "rendered",
+                seed=0,
+                seconds=measure_seconds(file, str(path)),
+                corpora="within",
+                genders="unknown",
+                sources=sources,
+                mixture=f"{mixtures.name}/{file.name}",
+            )
+        )
+    if not rows:
+        raise InputError(f"{mixtures} holds no audio: give a folder of rendered mixtures.")
+    return rows
+
+
+def rendered_root(path: str | os.PathLike[str], rows: Sequence[MixtureRow]) -> Path | None:
+    """The folder that the paths of rendered rows are relative to; None if they are of a corpus.
+
+    path: the folder, as rendered_rows took it, or a list in the folder that it was rendered to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _places(path)[0]
+    return path.parent if all(row.mixture for row in rows) else None
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """The root of such a folder, and where in it the mixtures are."""
+    if path.name in ("", ".."):  # what has no name has no parent either
+        path = path.resolve()
+    if path.name.startswith("mix") and not (path / "mix").is_dir():
+        return path.parent, path
+    return path, path / "mix"
+
+
+def _source_folders(root: Path, mixtures: str) -> list[str]:
+    """s1, s2, … beside the folder of mixtures, by its variant where there are several."""
+    variant = "_" + mixtures.rpartition("_")[2]
+    for suffix in ("", variant):
+        folders = []
+        for k in count(1):
+            if not (root / f"s{k}{suffix}").is_dir():
+                break
+            folders.append(f"s{k}{suffix}")
+        if folders:
+            return folders[:1] if mixtures.startswith("mix_single") else folders
+    return []
+
+
+def read_rendered(
+    row: MixtureRow, root: str | os.PathLike[str], sample_rate: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mixture (T,) and its sources (C, T) as their files have them, converted to `sample_rate`.
+
+    Mixture and sources need not add up: there may be noise. Raises InputError naming the row and
+    the file that cannot be read, has several channels, or another rate or length than the mixture.
+    """
+    where = f"Mixture {row.id} of list {row.list}"
+    paths = [Path(root) / name for name in (row.mixture, *(s.paths[0] for s in row.sources))]
+    signals: list[NDArray[np.float32]] = []
+    first = (0, 0)  # rate and length of the mixture
+    for path in paths:
+        try:
+            channels, rate = read_audio(path)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        if len(channels) > 1:
+            raise InputError(f"{where}: {path} has {len(channels)} channels; render it to one.")
+        found = (rate, channels.shape[1])
+        first = found if not signals else first
+        if found != first:
+            raise InputError(
+                f"{where}: {path} has {found[1]} samples at {found[0]} Hz, its mixture {first[1]}"
+                f" at {first[0]} Hz; render them alike."
+            )
+        signals.append(resample(channels[0], rate, sample_rate))
+    return signals[0], np.stack(signals[1:])
+
+
+def write_rendered(
+    out: Path,
+    place: PurePosixPath,
+    mixture: NDArray[np.floating],
+    sources: NDArray[np.floating],
+    talkers: Sequence[tuple[str, str]],
+    sample_rate: int,
+) -> MixtureRow:
+    """Write a mixture (T,) to out/place, …/mix/NAME.wav, its sources (C, T) to …/s1/NAME.wav, ….
+
+    Each is rounded to 16 bits by itself. talkers: for each source its speaker and gender ("f", "m"
+    or ""). Returns the row of a list of what was written, whose root is `out`.
+    """
+    folder = place.parent.parent
+    paths = [folder / f"s{k}" / place.name for k in range(1, len(sources) + 1)]
+    for path, signal in zip((place, *paths), (mixture, *sources), strict=True):
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        write_audio(out / path, signal, sample_rate)
+    return MixtureRow(
+        id=place.stem,
+        list=folder.name or place.parent.name,
+        seed=0,
+        seconds=round(len(mixture) / sample_rate, 4),
+        corpora="within",
+        genders=gender_condition(gender for _, gender in talkers),
+        sources=tuple(
+            SourceRow(speaker, (str(path),), 0.0, 0.0)
+            for (speaker, _), path in zip(talkers, paths, strict=True)
+        ),
+        mixture=str(place),
+    )

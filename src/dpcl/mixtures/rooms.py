@@ -1,0 +1,89 @@
+"""Rooms around the talkers of a mixture: drawn for the rows of any list, and simulated.
+
+A reference is then the image of a talker at the microphone, reverberation and all, as in the
+"reverb" targets of WHAMR! (Maciejewski et al. 2020): who separates need not dereverberate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+
+from dpcl.errors import InputError
+from dpcl.mixtures.rows import MixtureRow, Place, RoomRow
+
+_STREAM = 2  # of the seed: other draws of the same seed stay as they are
+
+# The geometry of WHAMR!, in m, and reverberation times that all such rooms can have, in s.
+_SIDES, _HEIGHT, _RT60 = (5.0, 10.0), (3.0, 4.0), (0.2, 0.6)
+_HEADS, _DISTANCE, _OFF_CENTRE = (0.9, 1.8), (0.66, 2.0), 0.2
+
+
+def draw_rooms(rows: Sequence[MixtureRow], seed: int) -> list[MixtureRow]:
+    """The rows with a room each, the same ones for the same seed; all numbers to 1 cm and 1 ms.
+
+    A shoebox of 5 to 10 by 5 to 10 by 3 to 4 m with an RT60 of 0.2 to 0.6 s; the microphone near
+    its centre, talkers 0.66 to 2 m from it in any direction, both at the heights of heads.
+    Raises InputError for rendered rows.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
+
+    def uniform(bounds: tuple[float, float], digits: int = 2) -> float:
+        return round(float(rng.uniform(*bounds)), digits)
+
+    placed = []
+    for row in rows:
+        if row.mixture:
+            raise InputError(f"Mixture {row.id} of list {row.list} is rendered: rooms come before.")
+        size = (uniform(_SIDES), uniform(_SIDES), uniform(_HEIGHT))
+        rt60 = uniform(_RT60, 3)
+        middle = tuple(side / 2.0 for side in size)
+        off = (-_OFF_CENTRE, _OFF_CENTRE)
+        microphone = (
+            round(middle[0] + uniform(off), 2), round(middle[1] + uniform(off), 2), uniform(_HEADS),
+        )  # fmt: skip
+        positions: list[Place] = []
+        for _ in row.sources:
+            angle, distance = float(rng.uniform(0.0, 2.0 * math.pi)), uniform(_DISTANCE)
+            x = round(microphone[0] + distance * math.cos(angle), 2)
+            y = round(microphone[1] + distance * math.sin(angle), 2)
+            positions.append((x, y, uniform(_HEADS)))
+        placed.append(replace(row, room=RoomRow(size, rt60, microphone, tuple(positions))))
+    return placed
+
+
+def reverberant(
+    signals: Sequence[NDArray[np.float32]], room: RoomRow, sample_rate: int
+) -> list[NDArray[np.float32]]:
+    """Each talker (T,) as the microphone hears him (T,); what rings on behind the end is cut off.
+
+    Image sources, walls that absorb alike so that Sabine's formula gives the RT60. Raises
+    InputError where pyroomacoustics is not installed, ValueError for an RT60 too short for a room.
+    """
+    try:
+        import pyroomacoustics
+    except ImportError as error:
+        raise InputError(
+            "pyroomacoustics is not installed, which simulates the rooms of a list; run"
+            ' `pip install "dpcl[rooms]"`'
+        ) from error
+    absorption, order = pyroomacoustics.inverse_sabine(room.rt60, room.size)
+    shoebox = pyroomacoustics.ShoeBox(
+        room.size,
+        fs=sample_rate,
+        materials=pyroomacoustics.Material(absorption),
+        max_order=order,
+    )
+    for position in room.positions:
+        shoebox.add_source(position)
+    shoebox.add_microphone(room.microphone)
+    shoebox.compute_rir()
+    return [
+        fftconvolve(signal, response)[: len(signal)].astype(np.float32)
+        for signal, response in zip(signals, shoebox.rir[0], strict=True)
+    ]

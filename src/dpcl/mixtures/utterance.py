@@ -1,0 +1,30 @@
+"""An utterance: who speaks in a recording, or in a part of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpcl.mixtures.parts import Part
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of one speaker; two with the same `text` never meet in one mixture."""
+
+    path: Path
+    speaker: str
+    corpus: str
+    gender: str  # "f", "m" or ""
+    seconds: float
+    split: str
+    text: str
+    start: float | None = None  # s; of a part of a long recording, None for all of it
+    channel: int | None = None  # of a part, counted from 0; None for the mean of all
+
+    @property
+    def part(self) -> Part:
+        """What is read of the recording."""
+        if self.start is None:
+            return Part(self.path)
+        return Part(self.path, self.start, self.seconds, self.channel)

@@ -1,0 +1,135 @@
+"""What all networks have: feature statistics, a trunk that hears, heads that say what it was."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dpcl.networks.unit_length import unit_length
+
+# How the names of what is not trunk begin, in a file of weights.
+HEADS = ("project.", "mask_head.", "anchors", "log_alpha", "enhance.")
+
+Activation = Literal["none", "tanh", "logistic"]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What is read off the trunk."""
+
+    embedding: int = 0  # K; none without an embedding head
+    masks: int = 0  # C of the mask head; none without one
+    activation: Activation = "none"  # on the embeddings before they get unit length
+    unit: bool = True  # give them unit length
+    anchors: int = 0  # trainable points among the embeddings
+
+
+class Outputs(NamedTuple):
+    """What a network says of a mixture; None for a head that it does not have."""
+
+    embeddings: Tensor | None  # (B, L*F, K)
+    masks: Tensor | None  # (B, C, L, F), adding up to one in each bin
+
+
+class EmbeddingNetwork(nn.Module):
+    """Log-magnitude features of a mixture to an embedding per bin, masks, or both.
+
+    bins: frequency bins F; width: values a frame that the trunk gives, or values a bin where it is
+    `per_bin`; dropout: before the heads.
+
+    A subclass is a trunk: it says what `hear` is. Two heads on one trunk are the chimera network
+    (Luo et al. 2017; Wang, Le Roux, Hershey 2018); a mask head alone is mask inference; anchors
+    are those of the anchored attractor network (Luo, Chen, Mesgarani 2018).
+    """
+
+    mean: Tensor
+    std: Tensor
+    causal = False  # hears forward in time only, so that `hear_on` is there for streams
+
+    def __init__(
+        self, bins: int, width: int, heads: Heads, dropout: float = 0.0, per_bin: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        columns = 1 if per_bin else bins
+        if heads.embedding:
+            self.project = nn.Linear(width, columns * heads.embedding)
+        if heads.masks:
+            self.mask_head = nn.Linear(width, columns * heads.masks)
+        if heads.anchors:
+            self.anchors = nn.Parameter(torch.randn(heads.anchors, heads.embedding))
+        # Statistics of the training features, one per bin; they travel with the weights.
+        self.register_buffer("mean", torch.zeros(bins))
+        self.register_buffer("std", torch.ones(bins))
+
+    def forward(self, features: Tensor, num_sources: int | None = None) -> Outputs:
+        """features (B, L, F) -> embeddings (B, L*F, K) and masks (B, C, L, F).
+
+        num_sources: C, for a network that gives masks of any number; else that of its head.
+        """
+        heard = self.hear(features)
+        count = self.heads.masks if num_sources is None else num_sources
+        embeddings = self.embed(heard) if self.heads.embedding else None
+        masks = self.infer_masks(heard, count, embeddings) if self.gives_masks(count) else None
+        return Outputs(embeddings, masks)
+
+    def hear(self, features: Tensor) -> Tensor:
+        """features (B, L, F) -> what the heads need of each frame (B, L, H)."""
+        raise NotImplementedError
+
+    def hear_on(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """As `hear` for the next frames of a stream: features (L, F) -> (L, H), new state.
+
+        For trunks that are `causal`.
+        """
+        raise NotImplementedError
+
+    def embed(self, heard: Tensor) -> Tensor:
+        """What was heard of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
+        v = self._head(self.project, heard).reshape(len(heard), -1, self.heads.embedding)
+        if self.heads.activation == "tanh":
+            v = v.tanh()
+        elif self.heads.activation == "logistic":
+            v = v.sigmoid()
+        return unit_length(v) if self.heads.unit else v.float()
+
+    def gives_masks(self, num_sources: int) -> bool:
+        """Whether `infer_masks` can give masks of so many sources."""
+        return num_sources == self.heads.masks > 0
+
+    def infer_masks(
+        self,
+        heard: Tensor,
+        num_sources: int,
+        embeddings: Tensor | None = None,
+        centroids: Tensor | None = None,
+    ) -> Tensor:
+        """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+
+        embeddings: (B, L*F, K) of it, where they are there already; centroids: (B, C, K) of the
+        sources, where they are known. A mask head needs neither.
+        """
+        bins = len(self.mean)
+        scores = self._head(self.mask_head, heard).reshape(*heard.shape[:2], bins, num_sources)
+        return scores.float().softmax(-1).permute(0, 3, 1, 2)
+
+    def in_bfloat16(self) -> EmbeddingNetwork:
+        """A copy with weights of half the size, for processors that multiply them faster."""
+        copy = deepcopy(self).bfloat16().eval()
+        copy.mean, copy.std = self.mean.clone(), self.std.clone()  # features stay exact
+        return copy
+
+    def _head(self, head: nn.Linear, heard: Tensor) -> Tensor:
+        """(B, L, H) -> (B, L, columns * values): of a per-bin trunk (B, L, F, values)."""
+        heard = functional.dropout(heard, self.dropout, self.training)
+        if not torch.is_autocast_enabled(heard.device.type):
+            heard = heard.to(head.weight.dtype)
+        if heard.shape[-1] != head.in_features:  # values of all bins, one after the other
+            heard = heard.reshape(*heard.shape[:-1], -1, head.in_features)
+        result: Tensor = head(heard)
+        return result

@@ -1,0 +1,141 @@
+"""Masks through the clustering: unfolded soft k-means, then an enhancement network a source."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dpcl.clustering.unfolded import hard_start, soft_kmeans
+from dpcl.mixtures.ideal import Weighting, bin_weights
+from dpcl.networks.blstm import BLSTMEmbedding, lstm_layers
+from dpcl.networks.embedding_network import Heads
+from dpcl.signal.features import FLOOR
+
+
+@dataclass(frozen=True)
+class Unfolding:
+    """How embeddings become masks."""
+
+    steps: int  # of soft k-means
+    alpha: float  # how hard its assignments are, at first
+    learn_alpha: bool
+    weighting: Weighting  # bins that pull the centroids, and how much
+    floor_db: float
+    layers: int  # of the enhancement network; 0 without one
+    width: int  # its units per direction
+    dropout: float  # after every one of its layers
+
+
+class UnfoldedBLSTM(BLSTMEmbedding):
+    """A BLSTM whose embeddings are clustered inside, into masks of any number of sources.
+
+    Hard k-means gives the first centroids, without a gradient; steps of soft k-means move them, and
+    their responsibilities are masks. An enhancement network then hears the mixture beside each
+    source's masked mixture, and its masks take the place of those of the clustering.
+    Source: Isik et al. 2016, sections 2.4 and 2.5.
+    """
+
+    def __init__(
+        self,
+        bins: int,
+        layers: int,
+        width: int,
+        heads: Heads,
+        dropout: float,
+        unfolding: Unfolding,
+    ) -> None:
+        super().__init__(bins, layers, width, heads, dropout)
+        self.unfolding = unfolding
+        log_alpha = torch.tensor(math.log(unfolding.alpha))  # alpha itself stays above zero
+        if unfolding.learn_alpha:
+            self.log_alpha = nn.Parameter(log_alpha)
+        else:
+            self.register_buffer("log_alpha", log_alpha)
+        if unfolding.layers:
+            self.enhance = Enhancement(bins, unfolding.layers, unfolding.width, unfolding.dropout)
+
+    def hear(self, features: Tensor) -> Tensor:
+        """features (B, L, F) -> these and the trunk's outputs, side by side (B, L, F + 2*width)."""
+        return torch.cat([features, super().hear(features)], dim=-1)
+
+    def embed(self, heard: Tensor) -> Tensor:
+        """What was heard of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
+        return super().embed(heard[..., len(self.mean) :])
+
+    def gives_masks(self, num_sources: int) -> bool:
+        """Any number: the masks come from the clustering."""
+        return num_sources > 0
+
+    def infer_masks(
+        self,
+        heard: Tensor,
+        num_sources: int,
+        embeddings: Tensor | None = None,
+        centroids: Tensor | None = None,
+    ) -> Tensor:
+        """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+
+        embeddings: (B, L*F, K), if they are there; centroids: (B, C, K) from which the clustering
+        starts, else those of hard k-means. Masks come in the order of the centroids.
+        """
+        features = heard[..., : len(self.mean)].float()
+        if embeddings is None:
+            embeddings = self.embed(heard)
+        # Features are log magnitudes relative to the loudest bin.
+        weights = bin_weights(features.exp(), self.unfolding.weighting, self.unfolding.floor_db)
+        if centroids is None:
+            centroids = hard_start(embeddings, num_sources, weights)
+        alpha, steps = self.log_alpha.float().exp(), self.unfolding.steps
+        _, masks = soft_kmeans(embeddings, centroids, weights, alpha, steps)
+        masks = masks.view(*masks.shape[:2], *features.shape[1:])
+        if not self.unfolding.layers:
+            return masks
+        scores: Tensor = self.enhance(self._scaled(features), self._masked(features, masks))
+        # Scores change what the clustering said, so that untrained ones, all zero, change nothing.
+        return (_log(masks) + scores).softmax(1)
+
+    def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
+        """(B, L, F), (B, C, L, F) -> the features of each masked mixture (B, C, L, F)."""
+        masked = features.unsqueeze(1) + _log(masks)
+        return self._scaled(masked.clamp_min(math.log(FLOOR)))
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.std
+
+
+class Enhancement(nn.Module):
+    """A BLSTM that scores the bins of one source, the same for every source.
+
+    It begins without a say: all scores are zero. In Isik et al. 2016 the scores alone make the
+    masks; here they are added to the logarithm of the masks that the clustering gave.
+    """
+
+    def __init__(self, bins: int, layers: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.lstm = nn.LSTM(
+            2 * bins, width, layers, bidirectional=True, dropout=dropout if layers > 1 else 0.0
+        )
+        self.out = nn.Linear(2 * width, bins)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, mixture: Tensor, masked: Tensor) -> Tensor:
+        """Features of the mixture (B, L, F), of its masked forms (B, C, L, F) -> (B, C, L, F)."""
+        pairs = torch.cat([mixture.unsqueeze(1).expand_as(masked), masked], dim=-1)
+        pairs = pairs.flatten(0, 1).transpose(0, 1)  # (L, B*C, 2F)
+        heard = lstm_layers(self.lstm, pairs, self.dropout, self.training)  # (L, B*C, 2*width)
+        heard = functional.dropout(heard, self.dropout, self.training)
+        if not torch.is_autocast_enabled(heard.device.type):
+            heard = heard.to(self.out.weight.dtype)
+        scores: Tensor = self.out(heard)
+        return scores.float().transpose(0, 1).reshape(masked.shape)
+
+
+def _log(masks: Tensor) -> Tensor:
+    """Their logarithm, cut where features are: beyond it there is no gradient to explode."""
+    return masks.clamp_min(FLOOR).log()

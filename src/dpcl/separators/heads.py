@@ -1,0 +1,26 @@
+"""Masks of a mask head beside those of the clustered embeddings: brought into order, and joined."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def in_order_of(masks: Tensor, clustered: Tensor) -> Tensor:
+    """The masks (B, C, ...) of each item, put in the order in which they agree most with others.
+
+    clustered: (B, C, ...), masks of the same sources in the order that is wanted. Agreement is the
+    sum over bins of the products of what both have over an equal share, so that bins in which
+    neither is sure say nothing.
+    """
+    share = 1 / masks.shape[1]
+    ours, others = (x.flatten(2) - share for x in (masks, clustered))  # (B, C, N)
+    agreement = (others @ ours.mT).numpy(force=True)  # (B, C, C)
+    orders = [linear_sum_assignment(item, maximize=True)[1] for item in agreement]
+    return torch.stack([item[order] for item, order in zip(masks, orders, strict=True)])
+
+
+def both(masks: Tensor, clustered: Tensor) -> Tensor:
+    """The geometric mean of two sets of masks (B, C, ...), scaled to add up to one in each bin."""
+    return (0.5 * (masks.clamp_min(1e-6).log() + clustered.clamp_min(1e-6).log())).softmax(1)

@@ -1,0 +1,115 @@
+"""What is minimised: the recipe's objective on the embeddings and on the masks of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dpcl.mixtures.ideal import bin_weights, ideal_assignments
+from dpcl.networks.embedding_network import EmbeddingNetwork
+from dpcl.objectives.affinity import affinity_loss, normalised_affinity_loss
+from dpcl.objectives.attractor import anchored_attractor_loss, deep_attractor_loss
+from dpcl.objectives.masks import (
+    Norm,
+    magnitude_targets,
+    mask_inference_loss,
+    phase_sensitive_targets,
+)
+from dpcl.objectives.spectral import graph_laplacian_loss, spectral_loss
+from dpcl.objectives.waveform import waveform_approximation_loss
+from dpcl.objectives.whitened import deep_lda_loss, whitened_kmeans_loss
+from dpcl.signal.stft import STFT
+from dpcl.training.recipe import MaskObjective, Recipe
+
+# Of embeddings (B, N, K), assignments (B, N, C) and weights (B, N).
+BY_ASSIGNMENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "affinity": affinity_loss,
+    "normalised_affinity": normalised_affinity_loss,
+    "whitened_kmeans": whitened_kmeans_loss,
+    "deep_lda": deep_lda_loss,
+    "graph_laplacian": graph_laplacian_loss,
+    "spectral": spectral_loss,
+}
+
+
+def batch_loss(recipe: Recipe, network: EmbeddingNetwork, stft: STFT, sources: Tensor) -> Tensor:
+    """Mean objective of a batch of sources (B, C, W, T), a number with a gradient.
+
+    With both heads it is share * (that of the embeddings) + (1 - share) * (that of the masks), as
+    in chimera++ (Wang, Le Roux, Hershey 2018, eq. 12).
+    """
+    objective = recipe.objective
+    spectra = stft(sources.transpose(1, 2))  # (B, W, C, L, F)
+    mixture = spectra.sum(2)  # (B, W, L, F); the STFT is linear
+    features = recipe.model.signal.features(mixture).flatten(0, 1)  # (B*W, L, F)
+    if recipe.input_noise:
+        deviation = math.sqrt(recipe.input_noise) * network.std  # (F,)
+        features = features + deviation * torch.randn_like(features)
+    embeddings, masks = network(features, sources.shape[1])
+    losses = []
+    if objective.kind != "none":
+        loss = _embedding_loss(recipe, network, embeddings, spectra, mixture)
+        losses.append(loss if objective.masks is None else objective.share * loss)
+    if objective.masks is not None:
+        windows = sources.transpose(1, 2).flatten(0, 1)  # (B*W, C, T)
+        masks = masks.flatten(2).mT  # (B*W, N, C)
+        loss = _mask_loss(
+            objective.masks, masks, spectra.flatten(0, 1), mixture.flatten(0, 1), windows, stft
+        )
+        losses.append(loss if objective.kind == "none" else (1 - objective.share) * loss)
+    return torch.stack(losses).sum()
+
+
+def _embedding_loss(
+    recipe: Recipe, network: EmbeddingNetwork, embeddings: Tensor, spectra: Tensor, mixture: Tensor
+) -> Tensor:
+    """Of embeddings (B*W, N, K) of sources (B, W, C, L, F) that add up to the mixture."""
+    objective = recipe.objective
+    # The bins of all windows together: pairs across windows count like those within.
+    spectra, mixture = spectra.transpose(1, 2).flatten(2, 3), mixture.flatten(1, 2)
+    weights = bin_weights(mixture, objective.weighting, objective.floor_db)  # (B, W*N)
+    together = embeddings.reshape(*weights.shape, -1)  # (B, W*N, K)
+    if objective.kind in BY_ASSIGNMENTS:
+        loss = BY_ASSIGNMENTS[objective.kind](together, ideal_assignments(spectra), weights)
+        return loss.mean()
+    targets, magnitude = phase_sensitive_targets(spectra, mixture), mixture.abs().flatten(1)
+    if objective.kind == "attractor":
+        assignments = ideal_assignments(spectra)
+        return deep_attractor_loss(together, assignments, magnitude, targets, weights).mean()
+    return anchored_attractor_loss(together, network.anchors, magnitude, targets, weights).mean()
+
+
+def _mask_loss(
+    settings: MaskObjective,
+    masks: Tensor,
+    spectra: Tensor,
+    mixture: Tensor,
+    sources: Tensor,
+    stft: STFT,
+) -> Tensor:
+    """Of masks (B, N, C), source spectra (B, C, L, F), mixture (B, L, F) and samples (B, C, T)."""
+    if settings.order == "strongest":  # louder sources first, and no other order will do
+        ranks = sources.square().sum(-1).argsort(-1, descending=True)  # (B, C)
+        items = torch.arange(len(ranks), device=ranks.device).unsqueeze(-1)
+        spectra, sources = spectra[items, ranks], sources[items, ranks]
+    if settings.targets == "waveform":
+        return waveform_approximation_loss(
+            masks,
+            sources.sum(1),
+            sources,
+            stft,
+            stft.inverse,
+            settings.iterations,
+            settings.distance,
+        ).mean()
+    if settings.targets == "magnitude":
+        targets = magnitude_targets(spectra)
+    else:
+        targets = phase_sensitive_targets(spectra, mixture)
+    norm: Norm = 1 if settings.distance == "l1" else 2
+    return mask_inference_loss(
+        masks, mixture.abs().flatten(1), targets, norm, any_order=settings.order == "best"
+    ).mean()

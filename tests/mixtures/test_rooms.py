@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import builtins
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from dpcl.errors import InputError
+from dpcl.mixtures.lists import read_list, render_mixture, write_list
+from dpcl.mixtures.rooms import draw_rooms, reverberant
+from dpcl.mixtures.rows import MixtureRow, RoomRow, SourceRow
+from dpcl.signal.level import active_level_db
+
+ROOM = RoomRow((6.0, 5.0, 3.0), 0.25, (3.0, 2.5, 1.5), ((4.0, 2.5, 1.5), (3.0, 0.5, 1.25)))
+
+
+@pytest.fixture
+def rows() -> list[MixtureRow]:
+    sources = (SourceRow("a", ("a.wav",), 0.0, 1.0), SourceRow("b", ("b.wav",), 0.0, -1.0))
+    row = MixtureRow("m1", "m", 0, 1.0, "within", "same", sources)
+    return [replace(row, id=f"m{k}") for k in range(50)]
+
+
+def test_rooms_are_drawn_the_same_again_with_all_in_them(
+    rows: list[MixtureRow], tmp_path: Path
+) -> None:
+    placed = draw_rooms(rows, 3)
+    assert placed == draw_rooms(rows, 3) and placed != draw_rooms(rows, 4)
+    assert [replace(row, room=None) for row in placed] == rows
+    for row in placed:
+        assert row.room is not None
+        assert all(5.0 <= side <= 10.0 for side in row.room.size[:2])
+        assert 0.2 <= row.room.rt60 <= 0.6 and len(row.room.positions) == 2
+        for place in (row.room.microphone, *row.room.positions):
+            assert all(0 < x < side for x, side in zip(place, row.room.size, strict=True))
+            assert 0.9 <= place[2] <= 1.8
+        for place in row.room.positions:
+            assert 0.65 < math.dist(place[:2], row.room.microphone[:2]) < 2.01
+    write_list(placed, tmp_path / "m.csv")
+    assert read_list(tmp_path / "m.csv") == placed
+    with pytest.raises(InputError, match="Mixture m0 of list m is rendered"):
+        draw_rooms([replace(rows[0], mixture="mix/m.wav")], 0)
+
+
+def test_a_click_is_heard_after_the_way_and_dies_away_in_time() -> None:
+    pytest.importorskip("pyroomacoustics")
+    rate = 8000
+    click = np.zeros(8000, np.float32)
+    click[0] = 1.0
+    near, far = reverberant([click, click], ROOM, rate)
+    for heard, metres in ((near, 1.0), (far, math.hypot(2.0, 0.25))):
+        assert heard.shape == (8000,) and heard.dtype == np.float32
+        # pyroomacoustics puts half of its fractional delay filter, 40 samples, before everything.
+        assert abs(np.argmax(np.abs(heard)) - 40 - metres / 343 * rate) <= 1
+    assert np.abs(near).max() > 1.5 * np.abs(far).max()  # 2.02 m against 1 m
+    # Schroeder: what is still to come has lost 20 dB after a third of the RT60 or so.
+    left = np.cumsum(near[::-1].astype(np.float64) ** 2)[::-1]
+    decay = 10 * np.log10(left / left[0])
+    t5, t25 = (np.argmax(decay < level) / rate for level in (-5, -25))
+    assert 0.15 < 3 * (t25 - t5) < 0.4
+
+
+def test_references_are_reverberant_at_the_levels_of_the_list(
+    rows: list[MixtureRow], tmp_path: Path
+) -> None:
+    pytest.importorskip("pyroomacoustics")
+    rng = np.random.default_rng(0)
+    signals = 0.1 * rng.standard_normal((2, 8000))
+    for name, signal in zip("ab", signals, strict=True):
+        soundfile.write(tmp_path / f"{name}.wav", signal, 8000)
+    mixture, sources = render_mixture(replace(rows[0], room=ROOM), tmp_path, 8000)
+    np.testing.assert_array_equal(mixture, sources.sum(axis=0))
+    levels = [active_level_db(source, 8000) for source in sources]
+    assert levels[0] - levels[1] == pytest.approx(2.0, abs=0.1)
+    (image, _) = reverberant(list(signals.astype(np.float32)), ROOM, 8000)
+    cosine = sources[0] @ image / np.linalg.norm(sources[0]) / np.linalg.norm(image)
+    assert cosine == pytest.approx(1.0, abs=1e-3)
+    _, dry = render_mixture(rows[0], tmp_path, 8000)
+    assert abs(sources[0] @ dry[0]) < 0.9 * np.linalg.norm(sources[0]) * np.linalg.norm(dry[0])
+
+
+def test_without_pyroomacoustics_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = builtins.__import__
+
+    def without(name: str, *arguments: Any, **more: Any) -> Any:
+        if name == "pyroomacoustics":
+            raise ImportError(name)
+        return there(name, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"pip install \"dpcl\[rooms\]\""):
+        reverberant([np.zeros(9, np.float32)] * 2, ROOM, 8000)
+
+
+@pytest.mark.parametrize(
+    ("column", "old", "new"),
+    [
+        ("room", "6 5 3", "6 5"),
+        ("room", "6 5 3", "6 5 wide"),
+        ("rt60", "0.25", "0.1"),
+        ("rt60", "0.25", "0.11505"),  # 6 x 5 x 3 m cannot have less than 0.11508 s
+        ("microphone", "3 2.5 1.5", ""),
+        ("microphone", "3 2.5 1.5", "3 2.5 3.5"),
+        ("position_2", "3 0.5 1.25", "3 -0.5 1.25"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    rows: list[MixtureRow], tmp_path: Path, column: str, old: str, new: str
+) -> None:
+    write_list([replace(rows[0], room=ROOM)], tmp_path / "m.csv")
+    text = (tmp_path / "m.csv").read_text()
+    assert old in text
+    (tmp_path / "m.csv").write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=rf"row 2, column {column}: "):
+        read_list(tmp_path / "m.csv")

@@ -1,0 +1,277 @@
+"""Masks through the clustering: any number of sources, and training that reaches the trunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
+
+from dpcl.clustering.unfolded import hard_start, soft_kmeans
+from dpcl.mixtures.ideal import bin_weights
+from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import HEADS, Heads
+from dpcl.networks.model import Model, ModelSettings, NetworkSettings
+from dpcl.networks.unfolded import UnfoldedBLSTM
+from dpcl.objectives.masks import mask_inference_loss, phase_sensitive_targets
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.signal.features import log_magnitude
+from dpcl.signal.stft import STFT
+
+STFT_ = STFT(64, 16)
+BINS = STFT_.bins
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def network(dropout: float = 0.0, seed: int = 0, **unfolded: Any) -> UnfoldedBLSTM:
+    settings = NetworkSettings.model_validate(
+        {
+            "layers": 1,
+            "width": 12,
+            "embedding": 5,
+            "activation": "none",
+            "dropout": dropout,
+            "unfolded": {"alpha": 3.0, "layers": 1, "width": 7, **unfolded},
+        }
+    )
+    torch.manual_seed(seed)
+    built = settings.build(BINS)
+    assert isinstance(built, UnfoldedBLSTM)
+    built.mean.fill_(-4)
+    built.std.fill_(2)
+    return built
+
+
+def speaks(built: UnfoldedBLSTM) -> UnfoldedBLSTM:
+    """With an enhancement network that says something: it begins without a say."""
+    torch.nn.init.normal_(built.enhance.out.weight)
+    return built
+
+
+def glides(items: int, samples: int) -> Tensor:
+    """Two talkers (B, 2, T) of gliding harmonic tones, with pauses."""
+    time = torch.arange(samples) / 4000
+    start = 100 + 250 * torch.rand(items, 2, 1)
+    phase = 2 * torch.pi * (start * time + 200 * torch.randn(items, 2, 1) * time.square())
+    gates = (torch.rand(items, 2, samples // 200 + 1) > 0.3).float()
+    tones = torch.stack([(k * phase).cos() / k for k in range(1, 6)]).sum(0)
+    return tones * gates.repeat_interleave(200, dim=-1)[..., :samples]
+
+
+def mixed(items: int = 2, frames: int = 20) -> Tensor:
+    return STFT_(glides(items, (frames - 1) * STFT_.hop).sum(1))  # (B, L, F)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.parametrize("sources", [1, 2, 3, 5])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_masks_of_any_number_add_up_to_one(layers: int, sources: int, autocast: bool) -> None:
+    built = network(layers=layers)
+    if layers:
+        speaks(built)
+    assert built.gives_masks(sources)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        embeddings, masks = built(log_magnitude(mixed()), sources)
+    assert embeddings.shape == (2, 20 * BINS, 5)
+    assert masks.shape == (2, sources, 20, BINS)
+    assert masks.dtype == torch.float32
+    assert masks.min() >= 0
+    torch.testing.assert_close(masks.sum(1), torch.ones(2, 20, BINS))
+
+
+def test_the_trunk_is_that_of_the_blstm() -> None:
+    """Same names, same embeddings: its weights fit, and what is missing begins like a head's."""
+    built = network()
+    plain = BLSTMEmbedding(BINS, 1, 12, Heads(5))
+    unmatched = built.load_state_dict(plain.state_dict(), strict=False)
+    assert not unmatched.unexpected_keys
+    assert all(name.startswith(HEADS) for name in unmatched.missing_keys)
+    features = log_magnitude(mixed())
+    expected = plain.embed(plain.hear(features))
+    torch.testing.assert_close(built(features, 2).embeddings, expected)
+    torch.testing.assert_close(built.embed(built.hear(features)), expected)
+
+
+def test_an_untrained_enhancement_leaves_the_clusters_masks_as_they_are() -> None:
+    built = network()
+    features = log_magnitude(mixed())
+    embeddings, masks = built(features, 3)
+    weights = bin_weights(features.exp())
+    start = hard_start(embeddings, 3, weights)
+    _, clustered = soft_kmeans(embeddings, start, weights, 3.0, 3)
+    torch.testing.assert_close(masks, clustered.view_as(masks), rtol=0, atol=2e-4)
+    with_a_say = speaks(built)(features, 3).masks
+    assert (with_a_say - masks).abs().max() > 0.1
+
+
+def test_without_enhancement_there_is_the_clustering_alone() -> None:
+    built = network(layers=0, alpha=2.0, steps=2)
+    assert not hasattr(built, "enhance")
+    features = log_magnitude(mixed())
+    embeddings, masks = built(features, 2)
+    weights = bin_weights(features.exp())
+    start = hard_start(embeddings, 2, weights)
+    expected = soft_kmeans(embeddings, start, weights, 2.0, 2)[1]
+    torch.testing.assert_close(masks, expected.view_as(masks))
+
+
+@pytest.mark.parametrize("weighting", ["threshold", "magnitude"])
+def test_bins_weigh_as_their_magnitude_says(weighting: Any) -> None:
+    """The network sees log magnitudes relative to the loudest bin: all that the weights need."""
+    spectrum = mixed()
+    built = network(weighting=weighting, layers=0, floor_db=-20)
+    heard = built.hear(log_magnitude(spectrum))
+    embeddings = built.embed(heard)
+    weights = bin_weights(spectrum, weighting, -20)
+    assert 0 < (weights > 0).float().mean() < 0.8
+    start = hard_start(embeddings, 2, weights)
+    expected = soft_kmeans(embeddings, start, weights, 3.0, 3)[1]
+    torch.testing.assert_close(built.infer_masks(heard, 2).flatten(2), expected)
+
+
+def test_the_enhancement_hears_the_mixture_beside_the_masked_mixture() -> None:
+    """Normalised both, no fainter than features are; and each source by itself."""
+    built = network()
+    spectrum = mixed()
+    given: list[tuple[Tensor, Tensor]] = []
+    built.enhance.register_forward_hook(lambda module, inputs, scores: given.append(inputs))
+    features = log_magnitude(spectrum)
+    masks = built(features, 2).masks  # untrained: those of the clustering
+    mixture, masked = given[0]
+    torch.testing.assert_close(mixture, (features + 4) / 2)
+    loudest = spectrum.abs().amax((-2, -1), keepdim=True).unsqueeze(1)
+    estimates = masks * spectrum.abs().unsqueeze(1) / loudest  # (B, C, L, F)
+    expected = (estimates.clamp_min(1e-4).log() + 4) / 2
+    torch.testing.assert_close(masked, expected, rtol=0, atol=2e-3)
+    scores = speaks(built).enhance(mixture, masked)
+    for source in range(2):
+        alone = built.enhance(mixture, masked[:, source : source + 1])
+        torch.testing.assert_close(scores[:, source], alone[:, 0])
+
+
+def test_masks_come_in_the_order_of_the_centroids() -> None:
+    built = speaks(network())
+    heard = built.hear(log_magnitude(mixed()))
+    centroids = functional.normalize(torch.randn(2, 3, 5), dim=-1)
+    embeddings = built.embed(heard)
+    masks = built.infer_masks(heard, 3, embeddings, centroids)
+    order = torch.tensor([2, 0, 1])
+    swapped = built.infer_masks(heard, 3, None, centroids[:, order])
+    torch.testing.assert_close(swapped, masks[:, order])
+
+
+def test_alpha_is_learned_or_fixed() -> None:
+    learned, fixed = network(), network(learn_alpha=False)
+    assert "log_alpha" in dict(learned.named_parameters())
+    assert "log_alpha" not in dict(fixed.named_parameters())
+    assert "log_alpha" in fixed.state_dict()  # and is saved either way
+    features = log_magnitude(mixed())
+    torch.testing.assert_close(learned(features, 2).masks, fixed(features, 2).masks)
+    assert float(learned.log_alpha.exp().detach()) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_gradient_reaches_all_there_is(layers: int, autocast: bool) -> None:
+    built = network(dropout=0.2, layers=layers)
+    if layers:
+        speaks(built)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        masks = built.train()(log_magnitude(mixed()), 2).masks
+    (masks[:, 0] * torch.rand(masks[:, 0].shape)).sum().backward()
+    for name, parameter in built.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_learns_one_batch_by_heart_end_to_end(layers: int) -> None:
+    """Masks alone are compared: what the trunk learns comes through the clustering."""
+    sources = glides(2, 29 * STFT_.hop)
+    spectra = STFT_(sources)  # (B, C, L, F)
+    mixture = spectra.sum(1)
+    features, targets = log_magnitude(mixture), phase_sensitive_targets(spectra, mixture)
+    built = network(layers=layers, weighting="magnitude")
+    built.mean, built.std = features.mean((0, 1)), features.std((0, 1))
+    before = {name: value.detach().clone() for name, value in built.named_parameters()}
+    optimiser = torch.optim.Adam(built.parameters(), 0.01)
+    losses = []
+    for _ in range(60):
+        masks = built(features, 2).masks.flatten(2).mT
+        loss = mask_inference_loss(masks, mixture.abs().flatten(1), targets).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    for name, value in built.named_parameters():
+        assert not torch.equal(value, before[name]), name
+
+
+def test_in_bfloat16_the_masks_are_nearly_the_same() -> None:
+    built = speaks(network().eval())
+    features = log_magnitude(mixed())
+    with torch.no_grad():
+        heard = built.hear(features)
+        centroids = hard_start(built.embed(heard), 2, bin_weights(features.exp()))
+        exact = built.infer_masks(heard, 2, None, centroids)
+        fast = built.in_bfloat16()
+        half = fast.infer_masks(fast.hear(features), 2, None, centroids)
+    assert half.dtype == torch.float32
+    assert (half - exact).abs().mean() < 0.02
+    assert built.log_alpha.dtype == torch.float32  # a copy, not the network itself
+
+
+def test_silence_and_short_inputs() -> None:
+    built = speaks(network())
+    for features in (log_magnitude(torch.zeros(1, 4, BINS)), log_magnitude(mixed(1, 20))[:, :1]):
+        masks = built(features, 3).masks
+        assert masks.isfinite().all()
+        torch.testing.assert_close(masks.sum(1), torch.ones_like(masks[:, 0]))
+
+
+@pytest.mark.parametrize("head", ["masks", "both"])
+def test_as_a_separator(head: str) -> None:
+    settings = ModelSettings.model_validate(
+        {
+            "signal": {"sample_rate": 4000, "window": 64, "hop": 16},
+            "network": {"layers": 1, "width": 12, "embedding": 5, "unfolded": {"width": 7}},
+            "masks": {"head": head, "sharpness": 5.0},
+        }
+    )
+    separator = DeepClustering(Model(settings, speaks(network()).eval(), {}))
+    mixture = glides(2, 1000).sum(1)
+    for sources in (1, 2, 3):
+        separation = separator(mixture, sources)
+        assert separation.sources.shape == (2, sources, 1000)
+        torch.testing.assert_close(separation.sources.sum(1), mixture, rtol=0, atol=1e-4)
+    heard = separator.hear(separator.stft(mixture).abs())
+    points = separator.embeddings(heard)[0]
+    centroids = separator.centroids(points, 3, torch.ones(len(points)))
+    masks = separator.masks(heard, centroids)  # as a long recording has them
+    torch.testing.assert_close(masks.sum(1), torch.ones_like(masks[:, 0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"embedding": 0, "masks": 2}, "unfolded clusters embeddings"),
+        ({"masks": 2}, "without a mask head"),
+        ({"kind": "lstm"}, "for kind blstm"),
+        ({"unfolded": {"steps": 0}}, "steps"),
+        ({"unfolded": {"alpha": 0}}, "alpha"),
+        ({"unfolded": {"depth": 1}}, "depth"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        NetworkSettings.model_validate({"unfolded": {}, **changes})
+    assert NetworkSettings.model_validate({"unfolded": {}}).gives_masks(7)

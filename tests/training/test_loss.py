@@ -1,0 +1,120 @@
+"""The objective of a batch, by recipe: the functions of dpcl.objectives on the right tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dpcl.errors import InputError
+from dpcl.mixtures.ideal import bin_weights, ideal_assignments
+from dpcl.networks.model import build_network
+from dpcl.objectives import affinity_loss, mask_inference_loss
+from dpcl.objectives.masks import phase_sensitive_targets
+from dpcl.training.loss import BY_ASSIGNMENTS, batch_loss
+from dpcl.training.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def recipe_for(make_recipe: MakeRecipe, network: dict[str, Any], **objective: Any) -> Recipe:
+    recipe = make_recipe(input_noise=0.0)
+    model = recipe.model.model_dump()
+    model["network"] |= {"dropout": 0.0, **network}
+    if not model["network"]["embedding"]:
+        model["masks"]["head"] = "masks"
+    return make_recipe(input_noise=0.0, model=model, objective=objective)
+
+
+def loss_of(recipe: Recipe, sources: torch.Tensor) -> tuple[torch.Tensor, torch.nn.Module]:
+    torch.manual_seed(0)
+    network = build_network(recipe.model)
+    loss = batch_loss(recipe, network, recipe.model.signal.stft(), sources)
+    loss.backward()
+    return loss.detach(), network
+
+
+@pytest.mark.parametrize("kind", [*BY_ASSIGNMENTS, "attractor", "anchored_attractor"])
+def test_every_objective_teaches_the_embeddings(make_recipe: MakeRecipe, kind: str) -> None:
+    recipe = recipe_for(make_recipe, {"anchors": 4}, kind=kind)
+    loss, network = loss_of(recipe, torch.randn(2, 2, 2, 320))
+    assert loss.isfinite()
+    assert loss > 0
+    gradient = network.project.weight.grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+    if kind == "anchored_attractor":
+        assert network.anchors.grad.abs().max() > 0
+
+
+def test_two_heads_share_the_loss(make_recipe: MakeRecipe) -> None:
+    recipe = recipe_for(
+        make_recipe, {"masks": 2}, kind="affinity", masks={"distance": "l2"}, share=0.9
+    )
+    sources = torch.randn(3, 2, 1, 320)
+    loss, network = loss_of(recipe, sources)
+    spectra = recipe.model.signal.stft()(sources[:, :, 0])
+    mixture = spectra.sum(1)
+    embeddings, masks = network(recipe.model.signal.features(mixture))
+    affinity = affinity_loss(embeddings, ideal_assignments(spectra), bin_weights(mixture))
+    targets = phase_sensitive_targets(spectra, mixture)
+    inference = mask_inference_loss(masks.flatten(2).mT, mixture.abs().flatten(1), targets, 2)
+    expected = 0.9 * affinity.mean() + 0.1 * inference.mean()
+    torch.testing.assert_close(loss, expected.detach())
+
+
+@pytest.mark.parametrize("targets", ["phase_sensitive", "magnitude", "waveform"])
+def test_masks_are_compared_in_the_best_order(make_recipe: MakeRecipe, targets: str) -> None:
+    recipe = recipe_for(
+        make_recipe, {"masks": 2, "embedding": 0}, kind="none", masks={"targets": targets}
+    )
+    sources = torch.randn(2, 2, 2, 320)
+    loss, _ = loss_of(recipe, sources)
+    torch.testing.assert_close(loss_of(recipe, sources.flip(1))[0], loss)
+
+
+def test_the_strongest_comes_first(make_recipe: MakeRecipe) -> None:
+    network = {"masks": 2, "embedding": 0}
+    by_strength = recipe_for(make_recipe, network, kind="none", masks={"order": "strongest"})
+    best = recipe_for(make_recipe, network, kind="none", masks={})
+    sources = torch.randn(8, 2, 1, 320) * torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
+    loss, network = loss_of(by_strength, sources)
+    torch.testing.assert_close(loss_of(by_strength, sources.flip(1))[0], loss)
+    stft = by_strength.model.signal.stft()
+    given, least = [], []
+    for _ in range(2):  # a head, and the same with its outputs exchanged
+        given.append(batch_loss(by_strength, network, stft, sources).item())
+        least.append(batch_loss(best, network, stft, sources).item())
+        network.mask_head.weight.data *= -1
+        network.mask_head.bias.data *= -1
+    assert least[0] == pytest.approx(least[1])
+    assert max(given) > least[0] + 0.01
+
+
+def test_waveforms_through_phase_reconstruction(make_recipe: MakeRecipe) -> None:
+    masks = {"targets": "waveform", "distance": "si_sdr", "iterations": 2}
+    recipe = recipe_for(make_recipe, {"masks": 2, "embedding": 0}, kind="none", masks=masks)
+    loss, network = loss_of(recipe, torch.randn(2, 2, 1, 320))
+    assert loss.isfinite()
+    assert network.mask_head.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("network", "objective", "problem"),
+    [
+        ({"masks": 2, "embedding": 0}, {"kind": "affinity"}, "needs model.network.embedding"),
+        ({"masks": 3}, {"masks": {}}, "needs model.network.masks of 2"),
+        ({"anchors": 1}, {"kind": "anchored_attractor"}, "needs model.network.anchors"),
+        ({}, {"kind": "none"}, "nothing to minimise"),
+        ({"masks": 2}, {"masks": {"distance": "si_sdr"}}, "set targets: waveform"),
+        ({"masks": 0, "embedding": 0}, {"kind": "none", "masks": {}}, "both 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_starts(
+    make_recipe: MakeRecipe, network: dict[str, Any], objective: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises((InputError, ValueError), match=problem):
+        recipe_for(make_recipe, network, **objective)
