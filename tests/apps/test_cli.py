@@ -489,6 +489,24 @@ def test_mix_draws_the_same_list_again(mixture_list: Path, corpus: Path, dpcl: P
     assert mixture_list.read_bytes() != before
 
 
+def test_mix_draws_the_kinds_that_a_file_names(corpus: Path, dpcl: Program) -> None:
+    from dpcl.mixtures.corpus import read_corpus
+    from dpcl.mixtures.lists import read_list
+
+    name = read_corpus(corpus).utterances[0].corpus
+    kinds = Path("kinds.yaml")
+    kinds.write_text(f"groups: {{x: ['{name}']}}\nmixtures: [{{of: [x, x]}}]\n")
+    draw = ("mix", "draw", corpus, "--count", 2, "--shortest", 0.4, "--longest", 0.5)
+    assert dpcl(*draw, "--out", "k.csv", "--kinds", kinds).status == 0
+    assert {row.kind for row in read_list("k.csv")} == {"x+x"}
+    ran = dpcl(*draw, "--out", "l.csv", "--kinds", kinds, "--sources", 3)
+    assert (ran.status, Path("l.csv").exists()) == (2, False)
+    assert "is of 2 sources, not of 3" in " ".join(ran.err.split())
+    kinds.write_text("groups: {}\n")
+    ran = dpcl(*draw, "--out", "l.csv", "--kinds", kinds)
+    assert ran.status == 2 and "kinds.yaml: mixtures: Field required" in " ".join(ran.err.split())
+
+
 def test_mix_renders_mixtures_and_their_sources(
     mixture_list: Path, corpus: Path, dpcl: Program
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_what_was_scored_is_not_scored_again_in_another_run(
     assert score_all(work, ScoreStore(tmp_path, noises, ())) == first
     with pytest.raises(AssertionError):  # of another metric nothing is known
         score_all(work, ScoreStore(tmp_path, noises, ("stoi",)))
+
+
+def test_kinds_and_groups_are_those_of_the_row(
+    noises: Path, noise_rows: list[MixtureRow], tmp_path: Path
+) -> None:
+    sources = tuple(replace(source, group="sound") for source in noise_rows[0].sources)
+    work = [("mixture", replace(noise_rows[0], sources=sources))]
+    first = score_all(work, ScoreStore(tmp_path, noises, ()))
+    (again,) = score_all(work, ScoreStore(tmp_path, noises, ())).values()
+    assert [again] == list(first.values())
+    assert {(result.kind, result.group) for result in again} == {("sound+sound", "sound")}
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(

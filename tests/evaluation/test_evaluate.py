@@ -139,6 +139,32 @@ def test_summary_is_the_mean_of_the_results_by_condition(
     assert written["overall"]["sdri"] == summary.overall.sdri
 
 
+def test_a_list_of_kinds_is_averaged_by_kind_and_group(
+    rows: list[MixtureRow], corpus: Path, tmp_path: Path
+) -> None:
+    groups = [("speech", "sound"), ("sound", "sound"), ("speech", "sound")]
+    rows = [
+        replace(
+            row,
+            sources=tuple(replace(s, group=g) for s, g in zip(row.sources, names, strict=True)),
+        )
+        for row, names in zip(rows, groups, strict=True)
+    ]
+    summary = evaluate(rows, corpus, Halves(), tmp_path, name="halves")
+    assert {name: (m.mixtures, m.sources) for name, m in summary.conditions.items()} == {
+        "sound+sound": (1, 2),
+        "speech+sound": (2, 4),
+        "speech in speech+sound": (2, 2),
+        "sound in speech+sound": (2, 2),
+    }
+    lines = _read(tmp_path)
+    assert [line["group"] for line in lines] == [name for pair in groups for name in pair]
+    chosen = [float(x["si_sdri"]) for x in lines if (x["kind"], x["group"]) == (
+        "speech+sound", "speech")]  # fmt: skip
+    mean = summary.conditions["speech in speech+sound"].si_sdri
+    assert mean == pytest.approx(sum(chosen) / 2, abs=2e-4)
+
+
 def test_separator_is_told_the_number_of_sources(corpus: Path, tmp_path: Path) -> None:
     halves = Halves()
     evaluate([_row(0, "t0", "t1", "t2")], corpus, halves, tmp_path, name="halves")

@@ -47,9 +47,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _row(*talkers: tuple[str, str], start: float = 0.0, seconds: float = 2.9) -> MixtureRow:
+def _row(
+    *talkers: tuple[str, str], start: float = 0.0, seconds: float = 2.9, pause: float = 0.0
+) -> MixtureRow:
     sources = tuple(
-        SourceRow(speaker, tuple(f"{name}.wav" for name in names.split()), start, 0.0)
+        SourceRow(speaker, tuple(f"{name}.wav" for name in names.split()), start, 0.0, pause)
         for speaker, names in talkers
     )
     return MixtureRow("m1", "tiny", 0, seconds, "within", "same", sources)
@@ -102,17 +104,18 @@ def test_talker_mixed_with_himself_gives_away_neither_recording(corpus: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("start", "paths", "left"),
+    ("start", "pause", "paths", "left"),
     [
-        (0.0, "cy1", [(3, 9)]),
-        (3.0, "cy1", [(0, 3), (6, 9)]),
-        (7.0, "cy1 cy1", [(1, 7)]),  # heard are the last 2 s and, begun again, the first one
+        (0.0, 0.0, "cy1", [(3, 9)]),
+        (3.0, 0.0, "cy1", [(0, 3), (6, 9)]),
+        (7.0, 0.0, "cy1 cy1", [(1, 7)]),  # heard are the last 2 s and, begun again, the first one
+        (8.0, 1.0, "cy1 cy1", [(1, 8)]),  # the last 1 s, a pause of 1 s, and the first 1 s
     ],
 )
 def test_talker_of_one_recording_is_learned_from_what_the_mixture_leaves_out(
-    corpus: Path, start: float, paths: str, left: list[tuple[float, float]]
+    corpus: Path, start: float, pause: float, paths: str, left: list[tuple[float, float]]
 ) -> None:
-    (cy,) = _learned(corpus, _row(("cy", paths), start=start, seconds=3.0))
+    (cy,) = _learned(corpus, _row(("cy", paths), start=start, seconds=3.0, pause=pause))
     assert len(cy) == len(left)
     for recording, (first, last) in zip(cy, left, strict=True):
         places = recording * 2**17 / RATE  # s

@@ -100,6 +100,12 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
         ("model.signal.hop=100", "model.signal", "hop 100"),
         ("data.num_sources=11", "data.num_sources", "not 11"),
         ("data.corpora=[]", "data.corpora", "not []"),
+        (
+            "data={corpora: [{path: speech}], same_speaker: true, num_sources: 2,"
+            " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}]}}",
+            "data",
+            "leave out same_speaker",
+        ),
         ("data.relative_level_db=.inf", "data.relative_level_db", "not inf"),
         ("objective.floor_db=3", "objective.floor_db", "not 3"),
         ("stages.0.frames=1", "stages.0.frames", "not 1"),  # a segment of no samples

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dpcl.apps.screen import Force, Limit, progress, screen
+from dpcl.errors import InputError
 
 app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
 
@@ -23,7 +24,13 @@ def draw(
     ],
     out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
     count: Annotated[int, typer.Option(help="Mixtures.", min=1)] = 300,
-    sources: Annotated[int, typer.Option(help="Talkers of a mixture, 1 to 10.", min=1, max=10)] = 2,
+    sources: Annotated[
+        int | None,
+        typer.Option(help="Talkers of a mixture, 1 to 10; 2 if left out.", min=1, max=10),
+    ] = None,
+    kinds: Annotated[
+        Path | None, typer.Option(help="Which sounds meet (YAML); see lists/open-general.yaml.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Rows of the index to use.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A corpus of the index; may be repeated.")
@@ -50,11 +57,30 @@ def draw(
     from dpcl.mixtures.lists import write_list
 
     refuse_existing(out, force)
+    found_kinds = None
+    if kinds is not None:
+        from dpcl.training.recipe import read_kinds
+
+        found_kinds = read_kinds(kinds)
+        if sources not in (None, found_kinds.num_sources):
+            raise InputError(
+                f"{kinds} is of {found_kinds.num_sources} sources, not of {sources}; leave out"
+                " --sources"
+            )
+        sources = found_kinds.num_sources
     found = read_corpus(corpus, split, only or None)
     if speaker:
         found = found.of_speakers(speaker)
     rows = draw_list(
-        found, out.stem, seed, count, sources, (shortest, longest), level, same_speaker
+        found,
+        out.stem,
+        seed,
+        count,
+        sources or 2,
+        (shortest, longest),
+        level,
+        same_speaker=same_speaker,
+        kinds=found_kinds,
     )
     write_list(rows, out)
     if found.root not in (corpus, corpus.parent):
@@ -121,7 +147,6 @@ def add(
     from dataclasses import replace
 
     from dpcl.apps.files import refuse_existing
-    from dpcl.errors import InputError
     from dpcl.mixtures.lists import read_list, write_list
     from dpcl.mixtures.noise import draw_noise
     from dpcl.mixtures.rooms import draw_rooms

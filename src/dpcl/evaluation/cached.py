@@ -60,6 +60,8 @@ class ScoreStore:
                 source=index,
                 speaker=source.speaker,
                 silent=bool(of["silent"]),
+                kind=row.kind,
+                group=source.group,
                 **{key: math.nan if of[key] is None else of[key] for key in self.columns},
             )
             for index, (source, of) in enumerate(zip(row.sources, scores, strict=True), 1)

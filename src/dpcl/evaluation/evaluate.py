@@ -133,6 +133,8 @@ def score_mixture(
             source=index + 1,
             speaker=source.speaker,
             silent=bool(scores.silent[index]),
+            kind=row.kind,
+            group=source.group,
             **{name: values[index].item() for name, values in columns.items()},
         )
         for index, source in enumerate(row.sources)
@@ -160,7 +162,9 @@ def summary_document(summary: Summary) -> dict[str, Any]:
 def _csv(results: Sequence[SourceResult], metrics: Sequence[str]) -> str:
     text = io.StringIO()
     identity = ("id", "corpora", "genders", "source", "speaker")
-    columns = [*identity, *METRICS, "silent", *(m for m in metrics if m not in METRICS)]
+    kinds = ("kind", "group") if any(result.kind for result in results) else ()
+    more = [metric for metric in metrics if metric not in METRICS]
+    columns = [*identity, *METRICS, "silent", *kinds, *more]
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in results:

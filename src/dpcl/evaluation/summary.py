@@ -27,6 +27,8 @@ class SourceResult:
     sdr: float
     sdri: float
     silent: bool  # the reference is
+    kind: str = ""  # of the mixture, such as speech+environment, in a list of kinds
+    group: str = ""  # of the source, such as speech
     pesq: float = math.nan  # these only where they were asked for
     pesqi: float = math.nan
     stoi: float = math.nan
@@ -63,7 +65,7 @@ class Summary:
     separator: str
     sample_rate: int  # Hz
     overall: Means
-    conditions: dict[str, Means]  # "within", "across", "same", ..., "within same", ...
+    conditions: dict[str, Means]  # "within", "across", "same", ..., "within same", ...; or kinds
     metrics: tuple[str, ...] = METRICS  # what was measured
 
 
@@ -79,17 +81,33 @@ def summarise(
     sample_rate: int,
     metrics: tuple[str, ...] = METRICS,
 ) -> Summary:
-    """Average the results overall, by corpora, by genders and by both; only what occurs."""
-    corpora = [name for name in ("within", "across") if _of(results, name)]
-    genders = [name for name in ("same", "different", "unknown") if _of(results, name)]
-    crossings = [f"{corpus} {gender}" for corpus in corpora for gender in genders]
-    conditions = {
-        condition: means(chosen, metrics)
-        for condition in (*corpora, *genders, *crossings)
-        if (chosen := _of(results, condition))
-    }
+    """Average the results overall, by corpora, by genders and by both; only what occurs.
+
+    In a list of kinds: by kind, and by the group of the source where a kind has several.
+    """
+    if all(result.kind for result in results):
+        chosen = _by_kind(results)
+    else:
+        corpora = [name for name in ("within", "across") if _of(results, name)]
+        genders = [name for name in ("same", "different", "unknown") if _of(results, name)]
+        crossings = [f"{corpus} {gender}" for corpus in corpora for gender in genders]
+        chosen = {name: _of(results, name) for name in (*corpora, *genders, *crossings)}
+    conditions = {name: means(found, metrics) for name, found in chosen.items() if found}
     overall = means(results, metrics)
     return Summary(list_name, separator, sample_rate, overall, conditions, metrics)
+
+
+def _by_kind(results: Sequence[SourceResult]) -> dict[str, list[SourceResult]]:
+    """speech+environment; speech in speech+environment; environment in speech+environment; ..."""
+    chosen: dict[str, list[SourceResult]] = {}
+    for kind in sorted({result.kind for result in results}):
+        chosen[kind] = [result for result in results if result.kind == kind]
+        groups = dict.fromkeys(result.group for result in chosen[kind])
+        if len(groups) > 1:
+            for group in groups:
+                part = [result for result in chosen[kind] if result.group == group]
+                chosen[f"{group} in {kind}"] = part
+    return chosen
 
 
 def summary_table(summary: Summary) -> str:

@@ -98,7 +98,8 @@ class KnownTalkers:
         splits = {u.split for u in heard}
         chosen = [u for u in others if u.split not in splits] or others
         pieces = [Piece(u.path, 0.0, u.seconds - GUARD) for u in chosen]
-        speech = _first(pieces or _left_out(heard, source.start, row.seconds), ENOUGH)
+        left_out = _left_out(heard, source.start, row.seconds, source.pause)
+        speech = _first(pieces or left_out, ENOUGH)
         if sum(piece.seconds for piece in speech) < LEAST:
             raise UnknownTalker(
                 f"{where}: the corpus has no {LEAST:g} s of other speech of {source.speaker}, whom"
@@ -107,14 +108,19 @@ class KnownTalkers:
         return speech
 
 
-def _left_out(joined: Sequence[Utterance], start: float, seconds: float) -> list[Piece]:
-    """What a mixture leaves out of the recordings that were joined for it and cut from `start`."""
+def _left_out(
+    joined: Sequence[Utterance], start: float, seconds: float, pause: float
+) -> list[Piece]:
+    """What a mixture leaves out of the recordings that were joined for it and cut from `start`.
+
+    pause: silence behind each of them, s.
+    """
     used: dict[Utterance, list[tuple[float, float]]] = {}  # from where to where, in s
     begin = 0.0  # of a recording among the joined
     for u in joined:
         first, last = max(start - begin, 0.0), min(start + seconds - begin, u.seconds)
         used.setdefault(u, []).extend([(first, last)] if first < last else [])
-        begin += u.seconds
+        begin += u.seconds + pause
     pieces = []
     for u, parts in used.items():
         end = -GUARD

@@ -18,8 +18,10 @@ from dpcl.mixtures.rendered import read_rendered, rendered_rows
 from dpcl.mixtures.rooms import reverberant
 from dpcl.mixtures.rows import (
     COLUMNS,
+    KIND_COLUMNS,
     SOURCE_COLUMNS,
     Fields,
+    numbered_columns,
     optional_columns,
     optional_fields,
     parse_row,
@@ -33,7 +35,9 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
     """Write the rows as a CSV file, atomically, over what was there; InputError if it cannot be."""
     path = Path(path)
     num_sources = max((len(row.sources) for row in rows), default=0)
-    header = [*COLUMNS, *(f"{name}_{k + 1}" for k in range(num_sources) for name in SOURCE_COLUMNS)]
+    by_kind = any(source.pause or source.group for row in rows for source in row.sources)
+    columns = (*SOURCE_COLUMNS, *(KIND_COLUMNS if by_kind else ()))
+    header = [*COLUMNS, *numbered_columns(columns, num_sources)]
     optional = [optional_fields(row) for row in rows]
     additions = [
         name for name in optional_columns(num_sources) if any(name in fields for fields in optional)
@@ -46,7 +50,8 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
             for row, optional_row in zip(rows, optional, strict=True):
                 fields: list[object] = [getattr(row, name) for name in COLUMNS]
                 for source in row.sources:
-                    fields += [source.speaker, "|".join(source.paths), source.start, source.gain_db]
+                    values = {**vars(source), "paths": "|".join(source.paths)}
+                    fields += [values[name] for name in columns]
                 fields += [""] * (len(header) - len(fields))
                 fields += [optional_row.get(name, "") for name in additions]
                 writer.writerow(fields)
@@ -73,13 +78,12 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a mixture list ({error}).") from error
     num_sources = sum(name.startswith("speaker_") for name in header)
-    expected = [*COLUMNS]
-    for k in range(max(num_sources, 1)):
-        expected += [f"{name}_{k + 1}" for name in SOURCE_COLUMNS]
+    expected = [*COLUMNS, *numbered_columns(SOURCE_COLUMNS, max(num_sources, 1))]
     missing = [name for name in expected if name not in header]
     if missing:
         raise InputError(f"{path} is no mixture list: it has no column {', '.join(missing)}.")
-    known = {*expected, *optional_columns(num_sources)}
+    by_kind = numbered_columns(KIND_COLUMNS, num_sources)
+    known = {*expected, *by_kind, *optional_columns(num_sources)}
     unknown = [name for name in header if name and name not in known]
     if unknown:
         raise InputError(f"{path} has an unknown column {unknown[0]}: correct or remove it.")
@@ -118,9 +122,9 @@ def render_mixture(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The mixture (T,) and its sources (C, T) at `sample_rate`, from the corpus below `root`.
 
-    Each source is read at that rate, joined, cut, heard in its room if it has one (see
-    reverberant), brought to its active level and gain; all get one scale (see mix_sources). They
-    add up to the mixture, but for the noise if there is any (see add_noise). What was rendered
+    Each source is read at that rate, joined with its pauses, cut, heard in its room if it has one
+    (see reverberant), brought to its active level and gain; all get one scale (see mix_sources).
+    They add up to the mixture, but for the noise if there is any (see add_noise). What was rendered
     before is read as it is (see read_rendered).
     Raises InputError naming the row and the file.
     """
@@ -133,6 +137,9 @@ def render_mixture(
             pieces = [read_part(parse_part(path, root), sample_rate) for path in source.paths]
         except InputError as error:
             raise InputError(f"Mixture {row.id} of list {row.list}: {error}") from error
+        if source.pause:
+            silence = np.zeros(round(source.pause * sample_rate), np.float32)
+            pieces = [part for piece in pieces for part in (piece, silence)]
         start = round(source.start * sample_rate)
         signal = np.concatenate(pieces)[start : start + samples]
         missing = samples - len(signal)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dpcl.errors import InputError
+from dpcl.mixtures.kinds import kind_name
 from dpcl.mixtures.parts import parse_part
 
 COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
 SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")  # each with _1, _2, … behind it
+KIND_COLUMNS = ("pause", "group")  # so too, in lists that were drawn by kind
 NOISE_COLUMNS = ("noise", "noise_start", "snr_db")
 ROOM_COLUMNS = ("room", "rt60", "microphone")  # and position_1, position_2, …
 CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
@@ -28,6 +30,8 @@ class SourceRow:
     paths: tuple[str, ...]  # or parts of them; relative to the corpus root, with forward slashes
     start: float  # s, in the joined files
     gain_db: float  # over an active level of 0 dB
+    pause: float = 0.0  # s of silence behind each file that is joined
+    group: str = ""  # of speakers or sound classes that it was drawn from, in a list of kinds
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,15 @@ class MixtureRow:
     mixture: str = ""
     noise: NoiseRow | None = None
     room: RoomRow | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which sounds meet, such as speech+environment; "" where the list does not say."""
+        if not all(source.group for source in self.sources):
+            return ""
+        groups = [source.group for source in self.sources]
+        same = len({(source.group, source.speaker) for source in self.sources}) == 1
+        return kind_name(groups, same and len(groups) > 1)
 
 
 def gender_condition(genders: Iterable[str]) -> str:
@@ -158,6 +171,8 @@ def parse_row(fields: Fields, num_sources: int) -> MixtureRow:
             paths=fields.paths(f"paths_{k}"),
             start=fields.number(f"start_{k}", 0),
             gain_db=fields.number(f"gain_db_{k}"),
+            pause=fields.number(f"pause_{k}", 0) if fields.has(f"pause_{k}") else 0.0,
+            group=fields.values.get(f"group_{k}", ""),
         )
         for k in range(1, num_sources + 1)
     )
@@ -196,6 +211,11 @@ def _parse_room(fields: Fields, num_sources: int) -> RoomRow:
         microphone=fields.place("microphone", size),
         positions=tuple(fields.place(f"position_{k + 1}", size) for k in range(num_sources)),
     )
+
+
+def numbered_columns(names: Sequence[str], num_sources: int) -> list[str]:
+    """The columns of each source: speaker_1, paths_1, …, speaker_2, paths_2, …"""
+    return [f"{name}_{k}" for k in range(1, num_sources + 1) for name in names]
 
 
 def optional_columns(num_sources: int) -> list[str]:

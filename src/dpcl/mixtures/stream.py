@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
 from dpcl.mixtures.activity import come_and_go
+from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.mixing import draw_gains_db, scale_to_peak
 from dpcl.mixtures.packed import PackedCorpus
 from dpcl.signal.resample import resample
@@ -34,9 +35,10 @@ class TrainingMixtures(Dataset[Tensor]):
     gain (see draw_gains_db), and all get one common scale (see scale_to_peak). With `active` or
     `turns` not all of them speak all the time (see come_and_go): an item is then `windows` equal
     windows long, in each of which so many talkers are drawn anew. With `same_speaker` all talkers
-    of an item are one speaker, with recordings of different texts.
-    Raises InputError if the corpus has fewer speakers than `num_sources`, or with `same_speaker`
-    none with so many texts.
+    of an item are one speaker, with recordings of different texts. With `kinds` the kind of an item
+    is drawn first, then its sources, without regard to `within`.
+    Raises InputError if the corpus has fewer speakers than `num_sources`, with `same_speaker` none
+    with so many texts, or not what `kinds` asks.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class TrainingMixtures(Dataset[Tensor]):
         active: Sequence[float] | None = None,
         turns: float = 0.0,
         same_speaker: bool = False,
+        kinds: Kinds | None = None,
     ) -> None:
         self.windows, self.turns = windows, turns
         self.active = active or (*[0.0] * (num_sources - 1), 1.0)  # all of them
@@ -95,6 +98,20 @@ class TrainingMixtures(Dataset[Tensor]):
         ids = {text: i for i, text in enumerate(sorted(set(packed.texts)))}
         self._texts = [ids[text] for text in packed.texts]
         self._gains = 10.0 ** (-packed.levels_db / 20.0) / 32768.0  # (N,) to 0 dB active level
+        self.kinds = kinds
+        if kinds is not None:
+            self._members = kinds.members(list(utterances))  # group -> (S,)
+            shares = np.array([kind.share for kind in kinds.mixtures])
+            self._shares = shares / shares.sum()
+            # Speakers of whom each source of a mixture can have a text of its own.
+            texts = [len({self._texts[i] for i in group}) for group in self._utterances]
+            self._several = np.array(texts) >= num_sources  # (S,)
+            for kind in kinds.mixtures:
+                if kind.same and not (self._members[kind.of[0]] & self._several).any():
+                    raise InputError(
+                        f"No class of the group {kind.of[0]} has {num_sources} recordings for the"
+                        f" mixtures {kind.name}: leave them out, or add recordings."
+                    )
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the items of this epoch from now on, in every worker."""
@@ -108,7 +125,7 @@ class TrainingMixtures(Dataset[Tensor]):
             raise IndexError(f"item {item} of an epoch of {self.items}")
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, int(self._epoch), item)))
         for _ in range(ATTEMPTS):
-            sources = self._draw_sources(rng)
+            sources = self._draw_kind(rng) if self.kinds else self._draw_sources(rng)
             if sources is not None:
                 break
         else:
@@ -142,7 +159,7 @@ class TrainingMixtures(Dataset[Tensor]):
                 return None
             speaker = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
             allowed[speaker] = 0.0
-            source = self._draw_segment(rng, speaker, used)
+            source = self._draw_segment(rng, self._utterances[speaker], used)
             if source is None:
                 continue
             if not sources:
@@ -152,6 +169,31 @@ class TrainingMixtures(Dataset[Tensor]):
             sources.append(source)
         return np.stack(sources)
 
+    def _draw_kind(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
+        """Sources (C, T) at 0 dB of a kind drawn by its share, or None as _draw_sources."""
+        assert self.kinds is not None
+        kind = self.kinds.mixtures[int(rng.choice(len(self._shares), p=self._shares))]
+        used: set[int] = set()  # texts
+        if kind.same:
+            weights = self._weights * self._members[kind.of[0]] * self._several
+            speaker = int(rng.choice(len(weights), p=weights / weights.sum()))
+            dealt = rng.permutation(self._utterances[speaker])
+            drawn = [
+                self._draw_segment(rng, dealt[k :: self.num_sources], used)
+                for k in range(self.num_sources)
+            ]
+        else:
+            drawn, allowed = [], self._weights.copy()
+            for group in kind.of:
+                weights = allowed * self._members[group]
+                if not weights.any():
+                    return None
+                speaker = int(rng.choice(len(weights), p=weights / weights.sum()))
+                allowed[speaker] = 0.0
+                drawn.append(self._draw_segment(rng, self._utterances[speaker], used))
+        sources = [source for source in drawn if source is not None]
+        return np.stack(sources) if len(sources) == len(drawn) else None
+
     def _draw_voices(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """Sources (C, T) of one speaker, whose texts are dealt out among them."""
         cumulative = np.cumsum(self._weights)
@@ -160,41 +202,41 @@ class TrainingMixtures(Dataset[Tensor]):
         sources = []
         for voice in range(self.num_sources):
             others = set(texts.tolist()) - set(texts[voice :: self.num_sources].tolist())
-            sources.append(self._draw_segment(rng, speaker, others))
+            sources.append(self._draw_segment(rng, self._utterances[speaker], others))
         return np.stack([source for source in sources if source is not None])
 
     def _draw_segment(
-        self, rng: np.random.Generator, speaker: int, used: set[int]
+        self, rng: np.random.Generator, utterances: NDArray[np.int64], used: set[int]
     ) -> NDArray[np.float32] | None:
-        """A segment (T,) of a speaker without the texts `used`, to which it adds its own."""
+        """A segment (T,) of utterances without the texts `used`, to which it adds its own."""
         rate = SPEED_STEPS
         if self.speed > 0.0:
             rate = round(SPEED_STEPS * rng.uniform(1.0 - self.speed, 1.0 + self.speed))
         need = math.ceil(self.samples * rate / SPEED_STEPS)
 
-        group = self._utterances[speaker]
-        order = [i for i in rng.permutation(group).tolist() if self._texts[i] not in used]
+        order = [i for i in rng.permutation(utterances).tolist() if self._texts[i] not in used]
         if not order:
             return None
+        pause = 0  # samples of silence behind each utterance
+        if self.kinds and self.kinds.pause:
+            pause = round(rng.uniform(0.0, self.kinds.pause) * self.packed.sample_rate)
         offsets = self.packed.offsets
         chosen: list[int] = []
         total = 0
         for i in cycle(order):  # begins again where the speaker has said everything
             chosen.append(i)
-            total += int(offsets[i + 1] - offsets[i])
+            total += int(offsets[i + 1] - offsets[i]) + pause
             if total >= need:
                 break
         used.update(self._texts[i] for i in chosen)
 
-        start = int(rng.integers(total - need + 1))
-        pieces: list[NDArray[np.float32]] = []
-        begin = 0  # of utterance i in the joined signal
+        begin = -int(rng.integers(total - need + 1))  # of utterance i in the segment
+        joined = np.zeros(need, np.float32)
         for i in chosen:
-            length = int(offsets[i + 1] - offsets[i])
-            low, high = max(start - begin, 0), min(start + need - begin, length)
+            first, last = int(offsets[i]), int(offsets[i + 1])
+            low, high = max(begin, 0), min(begin + last - first, need)
             if low < high:
-                piece = self.packed.samples[offsets[i] + low : offsets[i] + high]
-                pieces.append(piece * np.float32(self._gains[i]))
-            begin += length
-        joined = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)  # (need,)
+                piece = self.packed.samples[first + low - begin : first + high - begin]
+                joined[low:high] = piece * np.float32(self._gains[i])
+            begin += last - first + pause
         return resample(joined, rate, SPEED_STEPS, self.samples)

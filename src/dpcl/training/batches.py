@@ -94,7 +94,8 @@ def _mixtures(recipe: Recipe, packed: PackedCorpus, stage: int) -> TrainingMixtu
         settings.windows,
         data.active,
         data.turns,
-        data.same_speaker,
+        same_speaker=data.same_speaker,
+        kinds=data.kinds,
     )
     stream.set_epoch(stage)
     return stream

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
+from dpcl.mixtures.kinds import Kinds
 from dpcl.networks.model import ModelSettings, Settings
 
+Whole = TypeVar("Whole", bound=BaseModel)
 NonNegative = Annotated[float, Field(ge=0)]
 
 # What says where and how fast to train, not what: it may change when a run is resumed.
@@ -48,6 +50,19 @@ class DataSettings(Settings):
     active: tuple[NonNegative, ...] | None = None
     # chance that one of them speaks in a part of the segment only
     turns: float = Field(default=0.0, ge=0, le=1)
+    # which sounds meet, by their kind, in place of `within`; null: any talkers
+    kinds: Kinds | None = None
+
+    @model_validator(mode="after")
+    def _kinds_say_what_meets(self) -> DataSettings:
+        if self.kinds and self.same_speaker:
+            raise ValueError("kinds have `same` of their own; leave out same_speaker")
+        if self.kinds and self.kinds.num_sources != self.num_sources:
+            raise ValueError(
+                f"kinds are of {self.kinds.num_sources} sources, not of num_sources ="
+                f" {self.num_sources}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _active_says_one_to_all(self) -> DataSettings:
@@ -201,19 +216,30 @@ def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
 
     Raises InputError that names the file and the key that is unknown, missing or impossible.
     """
+    return read_settings(Recipe, path, changes)
+
+
+def read_kinds(path: Path) -> Kinds:
+    """Read kinds of mixtures (YAML, as `data.kinds` of a recipe); raises InputError likewise."""
+    return read_settings(Kinds, path)
+
+
+def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) -> Whole:
+    """Read settings from YAML, whole and checked; raises InputError as read_recipe."""
+    name = what.__name__.lower()
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot read the recipe; {error.strerror}") from error
+        raise InputError(f"{path}: cannot read the {name}; {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
-        raise InputError(f"{path}: not a YAML recipe; {detail}") from error
+        raise InputError(f"{path}: not a YAML {name}; {detail}") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: not a recipe; it must hold settings as `key: value`")
+        raise InputError(f"{path}: not a {name}; it must hold settings as `key: value`")
     for change in changes:
         _apply(data, change)
     try:
-        return Recipe.model_validate(data)
+        return what.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -222,7 +248,7 @@ def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
                 f"{path}: unknown key {key}; see recipes/ for the keys there are"
             ) from error
         problem = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict | Settings) else f", not {first['input']!r}"
+        given = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
         raise InputError(": ".join([str(path), *key.split(), problem]) + given) from error
 
 
