@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -78,10 +79,16 @@ def ratios(values: list[float], reference: list[float]) -> list[float]:
 
 
 def write_json(path: Path, machine: dict[str, Any], settings: dict[str, Any], rows: Any) -> None:
-    """Everything measured, with the machine and the settings, beside the table that was printed."""
+    """Everything measured, with the machine and the settings, beside the table that was printed.
+
+    Whoever stops the program finds the file as it was or as it is to be, never half of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine, "settings": settings, "rows": rows}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        partial = Path(folder) / path.name
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def matmul_rate(dtype: Any) -> float:
@@ -110,3 +117,7 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown processor"
+
+
+if __name__ == "__main__":  # for programs that must not import torch themselves
+    print(json.dumps(describe()))

@@ -6,12 +6,17 @@ clustering, writing and the start of Python are what a program adds to it.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from machine import matmul_rate
 
-from dpcl.networks.model import Model
+if TYPE_CHECKING:  # it imports torch, which separation_speed.py must not
+    from dpcl.networks.model import Model
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,15 @@ def limits(model: Model, durations: Sequence[float]) -> list[Limit]:
         count = frames * multiply_adds_per_frame(model)
         found.append(Limit(count, 2e-9 * count / fp32, 2e-9 * count / bf16))
     return found
+
+
+def main() -> None:
+    """`network_limit.py WEIGHTS SECONDS...`: the limits as a JSON list."""
+    from dpcl.networks.model import load_model
+
+    model = load_model(Path(sys.argv[1]))
+    print(json.dumps([asdict(limit) for limit in limits(model, list(map(float, sys.argv[2:])))]))
+
+
+if __name__ == "__main__":
+    main()

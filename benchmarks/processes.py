@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,16 +24,22 @@ class TooLarge(Exception):
     """The child asked for more memory than it may have."""
 
 
+class TooLong(Exception):
+    """The child was stopped because its time was up."""
+
+
 def run_once(
     command: Sequence[str],
     out: Path | None = None,
     memory: float | None = None,
     environment: Mapping[str, str] | None = None,
+    most: float | None = None,
 ) -> tuple[dict[str, float], str]:
     """Wall s, processor s and peak resident MiB of a child that must succeed; and what it printed.
 
     out: a folder to watch; "first" is then when the first finished WAV file stood in it. memory:
-    bytes that the child may allocate, else TooLarge (Linux), so that nothing else is killed.
+    bytes that the child may allocate, else TooLarge (Linux), so that nothing else is killed. most:
+    seconds after which it is stopped, TooLong.
     """
 
     def confine() -> None:
@@ -45,17 +52,28 @@ def run_once(
         child = subprocess.Popen(
             command, stdout=printed, stderr=complaints, preexec_fn=confine, env=environment
         )
-        while True:
-            waiting = os.WNOHANG if out and first is None else 0
-            pid, status, usage = os.wait4(child.pid, waiting)
-            elapsed = time.perf_counter() - started
-            # A name that starts with a dot is a file not yet whole.
-            if waiting and any(not path.name.startswith(".") for path in out.glob("*.wav")):
-                first = elapsed
-            if pid:
-                break
-            time.sleep(max(POLL, elapsed / 1000))
+        alarm = threading.Timer(threading.TIMEOUT_MAX if most is None else most, child.kill)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            while True:
+                waiting = os.WNOHANG if out and first is None else 0
+                pid, status, usage = os.wait4(child.pid, waiting)
+                elapsed = time.perf_counter() - started
+                # A name that starts with a dot is a file not yet whole.
+                if waiting and any(not path.name.startswith(".") for path in out.glob("*.wav")):
+                    first = elapsed
+                if pid:
+                    break
+                time.sleep(max(POLL, elapsed / 1000))
+        except BaseException:  # whoever stops this program stops its child
+            child.kill()
+            raise
+        finally:
+            alarm.cancel()
         child.returncode = os.waitstatus_to_exitcode(status)
+        if most is not None and elapsed >= most:
+            raise TooLong(f"stopped after {most:g} s")
         printed.seek(0)
         complaints.seek(0)
         said = complaints.read().decode(errors="replace")

@@ -70,7 +70,8 @@ def limit_table(rows: Rows, found: Mapping[float, Limit]) -> str:
         wall = [run["wall"] for run in _runs(rows, OURS, seconds)]
         cells = [f"{limit.multiply_adds:.3g}"]
         for least in (limit.fp32_seconds, limit.bf16_seconds):
-            cells += [f"{least:.2f}", spread([100 * least / value for value in wall]) + " %"]
+            shares = [100 * least / value for value in wall]
+            cells += [f"{least:.2f}", f"{spread(shares)} %" if shares else ""]
         lines.append(f"| {_duration(seconds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

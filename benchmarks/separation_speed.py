@@ -9,142 +9,42 @@ and ratios within a round. What peers run, and how, says peers.py.
 A peer that would take longer than --most minutes, judged by the recordings before, is measured on a
 recording of 60 s instead; all that it took after its model stood is then multiplied, and the figure
 is marked. Recordings too long for a peer's memory are cut into windows of 60 s: by asteroid's
-LambdaOverlapAdd, which computes everything twice, and without overlap for SepFormer.
+LambdaOverlapAdd, which computes everything twice, and without overlap for SepFormer. What needs
+more memory than there is, or three times --most, is not run again: the results say so.
+
+Results are written after every run. --resume keeps the runs that the file has, on the same
+processor and with as many cores, and adds the missing ones: of other systems, longer recordings,
+more rounds, or of a measurement that was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import machine
 import separation_report
-from processes import TooLarge, run_once
-from separate_file import separate_command
 from separation_report import OURS, Rows, Run
+from separation_runs import PIECE, SYSTEMS, Bench, printed_json
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "separation_speed.json"
-PIECE = 60.0  # s, what long recordings are cut into, and measured on where all is too long
-MEMORY = 0.9  # of what is free at the start: what a process may allocate
-VERSIONS = """
-import importlib.metadata as m, json
-names = "torch asteroid asteroid-filterbanks nussl speechbrain scikit-learn numpy librosa".split()
-print(json.dumps({name: m.version(name) for name in names}))
-"""
-
-
-@dataclass(frozen=True)
-class System:
-    """How much of a recording one run of it can take."""
-
-    whole: float | None = None  # s, as far as memory allows; None: never cut
-    scales: bool = False  # whether a piece stands for the whole
-
-
-SYSTEMS = {
-    OURS: System(),
-    "asteroid-dc": System(),
-    "nussl-dc": System(),
-    "conv-tasnet": System(whole=600, scales=True),
-    "dprnn": System(whole=60, scales=True),
-    "dprnn-16": System(whole=600, scales=True),
-    # Its positions end at 2500 chunks, 312 s, and its attention is over chunks squared.
-    "sepformer": System(whole=60, scales=True),
-}
-SCORED = (OURS, "asteroid-dc", "nussl-dc")  # the others have random weights
-
-
-class Bench:
-    """The recordings, and how a system is run on one of them."""
-
-    def __init__(self, folder: Path, root: Path | None, peers: Path | None, model: str) -> None:
-        self.folder, self.root, self.peers, self.model = folder, root, peers, model
-        package = find_spec("dpcl")
-        assert package is not None and package.origin is not None
-        shipped = Path(package.origin).parent / "weights" / f"{model}.safetensors"
-        self.weights = shipped if shipped.is_file() else Path(model)
-        self.memory = MEMORY * free_memory()
-        cores = str(len(os.sched_getaffinity(0)))
-        self.environment = {"OMP_NUM_THREADS": cores, **os.environ}
-
-    def recording(self, seconds: float) -> Path:
-        """Rendered by a process of its own when it is first asked for."""
-        path = self.folder / f"{seconds:g}s.wav"
-        if not path.exists():
-            command = [sys.executable, str(HERE / "recordings.py"), "render", str(seconds)]
-            command.append(str(path))
-            subprocess.run(command + (["--root", str(self.root)] if self.root else []), check=True)
-        return path
-
-    def run(self, name: str, seconds: float, piece: bool, scored: bool) -> Run:
-        """One run; `piece` measures on 60 s and scales."""
-        system = SYSTEMS[name]
-        recording = self.recording(PIECE if piece else seconds)
-        window = PIECE if not piece and system.whole and seconds > system.whole else None
-        with tempfile.TemporaryDirectory(dir=self.folder) as parent:
-            out = Path(parent) / "out"
-            command = self.command(name, recording, out, window)
-            try:
-                took, printed = run_once(command, out, self.memory, self.environment)
-            except TooLarge:
-                return {"failed": f"needs more than {self.memory / 2**30:.0f} GiB"}
-            run: Run = {**took, "window": window}
-            if name != OURS:
-                run |= json.loads(printed)
-            if piece:
-                run |= scaled(run, seconds / PIECE)
-            if scored and name in SCORED and self.root and not piece:
-                command = [sys.executable, str(HERE / "recordings.py"), "score"]
-                command += [str(recording), str(out)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                run["si_sdri"] = float(done.stdout)
-        return run
-
-    def command(self, name: str, recording: Path, out: Path, window: float | None) -> list[str]:
-        if name == OURS:
-            return separate_command(recording, out, self.model)
-        command = [str(self.peers), str(HERE / "peers.py"), name, str(recording), str(out)]
-        command += ["--weights", str(self.weights)]
-        return command + (["--window", str(window)] if window else [])
-
-    def versions(self) -> dict[str, str]:
-        """Of what the peers are made of."""
-        if self.peers is None:
-            return {}
-        command = [str(self.peers), "-c", VERSIONS]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        versions: dict[str, str] = json.loads(done.stdout)
-        return versions
-
-
-def free_memory() -> int:
-    """Bytes; what the file cache holds counts as free where the system says so."""
-    information = Path("/proc/meminfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def scaled(run: Run, times: float) -> Run:
-    """What the start took once, and the rest so many times; processor time in proportion."""
-    wall = run["wall"] + (times - 1) * (run["finished"] - run["ready"])
-    return {"wall": wall, "cpu": run["cpu"] * wall / run["wall"], "first": wall, "scaled": times}
+SAME = ("cpu", "cores", "threads", "system")  # of a machine whose runs may stand in one table
 
 
 def too_long(name: str, seconds: float, rows: Rows, most: float) -> bool:
     """Whether a run would take more than `most` s, by the longest recording measured before."""
-    before = [row for row in rows if row["system"] == name and "wall" in row["runs"][-1]]
+    before = [
+        row
+        for row in rows
+        if row["system"] == name and row["seconds"] < seconds and "wall" in row["runs"][-1]
+    ]
     if not SYSTEMS[name].scales or not before or seconds <= PIECE:
         return False
     run, length = before[-1]["runs"][-1], before[-1]["seconds"]
@@ -158,24 +58,49 @@ def measure(
     lengths: Sequence[float],
     repeats: Sequence[int],
     most: float,
-) -> Rows:
-    """All systems on all recordings, in rounds."""
-    for name in names:  # not counted: fills the file cache
-        bench.run(name, lengths[0], piece=False, scored=False)
-    rows: Rows = []
+    rows: Rows,
+    keep: Callable[[], None],
+) -> None:
+    """Add to `rows` what they miss of all systems on all recordings, in rounds; `keep` each run."""
+
+    def runs(name: str, seconds: float) -> list[Run]:
+        for row in rows:
+            if (row["system"], row["seconds"]) == (name, seconds):
+                return row["runs"]
+        rows.append({"system": name, "seconds": seconds, "runs": []})
+        rows.sort(key=lambda row: (row["seconds"], list(SYSTEMS).index(row["system"])))
+        return runs(name, seconds)
+
+    warm = set()
     for seconds, rounds in zip(lengths, repeats, strict=True):
         pieces = {name: too_long(name, seconds, rows, most) for name in names}
-        runs: dict[str, list[Run]] = {name: [] for name in names}
         for number in range(rounds):
             for name in names:
-                if any("failed" in run for run in runs[name]):
-                    continue  # it will not fit the next time either
+                had = runs(name, seconds)
+                if len(had) > number or any("failed" in run for run in had):
+                    continue  # what did not fit will not fit the next time either
+                if name not in warm:  # not counted: fills the file cache
+                    bench.run(name, lengths[0], piece=False, scored=False)
+                    warm.add(name)
                 run = bench.run(name, seconds, pieces[name], scored=number == 0)
-                runs[name].append(run)
-                shown = run.get("failed") or f"{run['wall']:.2f} s"
+                had.append({"at": time.strftime("%Y-%m-%d %H:%M"), **run})
+                keep()
+                shown = had[-1].get("failed") or f"{had[-1]['wall']:.2f} s"
                 print(f"{seconds:g} s, round {number + 1}, {name}: {shown}", file=sys.stderr)
-        rows += [{"system": name, "seconds": seconds, "runs": runs[name]} for name in names]
-    return rows
+
+
+def kept(path: Path, about: dict[str, Any], rendered: bool) -> tuple[Rows, dict[str, str]]:
+    """Rows that runs on this machine can be added to, and versions of the peers; none, no file."""
+    if not path.exists():
+        return [], {}
+    document = json.loads(path.read_text(encoding="utf-8"))
+    machine, settings = document["machine"], document["settings"]
+    if [*(machine[key] for key in SAME), settings["root"]] != [
+        *(about[key] for key in SAME),
+        rendered,
+    ]:
+        raise SystemExit(f"{path}: measured on another machine or corpus; give another --out")
+    return document["rows"], settings["peers"]
 
 
 def main() -> None:
@@ -189,6 +114,7 @@ def main() -> None:
     parser.add_argument("--model", default="default", help="name or path")
     parser.add_argument("--folder", type=Path, help="where there is room for recordings")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON (default %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that --out has")
     arguments = parser.parse_args()
     lengths = sorted(arguments.seconds)
     repeats = (arguments.repeats + len(lengths) * arguments.repeats[-1:])[: len(lengths)]
@@ -197,35 +123,39 @@ def main() -> None:
         names = [OURS]
         print("no --peers-python: dpcl alone; to set up the peers see README.md", file=sys.stderr)
 
+    most = 60 * arguments.most
+    about = printed_json(sys.executable, str(HERE / "machine.py"))
+    rows, versions = (
+        kept(arguments.out, about, bool(arguments.root)) if arguments.resume else ([], {})
+    )
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        bench = Bench(Path(name), arguments.root, arguments.peers_python, arguments.model)
-        rows = measure(bench, names, lengths, repeats, 60 * arguments.most)
-        versions = bench.versions()
+        peers = arguments.peers_python
+        bench = Bench(Path(name), arguments.root, peers, arguments.model, 3 * most)
+        versions = bench.versions() or versions
+        found = bench.limits(sorted({*lengths, *(row["seconds"] for row in rows)}))
+        noted = {
+            "root": arguments.root is not None,
+            "peers": versions,
+            "most_minutes": arguments.most,
+            "memory_gib": round(bench.memory / 2**30, 1),
+            "multiply_adds": {f"{s:g}": limit.multiply_adds for s, limit in found.items()},
+            "limit_seconds_fp32": {f"{s:g}": limit.fp32_seconds for s, limit in found.items()},
+            "limit_seconds_bf16": {f"{s:g}": limit.bf16_seconds for s, limit in found.items()},
+        }
 
-    # torch is loaded only now: what it makes of this process would count as a child's peak.
-    from network_limit import limits
+        def keep() -> None:
+            measured = [row for row in rows if row["runs"]]
+            machine.write_json(arguments.out, about, noted, measured)
 
-    from dpcl.networks.model import load_model
+        measure(bench, names, lengths, repeats, most, rows, keep)
 
-    found = dict(zip(lengths, limits(load_model(bench.weights), lengths), strict=True))
-    about = machine.describe()
     print(machine.heading(about))
     print(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
     print(separation_report.table(rows))
     print(separation_report.limit_table(rows, found))
     print(separation_report.goals(rows, found))
-    noted = {
-        "root": arguments.root is not None,
-        "peers": versions,
-        "most_minutes": arguments.most,
-        "memory_gib": round(bench.memory / 2**30, 1),
-        "multiply_adds": {f"{s:g}": limit.multiply_adds for s, limit in found.items()},
-        "limit_seconds_fp32": {f"{s:g}": limit.fp32_seconds for s, limit in found.items()},
-        "limit_seconds_bf16": {f"{s:g}": limit.bf16_seconds for s, limit in found.items()},
-    }
-    machine.write_json(arguments.out, about, noted, rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpcl.apps.process import heavy_imports
 from dpcl.errors import InputError
 from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
 from dpcl.signal.containers import check_output, output_subtype
@@ -75,10 +76,10 @@ def separate_files(
             with opened(recording) as reader:
                 places.append(_place(recording, reader, out, file_format))
         _check_outputs(recordings, places, force)
-        # torch is imported here: a mistyped name is answered at once.
-        from dpcl.separators.load import load_separator
-        from dpcl.streaming.long import LongSeparation
-        from dpcl.streaming.recording import scan
+        with heavy_imports():  # here: a mistyped name is answered at once
+            from dpcl.separators.load import load_separator
+            from dpcl.streaming.long import LongSeparation
+            from dpcl.streaming.recording import scan
 
         separator = load_separator(model)
         scans, lengths = [], []

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Standard output is for results; file names are shown as they are.
 screen = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -33,14 +32,16 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
     if not screen.is_interactive:
         yield lambda *moved: None
         return
+    from rich import progress as rich
+
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=screen, transient=True) as bar:
+    with rich.Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def move(done: int, total: int, note: str = "", title: str = title) -> None:

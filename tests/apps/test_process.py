@@ -1,0 +1,109 @@
+"""How a command starts and ends: nothing that matters is left out."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import dpcl as package
+from dpcl.apps.process import heavy_imports, leave
+
+MakeRecording = Callable[..., Path]
+
+
+def test_imports_are_not_searched_for_garbage_and_all_that_follows_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    before = gc.get_freeze_count()
+    with heavy_imports():
+        assert not gc.isenabled()
+    try:
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
+
+
+def test_what_others_chose_about_garbage_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with heavy_imports():  # torch is there: nothing to gain
+        assert gc.isenabled()
+    monkeypatch.delitem(sys.modules, "torch")
+    gc.disable()
+    try:
+        with heavy_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_failing_import_leaves_the_search_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(ImportError), heavy_imports():
+        raise ImportError
+    gc.unfreeze()
+    assert gc.isenabled()
+
+
+def test_no_process_leaves_while_a_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    working = threading.Event()
+    thread = threading.Thread(target=working.wait)
+    thread.start()
+    leave(0)
+    working.set()
+    thread.join()
+    assert left == []
+    leave(3)
+    assert left == [3]
+
+
+def test_no_process_leaves_while_something_printed_has_not_gone_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[int] = []
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(os, "_exit", left.append)
+    stream = os.fdopen(writing, "w")
+    stream.write("lost")
+    monkeypatch.setattr(sys, "stdout", stream)
+    leave(0)
+    monkeypatch.undo()
+    assert left == []
+    with pytest.raises(BrokenPipeError):
+        stream.close()
+
+
+@pytest.mark.parametrize(("name", "status"), [("a.wav", 0), ("none.wav", 2)])
+def test_separate_prints_all_and_leaves_quickly(
+    name: str, status: int, tiny_model: Path, make_recording: MakeRecording, folder: Path
+) -> None:
+    make_recording("a.wav")
+    code = (
+        "import atexit, sys\n"
+        "from dpcl.__main__ import main\n"
+        "atexit.register(print, 'the usual end')\n"
+        f"sys.argv = ['dpcl', 'separate', '{name}', '--out=out', '--model={tiny_model}']\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == status, ran.stderr
+    assert "the usual end" not in ran.stdout
+    assert ran.stdout.split() == ([] if status else [f"out/a_s{k}.wav" for k in (1, 2)])
+    assert bool(ran.stderr) == bool(status)
+    assert sorted(path.name for path in (folder / "out").glob("*")) == (
+        [] if status else ["a_s1.wav", "a_s2.wav"]
+    )
