@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dpcl.mixtures.lists import MixtureRow
+from dpcl.mixtures.lists import MixtureRow, row_files
 from dpcl.separators.classical import CLASSICAL
 from dpcl.separators.load import LOCAL, named_separator, weights_path
 from dpcl.separators.oracle import ORACLES
@@ -47,8 +47,10 @@ def separator_identity(name: str, modules: Sequence[str] = SCORING) -> str:
 
 def row_identity(row: MixtureRow, root: str | os.PathLike[str], more: Any = None) -> str:
     """Another word for another mixture, whatever it is called; recordings count by their size."""
-    sizes = [(Path(root) / path).stat().st_size for s in row.sources for path in s.paths]
-    return _hash(row.seconds, [asdict(source) for source in row.sources], sizes, more)
+    sizes = [path.stat().st_size for path in row_files(row, root)]
+    names = {"id", "list", "seed"}
+    content = {key: value for key, value in asdict(row).items() if key not in names}
+    return _hash(content, sizes, more)
 
 
 def code_identity(modules: Iterable[str]) -> str:

@@ -106,15 +106,20 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
 def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
     """Raise InputError naming the first row, and its file, that is missing below `root`."""
     for row in rows:
-        names = [path for source in row.sources for path in source.paths]
-        names += [row.mixture] if row.mixture else []
-        names += [row.noise.path] if row.noise else []
-        for path in (parse_part(name, root).path for name in names):
+        for path in row_files(row, root):
             if not path.is_file():
                 raise InputError(
                     f"Mixture {row.id} of list {row.list}: {path} does not exist; correct the row"
                     " or copy the file."
                 )
+
+
+def row_files(row: MixtureRow, root: str | os.PathLike[str]) -> list[Path]:
+    """The files that a mixture is made of, below `root`."""
+    names = [path for source in row.sources for path in source.paths]
+    names += [row.mixture] if row.mixture else []
+    names += [row.noise.path] if row.noise else []
+    return [parse_part(name, root).path for name in names]
 
 
 def render_mixture(

@@ -16,6 +16,7 @@ from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
+from dpcl.networks.bfloat16 import bfloat16_pays
 from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.model import MaskSettings, Model
 from dpcl.objectives.attractor import anchored_attractors
@@ -106,10 +107,9 @@ class DeepClustering:
 
     @cached_property
     def _fast(self) -> EmbeddingNetwork:
-        """The network for what is heard in windows: in bfloat16 where the processor has it."""
+        """The network for what is heard in windows: in bfloat16 where that is faster."""
         network = self.model.network
-        on_cpu = network.mean.device.type == "cpu"
-        if on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if network.mean.device.type == "cpu" and bfloat16_pays():
             return network.in_bfloat16()
         return network
 
