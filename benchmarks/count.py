@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -42,6 +43,7 @@ from dpcl.separators.load import load_separator
 
 LISTS = [Path(f"lists/valid{count}.csv") for count in (1, 2, 3)]
 FOLDS = 8
+PRIOR = (1.0, 2.0, 1.0)  # two talkers at once are what people most often have
 WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of those who come and go
 HEARD = 0.1  # of a talker's energy that has to be left then
 
@@ -190,6 +192,14 @@ def print_row(name: str, numbers: Tensor, heard: Heard) -> None:
     print(f"| {name} | {' | '.join(cells)} | {100 * accuracy(numbers, heard.counts):.1f} |")
 
 
+def with_prior(coefficients: list[list[float]], prior: Sequence[float]) -> list[list[float]]:
+    """A fit in which every number counted the same, for numbers that are not equally likely."""
+    return [
+        [round(row[0] + math.log(share), 4), *row[1:]]
+        for row, share in zip(coefficients, prior, strict=True)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", help="a shipped model or a .safetensors file")
@@ -200,6 +210,9 @@ def main() -> None:
     )
     parser.add_argument("--limit", type=int, default=100, help="mixtures of each list")
     parser.add_argument("--decay", type=float, default=1e-3)
+    parser.add_argument(
+        "--prior", type=float, nargs="+", default=PRIOR, help="of 1, 2, … talkers (default 1 2 1)"
+    )
     parser.add_argument("--overlapping", action="store_true")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--write", type=Path)
@@ -239,14 +252,13 @@ def main() -> None:
         print_row(name, tried(heard, fitted), heard)
 
     def regression(found: Tensor, counts: Tensor) -> Callable[[Tensor], Tensor]:
-        coefficients = fit_coefficients(found, counts, arguments.decay)
+        coefficients = with_prior(fit_coefficients(found, counts, arguments.decay), arguments.prior)
         return lambda unseen: by_regression(unseen, coefficients)
 
     print_row("regression on all of these signs (in use)", tried(heard, regression), heard)
     if arguments.write:
-        count = CountSettings(
-            coefficients=fit_coefficients(heard.signs, heard.counts, arguments.decay)
-        )
+        fit = fit_coefficients(heard.signs, heard.counts, arguments.decay)
+        count = CountSettings(coefficients=with_prior(fit, arguments.prior))
         chosen = settings.model_copy(update={"count": count})
         save_model(
             Model(chosen, separator.model.network, separator.model.notes), arguments.write, True
