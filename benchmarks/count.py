@@ -43,7 +43,8 @@ from dpcl.separators.load import load_separator
 
 LISTS = [Path(f"lists/valid{count}.csv") for count in (1, 2, 3)]
 FOLDS = 8
-PRIOR = (1.0, 2.0, 1.0)  # two talkers at once are what people most often have
+# Two at once are what people most often have. In all right in 74.5 %, in 74.2 with equal ones.
+PRIOR = (1.0, 1.4, 1.0)
 WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of those who come and go
 HEARD = 0.1  # of a talker's energy that has to be left then
 
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100, help="mixtures of each list")
     parser.add_argument("--decay", type=float, default=1e-3)
     parser.add_argument(
-        "--prior", type=float, nargs="+", default=PRIOR, help="of 1, 2, … talkers (default 1 2 1)"
+        "--prior", type=float, nargs="+", default=PRIOR, help="of 1, 2, … talkers (default 1 1.4 1)"
     )
     parser.add_argument("--overlapping", action="store_true")
     parser.add_argument("--cache", type=Path)

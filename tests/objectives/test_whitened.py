@@ -96,7 +96,8 @@ def test_collapsed_embeddings_are_finite(loss: Loss) -> None:
     value.sum().backward()
     assert value.isfinite().all() and v.grad is not None and v.grad.isfinite().all()
     if loss is not deep_lda_loss:  # one direction of three is found
-        torch.testing.assert_close(value, torch.full((2,), 2.0), rtol=0, atol=30 * RIDGE)
+        # float32's rounding over the ridge, seven times: 0.008 on one processor, 0.002 on another
+        torch.testing.assert_close(value, torch.full((2,), 2.0), rtol=0, atol=200 * RIDGE)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
