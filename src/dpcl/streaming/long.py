@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpcl.clustering.alone import alone_centroids
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.separators.deep_clustering import DeepClustering
@@ -32,6 +33,7 @@ WINDOW = 10.0  # s that the network hears at once, at most
 OVERLAP = 0.8  # s that windows share
 BATCH = 16  # windows in one call of the network
 POINTS = 200_000  # embeddings that are clustered, about
+STRETCH = 0.5  # s in which one source may be alone
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
 HEARING = 0.6  # of the time, about, goes into the first pass
@@ -81,9 +83,12 @@ class LongSeparation:
         self._report = report
         self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
         try:
-            points, weights = self._listen()
+            points, weights, stretches = self._listen()
             self.num_sources = sources or separator.count(points, weights, most)
-            self.centroids = separator.centroids(points, self.num_sources, weights)  # (C, K)
+            if self.windows.count > 1:
+                self.centroids = alone_centroids(points, weights, stretches, self.num_sources)
+            else:
+                self.centroids = separator.centroids(points, self.num_sources, weights)  # (C, K)
         except BaseException:
             self.close()
             raise
@@ -124,37 +129,44 @@ class LongSeparation:
         )
 
     @torch.no_grad()
-    def _listen(self) -> tuple[Tensor, Tensor]:
-        """Hear all windows; a sample of their embeddings (N, K) and weights (N,)."""
+    def _listen(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Hear all windows; a sample of their embeddings (N, K), weights and stretches (N,)."""
         analysis = BlockSTFT(self.band.stft)
         mono = (self.scan.heard(block).unsqueeze(0) for block in blocks(self.recording))
         frames = (self.band.heard(s[0].abs()) for s in _frames(mono, analysis))  # (l, F')
-        points, weights, loudness = [], [], []
+        points: list[Tensor] = []
+        weights: list[Tensor] = []
+        stretches: list[Tensor] = []
+        loudness: list[Tensor] = []
+        separator = self.separator
+        length = max(1, round(STRETCH * separator.sample_rate / separator.stft.hop))  # frames
         random = torch.Generator().manual_seed(0)
         for magnitudes in self.windows.gather(frames, BATCH):  # (B, W, F')
             heard = self.separator.hear(magnitudes)  # (B, W, H)
             self._keep(heard)
             for window, magnitude in zip(heard, magnitudes, strict=True):
-                x, w = self._sample(window, magnitude, random)
+                x, w, frames_of = self._sample(window, magnitude, random)
                 points.append(x)
                 weights.append(w)
+                stretches.append(len(stretches) * self.windows.length + frames_of // length)
                 loudness.append(magnitude.max().expand(len(w)))
             self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
         audible = loud >= loud.max() * 10 ** (QUIET_DB / 20)
-        return torch.cat(points), torch.cat(weights) * audible
+        return torch.cat(points), torch.cat(weights) * audible, torch.cat(stretches)
 
     def _sample(
         self, heard: Tensor, magnitude: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Of a window heard (W, H) with magnitudes (W, F'): embeddings (n, K), weights (n,)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a window heard (W, H), magnitudes (W, F'): embeddings (n, K), weights, frames (n,)."""
         settings = self.separator.model.settings.masks
         weights = bin_weights(magnitude, settings.weighting, settings.floor_db)  # (W*F',)
         wanted = POINTS // self.windows.count
-        if wanted >= len(weights):
-            return self.separator.embeddings(heard[None])[0], weights
-        # As few frames as hold four times the points that are wanted: each costs all its bins.
         bins = magnitude.shape[-1]
+        if wanted >= len(weights):
+            frames = torch.arange(len(weights)) // bins
+            return self.separator.embeddings(heard[None])[0], weights, frames
+        # As few frames as hold four times the points that are wanted: each costs all its bins.
         every = max(1, len(weights) // (4 * wanted))
         chosen = weights.view(-1, bins)[every // 2 :: every].flatten()
         audible = chosen.nonzero()[:, 0]
@@ -162,7 +174,8 @@ class LongSeparation:
         embeddings = self.separator.embeddings(heard[None, every // 2 :: every])[0]  # (n*F', K)
         # Each point stands for as much as was left out.
         share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
-        return embeddings[picked], chosen[picked] * share
+        frames = picked // bins * every + every // 2
+        return embeddings[picked], chosen[picked] * share, frames
 
     def _keep(self, heard: Tensor) -> None:
         self._width = heard.shape[-1]

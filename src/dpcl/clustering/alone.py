@@ -1,0 +1,45 @@
+"""Centroids from stretches in which one source is alone: what long recordings have many of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dpcl.clustering.kmeans import kmeans
+
+KEPT = 0.5  # of the stretches, those whose points lie closest together
+FAINTEST = 0.1  # weight of a stretch, of the median, that it takes to count
+ENOUGH = 8  # stretches for each cluster, or all points decide
+LOOSEST = 1.4  # inertia, of that of k-means on all points, beyond which these decide
+
+
+def alone_centroids(
+    points: Tensor, weights: Tensor, stretches: Tensor, num_clusters: int
+) -> Tensor:
+    """Centroids (C, K) by k-means on the means of the stretches in which one source is alone.
+
+    points: (N, K); weights: (N,), at least zero; stretches: (N,), which short stretch of time each
+    is from, any whole numbers. Of one source alone the points lie close together: the half of the
+    stretches that do so most is clustered, each counting once. k-means on all points is drawn
+    towards what lies between the sources wherever they overlap, and by the loudest talker.
+    Where the points say clearly that this is wrong, as with a source that is never alone, and with
+    too few stretches, it is k-means on all points nevertheless.
+    """
+    numbers, index = torch.unique(stretches, return_inverse=True)
+    weights = weights.to(points.dtype)
+    mass = points.new_zeros(len(numbers)).index_add_(0, index, weights)
+    sums = points.new_zeros(len(numbers), points.shape[1])
+    sums.index_add_(0, index, weights.unsqueeze(-1) * points)
+    squares = points.new_zeros(len(numbers)).index_add_(0, index, weights * points.square().sum(-1))
+    heard = mass > 0
+    if heard.any():
+        heard &= mass >= FAINTEST * mass[heard].median()
+    means = sums[heard] / mass[heard].unsqueeze(-1)
+    spread = squares[heard] / mass[heard] - means.square().sum(-1)
+    plain = kmeans(points, num_clusters, weights)
+    if len(means) * KEPT < ENOUGH * num_clusters:
+        return plain.centroids
+    close = spread <= spread.quantile(KEPT)
+    centroids = kmeans(means[close], num_clusters, restarts=16).centroids
+    inertia = weights @ torch.cdist(points, centroids).amin(-1).square()
+    return centroids if inertia <= LOOSEST * plain.inertia else plain.centroids

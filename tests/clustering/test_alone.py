@@ -1,0 +1,68 @@
+"""Centroids from stretches in which one source is alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dpcl.clustering.alone import alone_centroids
+from dpcl.clustering.kmeans import kmeans
+
+PLACES = functional.normalize(torch.tensor([[1.0, 0.0, 0.2], [0.0, 1.0, 0.2], [0.6, 0.6, -0.5]]))
+
+
+def conversation(alone: int, together: int, blur: float) -> tuple[Tensor, Tensor]:
+    """Points (N, 3) and stretches (N,): each talker alone, then two of them with blurred bins."""
+    generator = torch.Generator().manual_seed(0)
+    points, stretches = [], []
+    talkers = [[k] for k in range(3)] * alone + [[0, 1], [1, 2], [0, 2]] * together
+    for number, speaking in enumerate(talkers):
+        owners = torch.tensor(speaking)[torch.randint(len(speaking), (40,), generator=generator)]
+        middle = PLACES[speaking].mean(0)
+        share = blur * torch.rand(40, 1, generator=generator) * (len(speaking) > 1)
+        noise = 0.05 * torch.randn(40, 3, generator=generator)
+        points.append((1 - share) * PLACES[owners] + share * middle + noise)
+        stretches.append(torch.full((40,), number))
+    return torch.cat(points), torch.cat(stretches)
+
+
+def furthest(centroids: Tensor) -> float:
+    """From a talker's place to the nearest centroid, at most."""
+    return float(torch.cdist(PLACES, centroids).amin(1).max())
+
+
+def test_overlap_does_not_draw_the_centroids_together() -> None:
+    points, stretches = conversation(20, 20, blur=0.6)
+    weights = torch.ones(len(points))
+    ours = alone_centroids(points, weights, stretches, 3)
+    assert furthest(ours) < 0.03
+    assert furthest(kmeans(points, 3, weights).centroids) > 2 * furthest(ours)
+
+
+def test_a_source_that_is_never_alone_is_found_nevertheless() -> None:
+    """Two are alone by turns, the third speaks with one of them only: three places all the same."""
+    points, stretches = conversation(20, 20, blur=0.0)
+    alone = (stretches % 3 == 2) & (stretches < 60)  # the third one's own stretches
+    centroids = alone_centroids(
+        points[~alone], torch.ones(int((~alone).sum())), stretches[~alone], 3
+    )
+    assert furthest(centroids) < 0.1
+
+
+def test_few_stretches_and_silence_are_those_of_kmeans() -> None:
+    points, stretches = conversation(2, 0, blur=0.0)
+    weights = torch.ones(len(points))
+    expected = kmeans(points, 3, weights).centroids
+    assert torch.equal(alone_centroids(points, weights, stretches, 3), expected)
+    silent = alone_centroids(points, torch.zeros(len(points)), stretches, 3)
+    assert silent.isfinite().all()
+
+
+def test_points_without_weight_do_not_matter() -> None:
+    points, stretches = conversation(20, 20, blur=0.6)
+    weights = torch.ones(len(points))
+    weights[::7] = 0
+    expected = alone_centroids(points, weights, stretches, 3)
+    points[::7] = 100.0
+    torch.testing.assert_close(alone_centroids(points, weights, stretches, 3), expected)
