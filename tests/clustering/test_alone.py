@@ -42,8 +42,8 @@ def test_overlap_does_not_draw_the_centroids_together() -> None:
 
 def test_a_source_that_is_never_alone_is_found_nevertheless() -> None:
     """Two are alone by turns, the third speaks with one of them only: three places all the same."""
-    points, stretches = conversation(20, 20, blur=0.0)
-    alone = (stretches % 3 == 2) & (stretches < 60)  # the third one's own stretches
+    points, stretches = conversation(40, 40, blur=0.0)
+    alone = (stretches % 3 == 2) & (stretches < 120)  # the third one's own stretches
     centroids = alone_centroids(
         points[~alone], torch.ones(int((~alone).sum())), stretches[~alone], 3
     )

@@ -9,7 +9,8 @@ from dpcl.clustering.kmeans import kmeans
 
 KEPT = 0.5  # of the stretches, those whose points lie closest together
 FAINTEST = 0.1  # weight of a stretch, of the median, that it takes to count
-ENOUGH = 8  # stretches for each cluster, or all points decide
+# Stretches for each cluster: in less time talkers hardly take turns, and all points decide.
+ENOUGH = 20
 LOOSEST = 1.4  # inertia, of that of k-means on all points, beyond which these decide
 
 
