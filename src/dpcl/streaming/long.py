@@ -34,6 +34,8 @@ OVERLAP = 0.8  # s that windows share
 BATCH = 16  # windows in one call of the network
 POINTS = 200_000  # embeddings that are clustered, about
 STRETCH = 0.5  # s in which one source may be alone
+# Frames from one that is sampled to the next, beyond which a stretch has too few of them to tell.
+THINNEST = 8
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
 HEARING = 0.6  # of the time, about, goes into the first pass
@@ -82,10 +84,11 @@ class LongSeparation:
         )
         self._report = report
         self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
+        self._every = 1  # one frame of so many is sampled
         try:
             points, weights, stretches = self._listen()
             self.num_sources = sources or separator.count(points, weights, most)
-            if self.windows.count > 1:
+            if self.windows.count > 1 and self._every <= THINNEST:
                 self.centroids = alone_centroids(points, weights, stretches, self.num_sources)
             else:
                 self.centroids = separator.centroids(points, self.num_sources, weights)  # (C, K)
@@ -167,7 +170,7 @@ class LongSeparation:
             frames = torch.arange(len(weights)) // bins
             return self.separator.embeddings(heard[None])[0], weights, frames
         # As few frames as hold four times the points that are wanted: each costs all its bins.
-        every = max(1, len(weights) // (4 * wanted))
+        every = self._every = max(1, len(weights) // (4 * wanted))
         chosen = weights.view(-1, bins)[every // 2 :: every].flatten()
         audible = chosen.nonzero()[:, 0]
         picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
