@@ -50,6 +50,15 @@ def test_a_wrong_name_is_answered_before_torch_is_loaded() -> None:
     assert loaded.strip() == "[]"
 
 
+def test_separating_does_not_wait_for_what_it_does_without() -> None:
+    """A quarter of a short recording's time once went into loading scipy, which nothing used."""
+    loaded = run(
+        "import sys, numpy, dpcl; dpcl.separate(numpy.zeros(800, 'f'), 8000, sources=2)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert loaded.strip() == "['torch', 'safetensors']"
+
+
 def test_the_names_that_others_build_on() -> None:
     for name in dpcl.__all__:
         assert getattr(dpcl, name).__name__ == name

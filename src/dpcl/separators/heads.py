@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -14,6 +13,8 @@ def in_order_of(masks: Tensor, clustered: Tensor) -> Tensor:
     sum over bins of the products of what both have over an equal share, so that bins in which
     neither is sure say nothing.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to load, and few networks need it
+
     share = 1 / masks.shape[1]
     ours, others = (x.flatten(2) - share for x in (masks, clustered))  # (B, C, N)
     agreement = (others @ ours.mT).numpy(force=True)  # (B, C, C)
