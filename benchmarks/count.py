@@ -35,7 +35,6 @@ from dpcl.clustering.count import (
     signs,
 )
 from dpcl.mixtures.activity import come_and_go
-from dpcl.mixtures.ideal import bin_weights
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import CountSettings, Model, save_model
 from dpcl.separators.deep_clustering import DeepClustering
@@ -68,13 +67,12 @@ def hear(
     kept = cache / f"{path.stem}-{limit}-{name.hexdigest()[:12]}.pt" if cache else None
     if kept and kept.is_file():
         return Heard(*torch.load(kept))
-    settings = separator.model.settings.masks
     found, counts, turns = [], [], []
     for number, row in enumerate(read_list(path)[:limit]):
         _, sources = render_mixture(row, root, separator.sample_rate)
         for kind, heard in enumerate((sources, _turns(sources, number))):
             spectrum = separator.stft(torch.from_numpy(heard.sum(0))[None])  # (1, L, F)
-            weights = bin_weights(spectrum, settings.weighting, settings.floor_db)[0]
+            weights = separator.weights(spectrum)[0]
             found.append(signs(sample_points(separator.embed(spectrum)[0], weights)))
             counts.append(len(row.sources))
             turns.append(bool(kind))

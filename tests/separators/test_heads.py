@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpcl.clustering.alone import alone_centroids
 from dpcl.errors import InputError
 from dpcl.networks.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
@@ -82,6 +83,19 @@ def test_anchors_take_the_place_of_kmeans() -> None:
     with torch.no_grad():
         anchored.model.network.anchors += torch.randn(3, 4)
     assert not torch.allclose(anchored(mixture[1], 2).masks, alone, atol=1e-3)
+
+
+def test_anchors_serve_long_recordings_too() -> None:
+    """k-means on stretches once took their place there, whatever the model said."""
+    network = {"embedding": 4, "anchors": 3, "unit": False}
+    points, weights = torch.randn(6000, 4), torch.rand(6000)
+    stretches = torch.arange(6000) // 20
+    with torch.no_grad():
+        anchored = separator(network, centroids="anchors", similarity="product")
+        found = anchored.centroids(points, 2, weights, stretches)
+        assert torch.equal(found, anchored.centroids(points, 2, weights))
+        clustered = separator(network).centroids(points, 2, weights, stretches)
+        assert torch.equal(clustered, alone_centroids(points, weights, stretches, 2))
 
 
 def test_a_product_counts_how_long_the_centroid_is() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dpcl.clustering.alone import alone_centroids
 from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
@@ -52,7 +53,7 @@ class DeepClustering:
             heard = network.hear(self._features(spectrum))  # (B, L, H)
             if network.heads.embedding:
                 embeddings = network.embed(heard)  # (B, L*F, K)
-                weights = self._weights(spectrum)  # (B, L*F)
+                weights = self.weights(spectrum)  # (B, L*F)
                 if num_sources is None:
                     num_sources = max(map(self.count, embeddings, weights))
                 centroids = self.centroids(embeddings, num_sources, weights)
@@ -73,6 +74,11 @@ class DeepClustering:
             network = self.model.network
             return network.embed(network.hear(self._features(spectrum)))
 
+    def weights(self, spectrum: Tensor) -> Tensor:
+        """How much each bin of a spectrum or magnitude (..., L, F) pulls centroids, (..., L*F)."""
+        settings = self.model.settings.masks
+        return bin_weights(spectrum, settings.weighting, settings.floor_db)
+
     def count(self, points: Tensor, weights: Tensor, most: int = MOST_SOURCES) -> int:
         """How many sources embeddings (N, K) of weights (N,) come from, at most `most`.
 
@@ -83,9 +89,21 @@ class DeepClustering:
             return min(2, most)
         return count_sources(points, weights, settings.coefficients, most).number
 
-    def centroids(self, embeddings: Tensor, num_sources: int, weights: Tensor) -> Tensor:
-        """Of embeddings ([B,] N, K) of weights ([B,] N), a centroid of each source ([B,] C, K)."""
+    def centroids(
+        self,
+        embeddings: Tensor,
+        num_sources: int,
+        weights: Tensor,
+        stretches: Tensor | None = None,
+    ) -> Tensor:
+        """Of embeddings ([B,] N, K) of weights ([B,] N), a centroid of each source ([B,] C, K).
+
+        stretches: (N,), which stretch of time each embedding of one long recording is from, where
+        k-means may look for those in which a source is alone (see alone_centroids).
+        """
         if self.model.settings.masks.centroids == "kmeans":
+            if stretches is not None:
+                return alone_centroids(embeddings, weights, stretches, num_sources)
             return kmeans(embeddings, num_sources, weights).centroids
         anchors = self.model.network.anchors
         if embeddings.ndim == 2:
@@ -138,10 +156,6 @@ class DeepClustering:
                 " give one with embeddings, which serve any number"
             )
         return network.infer_masks(heard, num_sources)
-
-    def _weights(self, spectrum: Tensor) -> Tensor:
-        settings = self.model.settings.masks
-        return bin_weights(spectrum, settings.weighting, settings.floor_db)
 
     def _features(self, spectrum: Tensor) -> Tensor:
         return self.model.settings.signal.features(spectrum).float()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcl.mixtures.ideal import bin_weights
 from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
 from dpcl.separators.limits import check_mixture
 from dpcl.separators.separation import Separation
@@ -31,12 +30,12 @@ class LocalClustering:
         Raises InputError where there are no samples or not all of them are finite.
         """
         check_mixture(mixture)
-        separator, settings = self.separator, self.separator.model.settings.masks
+        separator = self.separator
         spectrum = separator.stft(mixture[None])  # (1, L, F)
         embeddings = separator.embed(spectrum)  # (1, L*F, K)
         frames, bins = spectrum.shape[1:]
         vectors = embeddings.view(frames, bins, -1)
-        weights = bin_weights(spectrum, settings.weighting, settings.floor_db).view(frames, bins)
+        weights = separator.weights(spectrum).view(frames, bins)
         ideal = separator.stft(references)  # (C, L, F)
         segments = max(1, round(frames / SEGMENT))
         masks = torch.cat(

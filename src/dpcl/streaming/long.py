@@ -19,9 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpcl.clustering.alone import alone_centroids
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import bin_weights
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.limits import MOST_SOURCES
 from dpcl.signal.band import Band
@@ -84,14 +82,13 @@ class LongSeparation:
         )
         self._report = report
         self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
-        self._every = 1  # one frame of so many is sampled
         try:
             points, weights, stretches = self._listen()
             self.num_sources = sources or separator.count(points, weights, most)
-            if self.windows.count > 1 and self._every <= THINNEST:
-                self.centroids = alone_centroids(points, weights, stretches, self.num_sources)
-            else:
-                self.centroids = separator.centroids(points, self.num_sources, weights)  # (C, K)
+            told = self.windows.count > 1 and self._every <= THINNEST
+            self.centroids = separator.centroids(  # (C, K)
+                points, self.num_sources, weights, stretches if told else None
+            )
         except BaseException:
             self.close()
             raise
@@ -141,8 +138,8 @@ class LongSeparation:
         weights: list[Tensor] = []
         stretches: list[Tensor] = []
         loudness: list[Tensor] = []
-        separator = self.separator
-        length = max(1, round(STRETCH * separator.sample_rate / separator.stft.hop))  # frames
+        hops = self.separator.sample_rate / self.separator.stft.hop  # frames a second
+        length = max(1, round(STRETCH * hops))  # frames
         random = torch.Generator().manual_seed(0)
         for magnitudes in self.windows.gather(frames, BATCH):  # (B, W, F')
             heard = self.separator.hear(magnitudes)  # (B, W, H)
@@ -162,15 +159,13 @@ class LongSeparation:
         self, heard: Tensor, magnitude: Tensor, random: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of a window heard (W, H), magnitudes (W, F'): embeddings (n, K), weights, frames (n,)."""
-        settings = self.separator.model.settings.masks
-        weights = bin_weights(magnitude, settings.weighting, settings.floor_db)  # (W*F',)
+        weights = self.separator.weights(magnitude)  # (W*F',)
         wanted = POINTS // self.windows.count
         bins = magnitude.shape[-1]
         if wanted >= len(weights):
             frames = torch.arange(len(weights)) // bins
             return self.separator.embeddings(heard[None])[0], weights, frames
-        # As few frames as hold four times the points that are wanted: each costs all its bins.
-        every = self._every = max(1, len(weights) // (4 * wanted))
+        every = self._every
         chosen = weights.view(-1, bins)[every // 2 :: every].flatten()
         audible = chosen.nonzero()[:, 0]
         picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
@@ -179,6 +174,15 @@ class LongSeparation:
         share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
         frames = picked // bins * every + every // 2
         return embeddings[picked], chosen[picked] * share, frames
+
+    @property
+    def _every(self) -> int:
+        """One frame of so many is sampled: each costs all its bins.
+
+        As few as hold four times the points that are wanted.
+        """
+        bins = self.windows.length * self.separator.stft.bins
+        return max(1, bins // (4 * (POINTS // self.windows.count)))
 
     def _keep(self, heard: Tensor) -> None:
         self._width = heard.shape[-1]
