@@ -82,11 +82,10 @@ class KnownTalkers:
         return self._models[speech]
 
     def _other_speech(self, row: MixtureRow, source: SourceRow) -> tuple[Piece, ...]:
-        where = f"Mixture {row.id} of list {row.list}"
         unlisted = [path for path in source.paths if path not in self._utterances]
         if unlisted:
             raise InputError(
-                f"{where}: the corpus does not list {unlisted[0]}; is it the right one?"
+                f"{row.where}: the corpus does not list {unlisted[0]}; is it the right one?"
             )
         heard = [self._utterances[path] for path in source.paths]
         mixed = {Path(path) for talker in row.sources for path in talker.paths}
@@ -102,8 +101,8 @@ class KnownTalkers:
         speech = _first(pieces or left_out, ENOUGH)
         if sum(piece.seconds for piece in speech) < LEAST:
             raise UnknownTalker(
-                f"{where}: the corpus has no {LEAST:g} s of other speech of {source.speaker}, whom"
-                " this separator must know; leave the row out or add recordings"
+                f"{row.where}: the corpus has no {LEAST:g} s of other speech of {source.speaker},"
+                " whom this separator must know; leave the row out or add recordings"
             )
         return speech
 

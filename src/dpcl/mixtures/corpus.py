@@ -134,13 +134,18 @@ def _read_speaker_folders(root: Path) -> Corpus:
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
+            if is_audio(path):
                 key = text_key(path.relative_to(root), folder.name)
                 seconds = measure_seconds(path, str(root))
                 utterances.append(Utterance(path, folder.name, "", "", seconds, "", key))
     if not utterances:
         raise InputError(f"{root} has no index.csv and no folders of recordings: give a corpus.")
     return Corpus(root, tuple(utterances))
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file is a recording by its name; what is hidden is none."""
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
 
 
 def measure_seconds(path: Path, where: str) -> float:

@@ -109,8 +109,7 @@ def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> Non
         for path in row_files(row, root):
             if not path.is_file():
                 raise InputError(
-                    f"Mixture {row.id} of list {row.list}: {path} does not exist; correct the row"
-                    " or copy the file."
+                    f"{row.where}: {path} does not exist; correct the row or copy the file."
                 )
 
 
@@ -141,7 +140,7 @@ def render_mixture(
         try:
             pieces = [read_part(parse_part(path, root), sample_rate) for path in source.paths]
         except InputError as error:
-            raise InputError(f"Mixture {row.id} of list {row.list}: {error}") from error
+            raise InputError(f"{row.where}: {error}") from error
         if source.pause:
             silence = np.zeros(round(source.pause * sample_rate), np.float32)
             pieces = [part for piece in pieces for part in (piece, silence)]
@@ -150,11 +149,10 @@ def render_mixture(
         missing = samples - len(signal)
         if missing > len(pieces) + 1:  # less is rounding: half a sample for each length
             raise InputError(
-                f"Mixture {row.id} of list {row.list}: {'|'.join(source.paths)} ends"
+                f"{row.where}: {'|'.join(source.paths)} ends"
                 f" {missing / sample_rate:.3f} s too early; is it the same corpus?"
             )
         signals.append(np.pad(signal, (0, missing)))
-    where = f"Mixture {row.id} of list {row.list}"
     if row.room:
         signals = reverberant(signals, row.room, sample_rate)
     sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
@@ -165,7 +163,7 @@ def render_mixture(
         heard = noise[round(row.noise.start * sample_rate) :]
         together = add_noise(sources, heard, row.noise.snr_db, sample_rate)
     except (InputError, ValueError) as error:
-        raise InputError(f"{where}: {row.noise.path}: {error}; give another noise.") from error
+        raise InputError(f"{row.where}: {row.noise.path}: {error}; give another noise.") from error
     return together.sum(axis=0), together[:-1]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import AUDIO_SUFFIXES, measure_seconds
+from dpcl.mixtures.corpus import is_audio, measure_seconds
 from dpcl.mixtures.mixing import prolonged, scale_to_peak
 from dpcl.mixtures.rows import MixtureRow, NoiseRow
 from dpcl.signal.level import active_level_db
@@ -42,11 +42,7 @@ def draw_noise(
         raise InputError(
             f"{folder} lies outside of {root}: link or copy the noise into the corpus."
         )
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-    ]
+    files = [path for path in sorted(folder.rglob("*")) if is_audio(path)]
     if not files:
         raise InputError(f"{folder} holds no recordings: give a folder of noise.")
     seconds = [measure_seconds(path, str(folder)) for path in files]
@@ -55,9 +51,7 @@ def draw_noise(
     noisy = []
     for row in rows:
         if row.mixture:
-            raise InputError(
-                f"Mixture {row.id} of list {row.list} is rendered: noise comes before."
-            )
+            raise InputError(f"{row.where} is rendered: noise comes before.")
         order = order or rng.permutation(len(files)).tolist()
         chosen = order.pop()
         latest = max(seconds[chosen] - row.seconds, 0.0)

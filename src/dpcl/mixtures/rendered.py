@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import AUDIO_SUFFIXES, measure_seconds
+from dpcl.mixtures.corpus import is_audio, measure_seconds
 from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 from dpcl.signal.audio import read_audio, write_audio
 from dpcl.signal.resample import resample
@@ -37,7 +37,7 @@ def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
         )
     rows = []
     for file in sorted(mixtures.iterdir()):
-        if file.suffix.lower() not in AUDIO_SUFFIXES or file.name.startswith("."):
+        if not is_audio(file):
             continue
         paths = [f"{folder}/{file.name}" for folder in folders]
         for name in paths:
@@ -106,7 +106,6 @@ def read_rendered(
     Mixture and sources need not add up: there may be noise. Raises InputError naming the row and
     the file that cannot be read, has several channels, or another rate or length than the mixture.
     """
-    where = f"Mixture {row.id} of list {row.list}"
     paths = [Path(root) / name for name in (row.mixture, *(s.paths[0] for s in row.sources))]
     signals: list[NDArray[np.float32]] = []
     first = (0, 0)  # rate and length of the mixture
@@ -114,15 +113,15 @@ def read_rendered(
         try:
             channels, rate = read_audio(path)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+            raise InputError(f"{row.where}: {error}") from error
         if len(channels) > 1:
-            raise InputError(f"{where}: {path} has {len(channels)} channels; render it to one.")
+            raise InputError(f"{row.where}: {path} has {len(channels)} channels; render it to one.")
         found = (rate, channels.shape[1])
         first = found if not signals else first
         if found != first:
             raise InputError(
-                f"{where}: {path} has {found[1]} samples at {found[0]} Hz, its mixture {first[1]}"
-                f" at {first[0]} Hz; render them alike."
+                f"{row.where}: {path} has {found[1]} samples at {found[0]} Hz, its mixture"
+                f" {first[1]} at {first[0]} Hz; render them alike."
             )
         signals.append(resample(channels[0], rate, sample_rate))
     return signals[0], np.stack(signals[1:])

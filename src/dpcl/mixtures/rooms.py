@@ -39,7 +39,7 @@ def draw_rooms(rows: Sequence[MixtureRow], seed: int) -> list[MixtureRow]:
     placed = []
     for row in rows:
         if row.mixture:
-            raise InputError(f"Mixture {row.id} of list {row.list} is rendered: rooms come before.")
+            raise InputError(f"{row.where} is rendered: rooms come before.")
         size = (uniform(_SIDES), uniform(_SIDES), uniform(_HEIGHT))
         rt60 = uniform(_RT60, 3)
         middle = tuple(side / 2.0 for side in size)

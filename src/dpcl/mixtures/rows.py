@@ -70,6 +70,11 @@ class MixtureRow:
     room: RoomRow | None = None
 
     @property
+    def where(self) -> str:
+        """How messages begin that are about this mixture."""
+        return f"Mixture {self.id} of list {self.list}"
+
+    @property
     def kind(self) -> str:
         """Which sounds meet, such as speech+environment; "" where the list does not say."""
         if not all(source.group for source in self.sources):
