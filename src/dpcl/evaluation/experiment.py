@@ -13,7 +13,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import MixtureRow, read_list, write_list
-from dpcl.networks.model import Settings
+from dpcl.settings import Settings
 
 DESCRIPTIONS = Path(__file__).parent.parent / "experiments"
 LISTS = "lists"  # the file there that says how lists are drawn, and the folder of committed ones

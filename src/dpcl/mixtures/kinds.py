@@ -7,15 +7,14 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dpcl.errors import InputError
+from dpcl.settings import Settings
 
 
-class Kind(BaseModel):
+class Kind(Settings):
     """One kind of mixture: the group that each of its sources is drawn from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     of: tuple[str, ...] = Field(min_length=1, max_length=10)
     share: float = Field(default=1.0, gt=0, allow_inf_nan=False)  # of mixtures, against the others
@@ -27,14 +26,12 @@ class Kind(BaseModel):
         return kind_name(self.of, self.same)
 
 
-class Kinds(BaseModel):
+class Kinds(Settings):
     """Groups of speakers and sound classes, and the kinds of mixtures to draw of them.
 
     A group holds corpora, or corpus/speaker, in both of which * stands for anything, without those
     that an entry behind ! names. What is in no group is not drawn.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     groups: dict[str, tuple[str, ...]]
     mixtures: tuple[Kind, ...] = Field(min_length=1)

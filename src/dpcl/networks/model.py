@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,15 +22,10 @@ from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
-from dpcl.networks.unfolded import UnfoldedBLSTM, Unfolding
+from dpcl.networks.unfolded import UnfoldedBLSTM, UnfoldedSettings
+from dpcl.settings import Settings
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SignalSettings(Settings):
@@ -56,20 +51,6 @@ class SignalSettings(Settings):
         if self.level == "whole":
             return log_magnitude(spectrum)
         return running_log_magnitude(spectrum, self.hop / self.sample_rate)[0]
-
-
-class UnfoldedSettings(Settings):
-    """Masks through the clustering: steps of soft k-means, then an enhancement network."""
-
-    steps: int = Field(default=3, ge=1, le=20)
-    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # how hard; the larger, the harder
-    learn_alpha: bool = True
-    # bins that pull the centroids, and how much: as MaskSettings has them
-    weighting: Weighting = "threshold"
-    floor_db: float = Field(default=-40.0, lt=0)
-    layers: int = Field(default=1, ge=0, le=20)  # of the enhancement BLSTM; 0 without one
-    width: int = Field(default=200, ge=1)  # units per direction
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
 
 
 class NetworkSettings(Settings):
@@ -108,7 +89,7 @@ class NetworkSettings(Settings):
         heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
         sizes = bins, self.layers, self.width, heads, self.dropout
         if self.unfolded:
-            return UnfoldedBLSTM(*sizes, Unfolding(**self.unfolded.model_dump()))
+            return UnfoldedBLSTM(*sizes, self.unfolded)
         if self.kind in ("blstm", "lstm"):
             return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
         trunk = ConvolutionalEmbedding if self.kind.endswith("conv") else DualPathEmbedding

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,21 +13,22 @@ from dpcl.clustering.unfolded import hard_start, soft_kmeans
 from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding, lstm_layers
 from dpcl.networks.embedding_network import Heads
+from dpcl.settings import Settings
 from dpcl.signal.features import FLOOR
 
 
-@dataclass(frozen=True)
-class Unfolding:
-    """How embeddings become masks."""
+class UnfoldedSettings(Settings):
+    """Masks through the clustering: steps of soft k-means, then an enhancement network."""
 
-    steps: int  # of soft k-means
-    alpha: float  # how hard its assignments are, at first
-    learn_alpha: bool
-    weighting: Weighting  # bins that pull the centroids, and how much
-    floor_db: float
-    layers: int  # of the enhancement network; 0 without one
-    width: int  # its units per direction
-    dropout: float  # after every one of its layers
+    steps: int = Field(default=3, ge=1, le=20)
+    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # how hard, at first
+    learn_alpha: bool = True
+    # bins that pull the centroids, and how much: as MaskSettings has them
+    weighting: Weighting = "threshold"
+    floor_db: float = Field(default=-40.0, lt=0)
+    layers: int = Field(default=1, ge=0, le=20)  # of the enhancement BLSTM; 0 without one
+    width: int = Field(default=200, ge=1)  # units per direction
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
 
 
 class UnfoldedBLSTM(BLSTMEmbedding):
@@ -47,7 +48,7 @@ class UnfoldedBLSTM(BLSTMEmbedding):
         width: int,
         heads: Heads,
         dropout: float,
-        unfolding: Unfolding,
+        unfolding: UnfoldedSettings,
     ) -> None:
         super().__init__(bins, layers, width, heads, dropout)
         self.unfolding = unfolding

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.mixtures.kinds import Kinds
-from dpcl.networks.model import ModelSettings, Settings
+from dpcl.networks.model import ModelSettings
+from dpcl.settings import Settings
 
-Whole = TypeVar("Whole", bound=BaseModel)
+Whole = TypeVar("Whole", bound=Settings)
 NonNegative = Annotated[float, Field(ge=0)]
 
 # What says where and how fast to train, not what: it may change when a run is resumed.
@@ -248,7 +249,7 @@ def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) 
                 f"{path}: unknown key {key}; see recipes/ for the keys there are"
             ) from error
         problem = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
+        given = "" if isinstance(first["input"], dict | Settings) else f", not {first['input']!r}"
         raise InputError(": ".join([str(path), *key.split(), problem]) + given) from error
 
 
