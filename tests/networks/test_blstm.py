@@ -85,17 +85,6 @@ def test_embeddings_run_frame_by_frame() -> None:
     assert not differs[[0, 1, 2, 3, 5]].any()
 
 
-def test_statistics_are_taken_off_the_features() -> None:
-    network = BLSTMEmbedding(5, 1, 8, Heads(3))
-    features = torch.randn(2, 4, 5)
-    plain = network(features).embeddings
-    network.mean.copy_(torch.arange(5.0))
-    network.std.copy_(torch.arange(1.0, 6.0))
-    again = network(features * network.std + network.mean).embeddings
-    torch.testing.assert_close(again, plain)
-    assert {"mean", "std"} <= set(network.state_dict())
-
-
 @pytest.mark.parametrize("autocast", [False, True])
 def test_forward_in_time_only(autocast: bool) -> None:
     """tky823's causal option made the network bidirectional."""

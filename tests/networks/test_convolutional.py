@@ -1,4 +1,4 @@
-"""The convolutional network: what each frame sees, and that streams in pieces are the whole."""
+"""The convolutional network: what each frame sees. Streams are in test_trunks.py."""
 
 from __future__ import annotations
 
@@ -84,44 +84,6 @@ def test_the_future_is_not_heard(autocast: bool) -> None:
         differs = (network(features).embeddings != network(changed).embeddings).any(-1).view(40, 5)
     assert differs[17:].all()
     assert not differs[:17].any()
-
-
-@given(
-    pieces=st.lists(st.sampled_from([1, 2, 7, 40]), min_size=1, max_size=6),
-    layers=st.integers(1, 8),
-    seed=st.integers(0, 10**6),
-)
-@settings(deadline=None, max_examples=30)
-def test_pieces_are_the_whole(pieces: list[int], layers: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    network = ConvolutionalEmbedding(5, layers, 8, Heads(3), dropout=0.5, causal=True).eval()
-    network.mean.normal_()
-    network.std.uniform_(0.5, 2)
-    features, heard, state = torch.randn(sum(pieces), 5), [], None
-    with torch.no_grad():
-        for piece in features.split(pieces):
-            x, state = network.hear_on(piece, state)
-            heard.append(x)
-        torch.testing.assert_close(torch.cat(heard), network.hear(features[None])[0])
-
-
-def test_a_state_can_be_gone_back_to() -> None:
-    network = ConvolutionalEmbedding(5, 3, 8, Heads(3), causal=True)
-    _, state = network.hear_on(torch.randn(9, 5))
-    following = torch.randn(4, 5)
-    first, _ = network.hear_on(following, state)
-    network.hear_on(torch.randn(20, 5), state)
-    assert torch.equal(network.hear_on(following, state)[0], first)
-
-
-def test_statistics_are_taken_off_the_features() -> None:
-    network = ConvolutionalEmbedding(5, 2, 8, Heads(3))
-    features = torch.randn(2, 4, 5)
-    plain = network(features).embeddings
-    network.mean.copy_(torch.arange(5.0))
-    network.std.copy_(torch.arange(1.0, 6.0))
-    again = network(features * network.std + network.mean).embeddings
-    torch.testing.assert_close(again, plain)
 
 
 def test_dropout_in_training_alone() -> None:

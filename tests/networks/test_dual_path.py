@@ -1,4 +1,4 @@
-"""The dual-path network: each bin has features of its own, and streams in pieces are the whole."""
+"""The dual-path network: each bin has features of its own. Streams are in test_trunks.py."""
 
 from __future__ import annotations
 
@@ -113,44 +113,6 @@ def test_the_future_is_not_heard(autocast: bool) -> None:
         first, second = (network(x).embeddings.view(12, -1) for x in (features, changed))
     assert torch.equal(first[:7], second[:7])
     assert (first[7:] != second[7:]).any(-1).all()
-
-
-@given(
-    pieces=st.lists(st.sampled_from([1, 2, 7, 40]), min_size=1, max_size=5),
-    layers=st.integers(1, 3),
-    seed=st.integers(0, 10**6),
-)
-@settings(deadline=None, max_examples=20)
-def test_pieces_are_the_whole(pieces: list[int], layers: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    network = DualPathEmbedding(20, layers, 6, Heads(3), dropout=0.5, causal=True).eval()
-    network.mean.normal_()
-    network.std.uniform_(0.5, 2)
-    features, heard, state = torch.randn(sum(pieces), 20), [], None
-    with torch.no_grad():
-        for piece in features.split(pieces):
-            x, state = network.hear_on(piece, state)
-            heard.append(x)
-        torch.testing.assert_close(torch.cat(heard), network.hear(features[None])[0])
-
-
-def test_a_state_can_be_gone_back_to() -> None:
-    network = DualPathEmbedding(20, 2, 8, Heads(3), causal=True).eval()
-    _, state = network.hear_on(torch.randn(9, 20))
-    following = torch.randn(4, 20)
-    first, _ = network.hear_on(following, state)
-    network.hear_on(torch.randn(20, 20), state)
-    assert torch.equal(network.hear_on(following, state)[0], first)
-
-
-def test_statistics_are_taken_off_the_features() -> None:
-    network = DualPathEmbedding(20, 1, 8, Heads(3))
-    features = torch.randn(2, 4, 20)
-    plain = network(features).embeddings
-    network.mean.copy_(torch.arange(20.0))
-    network.std.copy_(torch.arange(1.0, 21.0))
-    again = network(features * network.std + network.mean).embeddings
-    torch.testing.assert_close(again, plain)
 
 
 def test_dropout_in_training_alone() -> None:
