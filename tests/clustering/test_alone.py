@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.alone import alone_centroids
+from dpcl.clustering.alone import alone_centroids, whiten
 from dpcl.clustering.kmeans import kmeans
 
 PLACES = functional.normalize(torch.tensor([[1.0, 0.0, 0.2], [0.0, 1.0, 0.2], [0.6, 0.6, -0.5]]))
@@ -66,3 +66,32 @@ def test_points_without_weight_do_not_matter() -> None:
     expected = alone_centroids(points, weights, stretches, 3)
     points[::7] = 100.0
     torch.testing.assert_close(alone_centroids(points, weights, stretches, 3), expected)
+
+
+def test_a_drift_that_was_learned_does_not_part_a_source() -> None:
+    """All drift along one axis, further than two of them are apart."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.tensor([[0.0, 0.0], [0.0, 0.4], [0.0, 0.8]]).repeat(40, 1)  # of 120 stretches
+    drift = torch.tensor([[0.3, 0.0]]) * torch.randn(120, 1, generator=generator)
+    stretches = torch.arange(120).repeat_interleave(20)
+    noise = 0.02 * torch.randn(2400, 2, generator=generator)
+    points = (places + drift)[stretches] + noise
+    weights = torch.ones(len(points))
+    scatter = torch.tensor([[0.09, 0.0], [0.0, 1e-4]])
+    informed = alone_centroids(points, weights, stretches, 3, whiten(scatter, 1e-3))
+    plain = alone_centroids(points, weights, stretches, 3)
+    expected = torch.tensor([0.0, 0.4, 0.8])
+    torch.testing.assert_close(informed[:, 1].sort().values, expected, atol=0.02, rtol=0)
+    assert (plain[:, 1].sort().values - expected).abs().max() > 0.1
+
+
+def test_whitened_scatter_is_the_identity() -> None:
+    factor = torch.randn(5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scatter = factor @ factor.mT
+    transform = whiten(scatter, 0.0)
+    torch.testing.assert_close(transform @ scatter @ transform, torch.eye(5, dtype=torch.float64))
+
+
+def test_a_floor_keeps_directions_of_no_scatter_finite() -> None:
+    transform = whiten(torch.diag(torch.tensor([4.0, 0.0])), 0.5)  # mean 2, so 1 is added
+    torch.testing.assert_close(transform, torch.diag(torch.tensor([5**-0.5, 1.0])))

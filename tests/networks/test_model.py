@@ -195,6 +195,14 @@ def test_settings_are_checked() -> None:
         SETTINGS.signal.hop = 4  # type: ignore[misc]
 
 
+def test_whitening_is_as_large_as_embeddings() -> None:
+    network = NetworkSettings(width=4, embedding=2)
+    rows = ((1.0, 0.0), (0.0, 2.0))
+    assert ModelSettings(network=network, whitening=rows).whitening == rows
+    with pytest.raises(ValidationError, match="2 rows of 2 numbers"):
+        ModelSettings(network=network, whitening=((1.0, 0.0),))
+
+
 def test_the_defaults_are_the_papers() -> None:
     settings = ModelSettings()
     assert (settings.signal.sample_rate, settings.signal.window, settings.signal.hop) == (

@@ -15,14 +15,19 @@ LOOSEST = 1.4  # inertia, of that of k-means on all points, beyond which these d
 
 
 def alone_centroids(
-    points: Tensor, weights: Tensor, stretches: Tensor, num_clusters: int
+    points: Tensor,
+    weights: Tensor,
+    stretches: Tensor,
+    num_clusters: int,
+    whitening: Tensor | None = None,
 ) -> Tensor:
     """Centroids (C, K) by k-means on the means of the stretches in which one source is alone.
 
     points: (N, K); weights: (N,), at least zero; stretches: (N,), which short stretch of time each
-    is from, any whole numbers. Of one source alone the points lie close together: the half of the
-    stretches that do so most is clustered, each counting once. k-means on all points is drawn
-    towards what lies between the sources wherever they overlap, and by the loudest talker.
+    is from, any whole numbers; whitening: (K, K), see `whiten`, for the means. Of one source alone
+    the points lie close together: the half of the stretches that do so most is clustered, each
+    counting once. k-means on all points is drawn towards what lies between the sources wherever
+    they overlap, and by the loudest talker.
     Where the points say clearly that this is wrong, as with a source that is never alone, and with
     too few stretches, it is k-means on all points nevertheless.
     """
@@ -41,6 +46,22 @@ def alone_centroids(
     if len(means) * KEPT < ENOUGH * num_clusters:
         return plain.centroids
     close = spread <= spread.quantile(KEPT)
-    centroids = kmeans(means[close], num_clusters, restarts=16).centroids
+    alone = means[close]
+    told = alone if whitening is None else alone @ whitening
+    clusters = kmeans(told, num_clusters, restarts=16).labels
+    centroids = torch.stack([alone[clusters == number].mean(0) for number in range(num_clusters)])
     inertia = weights @ torch.cdist(points, centroids).amin(-1).square()
     return centroids if inertia <= LOOSEST * plain.inertia else plain.centroids
+
+
+def whiten(scatter: Tensor, floor: float = 0.3) -> Tensor:
+    """scatter (K, K) of the means of stretches around their source's -> its inverse root (K, K).
+
+    How a voice drifts in a conversation, learned on others, is the same for all talkers: what
+    differs along those directions says little about who it is. floor: variance that is added, as
+    a share of the mean one, for means that are of few points.
+    Source: within-class covariance normalisation, Hatch, Kajarekar and Stolcke 2006.
+    """
+    values, vectors = torch.linalg.eigh(scatter)
+    root: Tensor = (vectors * (values + floor * values.mean()).rsqrt()) @ vectors.mT
+    return root

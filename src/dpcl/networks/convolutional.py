@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
+from dpcl.networks.precision import input_dtype
 
 TAPS = 3  # frames that a convolution sees
 CYCLE = 6  # dilations 1, 2, 4, ..., 32, then again from 1
@@ -55,7 +56,7 @@ class ConvolutionalEmbedding(EmbeddingNetwork):
         return heard[0], state
 
     def _through(self, features: Tensor, state: State | None) -> tuple[Tensor, State]:
-        x = ((features - self.mean) / self.std).to(self.enter.weight.dtype)
+        x = ((features - self.mean) / self.std).to(input_dtype(self.enter))
         x = self.enter(x)
         states = []
         for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dpcl.networks.precision import in_int8, input_dtype
 from dpcl.networks.unit_length import unit_length
 
 # How the names of what is not trunk begin, in a file of weights.
@@ -124,11 +125,15 @@ class EmbeddingNetwork(nn.Module):
         copy.mean, copy.std = self.mean.clone(), self.std.clone()  # features stay exact
         return copy
 
+    def in_int8(self) -> EmbeddingNetwork:
+        """A copy whose LSTMs and linear layers multiply 8-bit integers (see precision)."""
+        return cast(EmbeddingNetwork, in_int8(self))
+
     def _head(self, head: nn.Linear, heard: Tensor) -> Tensor:
         """(B, L, H) -> (B, L, columns * values): of a per-bin trunk (B, L, F, values)."""
         heard = functional.dropout(heard, self.dropout, self.training)
         if not torch.is_autocast_enabled(heard.device.type):
-            heard = heard.to(head.weight.dtype)
+            heard = heard.to(input_dtype(head))
         if heard.shape[-1] != head.in_features:  # values of all bins, one after the other
             heard = heard.reshape(*heard.shape[:-1], -1, head.in_features)
         result: Tensor = head(heard)

@@ -134,6 +134,16 @@ class ModelSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two, where nobody says how many
+    # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
+    # see dpcl.clustering.alone. null: as they are
+    whitening: tuple[tuple[float, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _whitening_fits_the_embeddings(self) -> ModelSettings:
+        size = self.network.embedding
+        if self.whitening and [len(row) for row in self.whitening] != [size] * size:
+            raise ValueError(f"whitening wants {size} rows of {size} numbers, as embeddings have")
+        return self
 
     @model_validator(mode="after")
     def _network_has_what_masks_need(self) -> ModelSettings:

@@ -13,6 +13,7 @@ from dpcl.clustering.unfolded import hard_start, soft_kmeans
 from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding, lstm_layers
 from dpcl.networks.embedding_network import Heads
+from dpcl.networks.precision import input_dtype
 from dpcl.settings import Settings
 from dpcl.signal.features import FLOOR
 
@@ -135,7 +136,7 @@ class Enhancement(nn.Module):
         heard = lstm_layers(self.lstm, pairs, self.dropout, self.training)  # (L, B*C, 2*width)
         heard = functional.dropout(heard, self.dropout, self.training)
         if not torch.is_autocast_enabled(heard.device.type):
-            heard = heard.to(self.out.weight.dtype)
+            heard = heard.to(input_dtype(self.out))
         scores: Tensor = self.out(heard)
         return scores.float().transpose(0, 1).reshape(masked.shape)
 

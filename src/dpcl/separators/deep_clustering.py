@@ -17,13 +17,16 @@ from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
-from dpcl.networks.bfloat16 import bfloat16_pays
 from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.model import MaskSettings, Model
+from dpcl.networks.precision import fastest, in_threads
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.heads import both, in_order_of
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
 from dpcl.separators.separation import Separation
+
+# Frames whose embeddings a processor's cache holds: a third faster than a window at once.
+FRAMES = 160
 
 
 class DeepClustering:
@@ -103,7 +106,9 @@ class DeepClustering:
         """
         if self.model.settings.masks.centroids == "kmeans":
             if stretches is not None:
-                return alone_centroids(embeddings, weights, stretches, num_sources)
+                rows = self.model.settings.whitening
+                whitening = None if rows is None else embeddings.new_tensor(rows)
+                return alone_centroids(embeddings, weights, stretches, num_sources, whitening)
             return kmeans(embeddings, num_sources, weights).centroids
         anchors = self.model.network.anchors
         if embeddings.ndim == 2:
@@ -112,7 +117,7 @@ class DeepClustering:
 
     def hear(self, spectrum: Tensor) -> Tensor:
         """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
-        return self._fast.hear(self._features(spectrum))
+        return in_threads(self._fast.hear, self._features(spectrum))
 
     def embeddings(self, heard: Tensor) -> Tensor:
         """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
@@ -120,16 +125,24 @@ class DeepClustering:
 
     def masks(self, heard: Tensor, centroids: Tensor) -> Tensor:
         """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order."""
+        return in_threads(lambda part: self._masks_of(part, centroids), heard)
+
+    def _masks_of(self, heard: Tensor, centroids: Tensor) -> Tensor:
         centroids = centroids.expand(len(heard), -1, -1)
-        return self._masks(self._fast, heard, self.embeddings(heard), centroids)
+        alone = self.model.settings.masks.head == "embedding"  # each frame on its own
+        size = FRAMES if alone else heard.shape[1]
+        parts = [heard[:, first : first + size] for first in range(0, heard.shape[1], size)]
+        masks = [self._masks(self._fast, part, self.embeddings(part), centroids) for part in parts]
+        return torch.cat(masks, dim=2)
 
     @cached_property
     def _fast(self) -> EmbeddingNetwork:
-        """The network for what is heard in windows: in bfloat16 where that is faster."""
+        """The network for what is heard in windows, in the numbers that are fastest here."""
         network = self.model.network
-        if network.mean.device.type == "cpu" and bfloat16_pays():
-            return network.in_bfloat16()
-        return network
+        precision = fastest() if network.mean.device.type == "cpu" else "float32"
+        if precision == "float32":
+            return network
+        return network.in_int8() if precision == "int8" else network.in_bfloat16()
 
     def _masks(
         self, network: EmbeddingNetwork, heard: Tensor, embeddings: Tensor, centroids: Tensor

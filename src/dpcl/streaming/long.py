@@ -29,11 +29,13 @@ from dpcl.streaming.windows import Windows
 
 WINDOW = 10.0  # s that the network hears at once, at most
 OVERLAP = 0.8  # s that windows share
-BATCH = 16  # windows in one call of the network
+BATCH = 16  # windows that a thread hears at once
 POINTS = 200_000  # embeddings that are clustered, about
 STRETCH = 0.5  # s in which one source may be alone
-# Frames from one that is sampled to the next, beyond which a stretch has too few of them to tell.
+# Frames from one that is sampled to the next, at most: beyond, too few of a stretch would be left
+# to tell whether one source is alone in it, and whole stretches are left out instead.
 THINNEST = 8
+SPARSEST = 20  # of a window, one frame of so many is sampled at least
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
 HEARING = 0.6  # of the time, about, goes into the first pass
@@ -85,9 +87,8 @@ class LongSeparation:
         try:
             points, weights, stretches = self._listen()
             self.num_sources = sources or separator.count(points, weights, most)
-            told = self.windows.count > 1 and self._every <= THINNEST
             self.centroids = separator.centroids(  # (C, K)
-                points, self.num_sources, weights, stretches if told else None
+                points, self.num_sources, weights, stretches if self.windows.count > 1 else None
             )
         except BaseException:
             self.close()
@@ -138,17 +139,17 @@ class LongSeparation:
         weights: list[Tensor] = []
         stretches: list[Tensor] = []
         loudness: list[Tensor] = []
-        hops = self.separator.sample_rate / self.separator.stft.hop  # frames a second
-        length = max(1, round(STRETCH * hops))  # frames
         random = torch.Generator().manual_seed(0)
-        for magnitudes in self.windows.gather(frames, BATCH):  # (B, W, F')
+        batch = BATCH * torch.get_num_threads()
+        for magnitudes in self.windows.gather(frames, batch):  # (B, W, F')
             heard = self.separator.hear(magnitudes)  # (B, W, H)
             self._keep(heard)
             for window, magnitude in zip(heard, magnitudes, strict=True):
                 x, w, frames_of = self._sample(window, magnitude, random)
                 points.append(x)
                 weights.append(w)
-                stretches.append(len(stretches) * self.windows.length + frames_of // length)
+                number = len(stretches) * self.windows.length + frames_of // self._stretch
+                stretches.append(number)
                 loudness.append(magnitude.max().expand(len(w)))
             self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
@@ -165,24 +166,37 @@ class LongSeparation:
         if wanted >= len(weights):
             frames = torch.arange(len(weights)) // bins
             return self.separator.embeddings(heard[None])[0], weights, frames
-        every = self._every
-        chosen = weights.view(-1, bins)[every // 2 :: every].flatten()
+        chosen_frames = self._chosen_frames(random)
+        chosen = weights.view(-1, bins)[chosen_frames].flatten()
         audible = chosen.nonzero()[:, 0]
         picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
-        embeddings = self.separator.embeddings(heard[None, every // 2 :: every])[0]  # (n*F', K)
+        embeddings = self.separator.embeddings(heard[None, chosen_frames])[0]  # (n*F', K)
         # Each point stands for as much as was left out.
         share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
-        frames = picked // bins * every + every // 2
-        return embeddings[picked], chosen[picked] * share, frames
+        return embeddings[picked], chosen[picked] * share, chosen_frames[picked // bins]
 
     @property
-    def _every(self) -> int:
-        """One frame of so many is sampled: each costs all its bins.
+    def _stretch(self) -> int:
+        """Frames of a stretch."""
+        return max(1, round(STRETCH * self.separator.sample_rate / self.separator.stft.hop))
 
-        As few as hold four times the points that are wanted.
+    def _chosen_frames(self, random: torch.Generator) -> Tensor:
+        """Which frames (n,) of a window are sampled: each costs all its bins.
+
+        As few as hold four times the points that are wanted, but one of SPARSEST at least: evenly
+        spaced, or some stretches so.
         """
         bins = self.windows.length * self.separator.stft.bins
-        return max(1, bins // (4 * (POINTS // self.windows.count)))
+        every = min(SPARSEST, max(1, bins * self.windows.count // (4 * POINTS)))
+        spaced = min(every, THINNEST)
+        frames = torch.arange(spaced // 2, self.windows.length, spaced)
+        if every == spaced:
+            return frames
+        numbers = frames // self._stretch
+        share = spaced / every
+        order = torch.randperm(int(numbers[-1]) + 1, generator=random)
+        taken = order[: max(1, round(share * len(order)))]
+        return frames[torch.isin(numbers, taken)]
 
     def _keep(self, heard: Tensor) -> None:
         self._width = heard.shape[-1]
@@ -195,18 +209,19 @@ class LongSeparation:
             ) from error
 
     def _heard(self) -> Iterator[Tensor]:
-        """What was heard, again: each window (1, W, H)."""
+        """What was heard, again: windows (B, W, H), one for each thread."""
         self._spool.seek(0)
-        shape = 1, self.windows.length, self._width
-        for _ in range(self.windows.count):
-            stored = np.frombuffer(self._spool.read(2 * math.prod(shape)), np.float16)
-            yield torch.from_numpy(stored.astype(np.float32)).view(shape)
+        shape = self.windows.length, self._width
+        size = 2 * math.prod(shape)  # bytes of a window
+        while stored := self._spool.read(torch.get_num_threads() * size):
+            heard = np.frombuffer(stored, np.float16).astype(np.float32)
+            yield torch.from_numpy(heard).view(-1, *shape)
 
     @torch.no_grad()
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
         for heard in self._heard():
-            yield self.separator.masks(heard, self.centroids)[0]
+            yield from self.separator.masks(heard, self.centroids)
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:

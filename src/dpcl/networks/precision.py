@@ -1,0 +1,111 @@
+"""In which numbers this processor runs a network quickest: measured, as its flags do not say."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import deepcopy
+from functools import cache
+from time import perf_counter
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16", "int8"]
+# By how much another one must win: where two are about as fast, the more exact one runs.
+MARGIN = 1.2
+PRODUCT = 256, 512, 1024  # rows, inner and columns, of the size of the networks'
+
+
+@cache
+def fastest() -> Precision:
+    """The precision in which products of the size of the networks' take the least time.
+
+    Processors with AVX-512 bfloat16 alone took from half to twice the time of float32. Takes some
+    milliseconds, once a process.
+    """
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        threads = torch.get_num_threads()
+        try:
+            return pool.submit(_fastest).result()
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _fastest() -> Precision:
+    best: Precision = "float32"
+    seconds = _seconds(best)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        best, seconds = _quicker("bfloat16", best, seconds)
+    with suppress(ImportError, AttributeError, RuntimeError):  # torch means to drop it one day
+        if torch.backends.quantized.engine in ("x86", "fbgemm", "onednn"):
+            best, seconds = _quicker("int8", best, seconds)
+    return best
+
+
+def _quicker(other: Precision, best: Precision, seconds: float) -> tuple[Precision, float]:
+    """The other precision if it wins clearly, else the best one; and its time."""
+    time = _seconds(other)
+    return (other, time) if MARGIN * time < seconds else (best, seconds)
+
+
+def _seconds(precision: Precision) -> float:
+    """The quickest of some products."""
+    product = _product(precision)
+    times = []
+    for _ in range(5):
+        started = perf_counter()
+        product()
+        times.append(perf_counter() - started)
+    return min(times)
+
+
+def _product(precision: Precision) -> Callable[[], Tensor]:
+    rows, inner, columns = PRODUCT
+    left = torch.ones(rows, inner)
+    if precision == "int8":
+        layer = in_int8(nn.Sequential(nn.Linear(inner, columns)))
+        return lambda: layer(left)
+    dtype = getattr(torch, precision)
+    halves = left.to(dtype), torch.ones(inner, columns, dtype=dtype)
+    return lambda: torch.matmul(*halves)
+
+
+def in_int8(module: nn.Module) -> nn.Module:
+    """A copy whose LSTMs and linear layers multiply 8-bit integers; for use, not for training.
+
+    Weights and, in every call, activations are scaled to what 8 bits hold. Layers of other kinds
+    stay as they are.
+    """
+    from torch.ao.quantization import quantize_dynamic
+
+    with warnings.catch_warnings():  # that a later torch may not have it: see fastest
+        warnings.simplefilter("ignore")
+        copy = quantize_dynamic(deepcopy(module).eval(), {nn.LSTM, nn.Linear})  # type: ignore[no-untyped-call]
+    return cast(nn.Module, copy)
+
+
+def input_dtype(layer: nn.Module) -> torch.dtype:
+    """What a layer takes: its weights' numbers, or float32 where these are integers."""
+    weight = next(layer.parameters(), None)  # layers in int8 have none
+    return torch.float32 if weight is None else weight.dtype
+
+
+def in_threads(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """function of (B, ...), whose rows do not know of each other, by one thread for some rows each.
+
+    For many small operations, whose own threads mostly wait for each other: an LSTM in int8 takes
+    two thirds of the time so on two cores, one in float32 gains nothing.
+    """
+    threads = min(torch.get_num_threads(), len(batch))
+    if threads < 2:
+        return function(batch)
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return torch.cat([*pool.map(torch.no_grad()(function), batch.tensor_split(threads))])
+    finally:
+        torch.set_num_threads(before)  # what threads made later begin with

@@ -1,0 +1,134 @@
+"""The choice of precision by measurement, networks in int8, rows shared among threads."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dpcl.networks import precision
+from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.embedding_network import Heads
+from dpcl.networks.precision import Precision, fastest, in_int8, in_threads, input_dtype
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, times: dict[Precision, float]) -> Precision:
+    """What is fastest where products take these times."""
+    monkeypatch.setattr(precision, "_seconds", times.__getitem__)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    fastest.cache_clear()
+    try:
+        return fastest()
+    finally:
+        fastest.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("half", "eight", "best"),
+    [
+        (1.0, 1.0, "bfloat16"),
+        (1.9, 1.9, "float32"),
+        (1.0, 0.5, "int8"),
+        (1.9, 1.0, "int8"),
+        (1.0, 0.9, "bfloat16"),
+    ],
+)
+def test_a_less_exact_one_has_to_win_clearly(
+    monkeypatch: pytest.MonkeyPatch, half: float, eight: float, best: Precision
+) -> None:
+    assert choose(monkeypatch, {"float32": 2.0, "bfloat16": half, "int8": eight}) == best
+
+
+def test_where_torch_has_no_int8_it_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(which: Precision) -> float:
+        if which == "int8":
+            raise ImportError
+        return 1.0
+
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    fastest.cache_clear()
+    try:
+        assert fastest() == "float32"
+    finally:
+        fastest.cache_clear()
+
+
+@pytest.mark.parametrize("which", ["float32", "int8"])
+def test_products_take_time(which: Precision) -> None:
+    assert 0 < precision._seconds(which) < 1
+
+
+def test_in_int8_embeddings_are_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    network = BLSTMEmbedding(65, 2, 40, Heads(8)).eval()
+    features = torch.randn(2, 30, 65)
+    with torch.no_grad():
+        exact = network(features).embeddings
+        rough = network.in_int8()(features).embeddings
+    cosines = (exact * rough).sum(-1)
+    assert cosines.min() > 0.98
+    assert not torch.equal(exact, rough)
+
+
+def test_in_int8_the_network_itself_stays_as_it_was() -> None:
+    network = nn.Sequential(nn.Linear(3, 2)).train()
+    copy = in_int8(network)
+    assert isinstance(network[0], nn.Linear)
+    assert network.training
+    assert not copy.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_layer_takes(dtype: torch.dtype) -> None:
+    assert input_dtype(nn.Linear(3, 2).to(dtype)) == dtype
+
+
+def test_layers_in_int8_take_float32() -> None:
+    layer = in_int8(nn.Sequential(nn.Linear(3, 2)))[0]  # type: ignore[index]
+    assert input_dtype(layer) == torch.float32
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_rows_keep_their_order_and_threads_their_number(rows: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        batch = torch.arange(2.0 * rows).view(rows, 2)
+        assert torch.equal(in_threads(lambda part: part * 2, batch), batch * 2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_each_thread_works_alone() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    barrier = threading.Barrier(2, timeout=10)  # both are in the function at once
+    seen = []
+
+    def function(part: Tensor) -> Tensor:
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+        barrier.wait()
+        return part
+
+    try:
+        in_threads(function, torch.zeros(4, 1))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(1, False), (1, False)]
+
+
+def test_an_error_in_a_thread_is_raised() -> None:
+    def fail(part: Tensor) -> Tensor:
+        raise ValueError("no")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="no"):
+            in_threads(fail, torch.zeros(4, 1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
