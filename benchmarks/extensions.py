@@ -25,7 +25,8 @@ import torch
 from machine import describe, heading
 
 from dpcl.evaluation.evaluate import evaluate
-from dpcl.mixtures.lists import read_list
+from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import MaskSettings, Model, ModelSettings, load_model
 from dpcl.separators.deep_clustering import DeepClustering
 
@@ -104,11 +105,16 @@ def choose(model: Model, head: str, root: Path, limit: int) -> MaskSettings:
     if head == "masks":
         return masks
     choices = [masks.model_copy(update={"sharpness": value}) for value in SHARPNESS]
-    values = []
-    for choice in choices:
-        score = scores(with_masks(model, choice), "valid2", root, limit)
-        values.append(score["si_sdri"] if score else float("-inf"))
-    return choices[max(range(len(values)), key=values.__getitem__)]
+    separators = [with_masks(model, choice) for choice in choices]
+    totals = [0.0] * len(choices)
+    for row in read_list(Path("lists/valid2.csv"))[:limit]:
+        rendered = render_mixture(row, root, separators[0].sample_rate)
+        mixture, references = map(torch.from_numpy, rendered)
+        for number, separator in enumerate(separators):
+            estimates = separator(mixture, len(references)).sources
+            order = best_permutation(estimates, references)
+            totals[number] += float(si_sdr(estimates[order], references).mean())
+    return choices[max(range(len(totals)), key=totals.__getitem__)]
 
 
 def scores(
