@@ -1,17 +1,15 @@
-"""The choice of precision by measurement, networks in int8, rows shared among threads."""
+"""The choice of precision by measurement, and networks in int8."""
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dpcl.networks import precision
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Heads
-from dpcl.networks.precision import Precision, fastest, in_int8, in_threads, input_dtype
+from dpcl.networks.precision import Precision, fastest, in_int8, input_dtype
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, times: dict[Precision, float]) -> Precision:
@@ -88,47 +86,3 @@ def test_what_a_layer_takes(dtype: torch.dtype) -> None:
 def test_layers_in_int8_take_float32() -> None:
     layer = in_int8(nn.Sequential(nn.Linear(3, 2)))[0]  # type: ignore[index]
     assert input_dtype(layer) == torch.float32
-
-
-@pytest.mark.parametrize("rows", [1, 2, 7])
-def test_rows_keep_their_order_and_threads_their_number(rows: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        batch = torch.arange(2.0 * rows).view(rows, 2)
-        assert torch.equal(in_threads(lambda part: part * 2, batch), batch * 2)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_each_thread_works_alone() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    barrier = threading.Barrier(2, timeout=10)  # both are in the function at once
-    seen = []
-
-    def function(part: Tensor) -> Tensor:
-        seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
-        barrier.wait()
-        return part
-
-    try:
-        in_threads(function, torch.zeros(4, 1))
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [(1, False), (1, False)]
-
-
-def test_an_error_in_a_thread_is_raised() -> None:
-    def fail(part: Tensor) -> Tensor:
-        raise ValueError("no")
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ValueError, match="no"):
-            in_threads(fail, torch.zeros(4, 1))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -18,6 +18,7 @@ from dpcl.networks.model import (
     NetworkSettings,
     build_network,
 )
+from dpcl.separators import deep_clustering
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.oracle import ibm
 from dpcl.separators.separation import Separation
@@ -261,3 +262,33 @@ def test_no_samples() -> None:
         separator()(torch.zeros(0))
     with pytest.raises(InputError, match="empty"):
         separator()(torch.zeros(2, 0))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_the_fast_one_gives_nearly_the_same_masks(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    torch.manual_seed(0)
+    chosen = ModelSettings(network=NetworkSettings(layers=2, width=30, embedding=8))
+    exact = DeepClustering(Model(chosen, build_network(chosen).eval(), {}))
+    monkeypatch.setattr(deep_clustering, "fastest", lambda: precision)
+    assert (exact.fast is exact) == (precision == "float32")
+    assert exact.fast is exact.fast
+    magnitude = torch.rand(2, 200, 129)
+    centroids = torch.randn(2, 8)
+    with torch.no_grad():
+        masks = exact.masks(exact.hear(magnitude), centroids)
+        fast = exact.fast.masks(exact.fast.hear(magnitude), centroids)
+    assert masks.shape == fast.shape == (2, 2, 200, 129)
+    assert (masks.argmax(1) == fast.argmax(1)).double().mean() > 0.95
+
+
+def test_masks_of_frames_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    chosen = ModelSettings(network=NetworkSettings(layers=1, width=10, embedding=4))
+    clustering = DeepClustering(Model(chosen, build_network(chosen).eval(), {}))
+    with torch.no_grad():
+        heard = clustering.hear(torch.rand(2, 70, 129))
+        whole = clustering.masks(heard, torch.eye(4)[:3])
+        monkeypatch.setattr(deep_clustering, "FRAMES", 32)
+        torch.testing.assert_close(clustering.masks(heard, torch.eye(4)[:3]), whole)

@@ -117,10 +117,14 @@ def test_progress_goes_from_nought_to_one() -> None:
     assert shares[-1] == pytest.approx(1)
 
 
-def test_windows_go_through_the_network_in_batches() -> None:
+@pytest.mark.parametrize(("threads", "windows"), [(1, [7] * 4), (2, [7] * 4), (3, [5] * 5 + [3])])
+def test_windows_go_through_the_network_in_batches(threads: int, windows: list[int]) -> None:
+    """As few as hold all, and every thread gets as many."""
     separator = ByPitch()
-    with LongSeparation(InMemory(np.ones((1, 250 * RATE), np.float32), RATE), separator, 2) as s:
-        assert separator.windows == [long.BATCH, s.windows.count - long.BATCH]
+    recording = InMemory(np.ones((1, 250 * RATE), np.float32), RATE)
+    with LongSeparation(recording, separator, 2, threads=threads) as separation:
+        assert separation.windows.count == 28
+        assert sorted(separator.windows, reverse=True) == windows
 
 
 def test_a_window_of_noise_far_under_the_rest_pulls_no_centroid() -> None:
@@ -209,6 +213,6 @@ def test_how_many_frames_are_sampled(
     with LongSeparation(InMemory(talkers, RATE), ByPitch(), 3) as separation:
         chosen = separation._chosen_frames(torch.Generator().manual_seed(0))
         assert len(chosen) == pytest.approx(separation.windows.length / frames, rel=0.15)
-        stretches, of_each = (chosen // separation._stretch).unique(return_counts=True)
+        of_each = (chosen // separation._stretch).unique(return_counts=True)[1]
     whole = round(separation._stretch / min(frames, long.THINNEST))
     assert of_each[:-1].min() >= whole - 1  # the last one of a window is shorter

@@ -80,7 +80,9 @@ def separate_files(
             from dpcl.separators.load import load_separator
             from dpcl.streaming.long import LongSeparation
             from dpcl.streaming.recording import scan
+            from dpcl.streaming.workers import single_thread
 
+        threads = stack.enter_context(single_thread())  # so that busy cores do not stop it
         separator = load_separator(model)
         scans, lengths = [], []
         for recording in recordings:
@@ -96,7 +98,7 @@ def separate_files(
             with (
                 opened(recording) as reader,
                 LongSeparation(
-                    reader, separator, sources, report, scans[number], most
+                    reader, separator, sources, report, scans[number], most, threads
                 ) as separation,
             ):
                 outputs, clipped = _write(place, reader, separation)

@@ -92,20 +92,3 @@ def input_dtype(layer: nn.Module) -> torch.dtype:
     """What a layer takes: its weights' numbers, or float32 where these are integers."""
     weight = next(layer.parameters(), None)  # layers in int8 have none
     return torch.float32 if weight is None else weight.dtype
-
-
-def in_threads(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """function of (B, ...), whose rows do not know of each other, by one thread for some rows each.
-
-    For many small operations, whose own threads mostly wait for each other: an LSTM in int8 takes
-    two thirds of the time so on two cores, one in float32 gains nothing.
-    """
-    threads = min(torch.get_num_threads(), len(batch))
-    if threads < 2:
-        return function(batch)
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return torch.cat([*pool.map(torch.no_grad()(function), batch.tensor_split(threads))])
-    finally:
-        torch.set_num_threads(before)  # what threads made later begin with

@@ -6,6 +6,8 @@ are taken (`MaskSettings.head`).
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -19,7 +21,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.model import MaskSettings, Model
-from dpcl.networks.precision import fastest, in_threads
+from dpcl.networks.precision import fastest
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.heads import both, in_order_of
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
@@ -117,32 +119,35 @@ class DeepClustering:
 
     def hear(self, spectrum: Tensor) -> Tensor:
         """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
-        return in_threads(self._fast.hear, self._features(spectrum))
+        return self.model.network.hear(self._features(spectrum))
 
     def embeddings(self, heard: Tensor) -> Tensor:
         """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
-        return self._fast.embed(heard)
+        return self.model.network.embed(heard)
 
     def masks(self, heard: Tensor, centroids: Tensor) -> Tensor:
         """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order."""
-        return in_threads(lambda part: self._masks_of(part, centroids), heard)
-
-    def _masks_of(self, heard: Tensor, centroids: Tensor) -> Tensor:
         centroids = centroids.expand(len(heard), -1, -1)
         alone = self.model.settings.masks.head == "embedding"  # each frame on its own
         size = FRAMES if alone else heard.shape[1]
         parts = [heard[:, first : first + size] for first in range(0, heard.shape[1], size)]
-        masks = [self._masks(self._fast, part, self.embeddings(part), centroids) for part in parts]
+        masks = [
+            self._masks(self.model.network, part, self.embeddings(part), centroids)
+            for part in parts
+        ]
         return torch.cat(masks, dim=2)
 
     @cached_property
-    def _fast(self) -> EmbeddingNetwork:
-        """The network for what is heard in windows, in the numbers that are fastest here."""
+    def fast(self) -> DeepClustering:
+        """The same for many windows: its network in the numbers that are fastest here."""
         network = self.model.network
         precision = fastest() if network.mean.device.type == "cpu" else "float32"
         if precision == "float32":
-            return network
-        return network.in_int8() if precision == "int8" else network.in_bfloat16()
+            return self
+        other = copy(self)
+        network = network.in_int8() if precision == "int8" else network.in_bfloat16()
+        other.model = replace(self.model, network=network)
+        return other
 
     def _masks(
         self, network: EmbeddingNetwork, heard: Tensor, embeddings: Tensor, centroids: Tensor

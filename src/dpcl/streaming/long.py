@@ -26,10 +26,12 @@ from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
 from dpcl.streaming.recording import Recording, Scan, blocks, scan
 from dpcl.streaming.windows import Windows
+from dpcl.streaming.workers import Workers
 
 WINDOW = 10.0  # s that the network hears at once, at most
 OVERLAP = 0.8  # s that windows share
-BATCH = 16  # windows that a thread hears at once
+FEW = 5  # windows that are heard before a faster network would be made
+BATCH = 8  # windows in one call of the network, at most
 POINTS = 200_000  # embeddings that are clustered, about
 STRETCH = 0.5  # s in which one source may be alone
 # Frames from one that is sampled to the next, at most: beyond, too few of a stretch would be left
@@ -57,7 +59,8 @@ class LongSeparation:
 
     Making one is the first pass, after which `num_sources` is known; `pieces` is the second.
     sources: how many, None for as many as are found, up to `most`; report: called with the share
-    that is done, 0 to 1; scanned: what `scan` found, if that is known already.
+    that is done, 0 to 1; scanned: what `scan` found, if that is known already; threads: that hear
+    windows, None for as many as torch uses.
     Raises InputError where the recording is empty or cannot be read.
     """
 
@@ -69,13 +72,14 @@ class LongSeparation:
         report: Report = lambda done: None,
         scanned: Scan | None = None,
         most: int = MOST_SOURCES,
+        threads: int | None = None,
     ) -> None:
         if not separator.model.settings.network.embedding:
             raise InputError(
                 "the network has no embeddings, which tell the sources of a recording apart from"
                 " beginning to end; give one that has"
             )
-        self.recording, self.separator = recording, separator
+        self.recording = recording
         self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
         self.scan = scanned or scan(recording)
         hops = separator.sample_rate / separator.stft.hop  # frames a second
@@ -83,6 +87,8 @@ class LongSeparation:
             self.band.stft.frames(self.scan.samples), round(WINDOW * hops), round(OVERLAP * hops)
         )
         self._report = report
+        self.separator = separator.fast if self.windows.count > FEW else separator
+        self._workers = Workers(threads)
         self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
         try:
             points, weights, stretches = self._listen()
@@ -96,6 +102,7 @@ class LongSeparation:
 
     def close(self) -> None:
         """Give back what was kept."""
+        self._workers.close()
         self._spool.close()
 
     def __enter__(self) -> LongSeparation:
@@ -124,7 +131,7 @@ class LongSeparation:
         """(L, F', K) of the network's STFT where one window held all; None beyond."""
         if self.windows.count > 1:
             return None
-        heard = next(self._heard())
+        heard = next(self._heard())[None]
         return self.separator.embeddings(heard).view(
             self.windows.length, -1, self.centroids.shape[-1]
         )
@@ -139,22 +146,34 @@ class LongSeparation:
         weights: list[Tensor] = []
         stretches: list[Tensor] = []
         loudness: list[Tensor] = []
-        random = torch.Generator().manual_seed(0)
-        batch = BATCH * torch.get_num_threads()
-        for magnitudes in self.windows.gather(frames, batch):  # (B, W, F')
-            heard = self.separator.hear(magnitudes)  # (B, W, H)
+        # Equally many windows for each thread: none waits for the others at the end.
+        rounds = -(-self.windows.count // (BATCH * self._workers.number))
+        batch = -(-self.windows.count // (rounds * self._workers.number))
+        first = range(0, self.windows.count, batch)  # of each batch
+        batches = zip(first, self.windows.gather(frames, batch), strict=True)
+        for heard, samples in self._workers.map(self._hear, batches):
             self._keep(heard)
-            for window, magnitude in zip(heard, magnitudes, strict=True):
-                x, w, frames_of = self._sample(window, magnitude, random)
+            for x, w, frames_of, loud in samples:
                 points.append(x)
                 weights.append(w)
                 number = len(stretches) * self.windows.length + frames_of // self._stretch
                 stretches.append(number)
-                loudness.append(magnitude.max().expand(len(w)))
+                loudness.append(loud.expand(len(w)))
             self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
         audible = loud >= loud.max() * 10 ** (QUIET_DB / 20)
         return torch.cat(points), torch.cat(weights) * audible, torch.cat(stretches)
+
+    @torch.no_grad()
+    def _hear(self, batch: tuple[int, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """Magnitudes (B, W, F') from a window on -> what was heard (B, W, H), samples of each."""
+        first, magnitudes = batch
+        heard = self.separator.hear(magnitudes)
+        samples: list[tuple[Tensor, ...]] = []
+        for number, (window, magnitude) in enumerate(zip(heard, magnitudes, strict=True), first):
+            random = torch.Generator().manual_seed(number)
+            samples.append((*self._sample(window, magnitude, random), magnitude.amax()))
+        return heard.to(torch.float16), samples
 
     def _sample(
         self, heard: Tensor, magnitude: Tensor, random: torch.Generator
@@ -201,7 +220,7 @@ class LongSeparation:
     def _keep(self, heard: Tensor) -> None:
         self._width = heard.shape[-1]
         try:
-            self._spool.write(heard.to(torch.float16).numpy().tobytes())
+            self._spool.write(heard.numpy().tobytes())
         except OSError as error:
             raise InputError(
                 f"{tempfile.gettempdir()}: cannot keep what was heard there ({error.strerror});"
@@ -209,19 +228,20 @@ class LongSeparation:
             ) from error
 
     def _heard(self) -> Iterator[Tensor]:
-        """What was heard, again: windows (B, W, H), one for each thread."""
+        """What was heard, again: each window (W, H)."""
         self._spool.seek(0)
         shape = self.windows.length, self._width
-        size = 2 * math.prod(shape)  # bytes of a window
-        while stored := self._spool.read(torch.get_num_threads() * size):
-            heard = np.frombuffer(stored, np.float16).astype(np.float32)
-            yield torch.from_numpy(heard).view(-1, *shape)
+        for _ in range(self.windows.count):
+            stored = np.frombuffer(self._spool.read(2 * math.prod(shape)), np.float16)
+            yield torch.from_numpy(stored.astype(np.float32)).view(shape)
 
-    @torch.no_grad()
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
-        for heard in self._heard():
-            yield from self.separator.masks(heard, self.centroids)
+        return self._workers.map(self._masks_of, self._heard())
+
+    @torch.no_grad()
+    def _masks_of(self, heard: Tensor) -> Tensor:
+        return self.separator.masks(heard[None], self.centroids)[0]
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
