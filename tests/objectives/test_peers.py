@@ -1,9 +1,15 @@
-"""The affinity objective beside asteroid's, where that is installed, and what peers get wrong."""
+"""The objectives beside those of peers that are installed, and what these get wrong.
+
+pip install --no-deps asteroid==0.7.0 asteroid-filterbanks espnet==202511 torch-complex padertorch
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.objectives.affinity import affinity_loss
+from dpcl.objectives.masks import mask_inference_loss
 
 PeerLoss = Callable[..., Tensor]
 
@@ -157,3 +164,81 @@ def test_nearly_perfect_embeddings_of_a_long_recording_are_not_below_zero() -> N
     exact = affinity_loss(embeddings.double(), one_hot(labels, 2).double())
     assert loss >= 0
     torch.testing.assert_close(loss.double(), exact, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def espnet_loss() -> PeerLoss:
+    """Its FrequencyDomainDPCL(magnitudes [(B, L, F)] * C, embeddings (B, L*F, K)) -> (B,)."""
+    criterions = pytest.importorskip("espnet2.enh.loss.criterions.tf_domain")
+    if metadata.version("espnet") != "202511":
+        pytest.skip("what is said here of espnet was seen in 202511")
+    loss: PeerLoss = criterions.FrequencyDomainDPCL()
+    return loss
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+def test_agrees_with_espnet_up_to_its_normalisation(espnet_loss: PeerLoss, sources: int) -> None:
+    """It divides by nothing, and silent bins count as all others."""
+    generator = torch.Generator().manual_seed(0)
+    magnitudes = torch.rand(sources, 2, 30, 40, generator=generator)
+    embeddings = random_embeddings(2, 1200, 20)
+    expected = espnet_loss(list(magnitudes), embeddings) / 1200**2
+    assignments = one_hot(magnitudes.argmax(0).flatten(1), sources)
+    loss = affinity_loss(embeddings, assignments)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        gradient(loss, embeddings), gradient(expected, embeddings), rtol=1e-3, atol=1e-9
+    )
+
+
+def test_espnet_raises_where_three_sources_are_equal(espnet_loss: PeerLoss) -> None:
+    """It adds up the numbers of all that are loudest: 0 + 1 + 2 for a bin of digital silence."""
+    magnitudes = torch.rand(3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    magnitudes[:, 0, 2, 3] = 0
+    embeddings = random_embeddings(1, 20)
+    with pytest.raises(RuntimeError, match="num_classes"):
+        espnet_loss(list(magnitudes), embeddings)
+    assignments = one_hot(magnitudes.argmax(0).flatten(1), 3)
+    loss = affinity_loss(embeddings, assignments, magnitudes.sum(0).flatten(1))
+    assert loss.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def padertorch() -> ModuleType:
+    """Its losses, without the trainer, the data sets and the rest that its import asks for."""
+    try:
+        distribution = metadata.distribution("padertorch")
+    except metadata.PackageNotFoundError:
+        pytest.skip("padertorch is not installed")
+    path = distribution.locate_file("padertorch/ops/losses/source_separation.py")
+    package = ModuleType("padertorch")
+    package.ops = SimpleNamespace(einsum=torch.einsum)  # type: ignore[attr-defined]
+    module = ModuleType("source_separation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "padertorch", package)
+        exec(compile(Path(str(path)).read_text(), str(path), "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+def test_agrees_with_padertorch(padertorch: ModuleType, sources: int) -> None:
+    embeddings, labels = random_embeddings(1, 500, 20), random_labels(1, 500, sources)
+    assignments = one_hot(labels, sources)
+    expected = padertorch.deep_clustering_loss(embeddings[0], assignments[0])
+    loss = affinity_loss(embeddings, assignments)[0]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        gradient(loss, embeddings), gradient(expected, embeddings), rtol=1e-3, atol=1e-9
+    )
+
+
+def test_masks_in_the_best_order_agree_with_padertorch(padertorch: ModuleType) -> None:
+    """Its pit_loss takes one item of a batch, and its mean is over sources and bins."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(2, 600, 3, generator=generator).softmax(-1)
+    targets = torch.rand(2, 600, 3, generator=generator)
+    mixture = torch.rand(2, 600, generator=generator)
+    estimates = masks * mixture.unsqueeze(-1)
+    expected = torch.stack([padertorch.pit_loss(*pair, 1) for pair in zip(estimates, targets)])  # noqa: B905
+    expected = expected * targets[0].numel() / mixture.square().sum(-1)
+    torch.testing.assert_close(mask_inference_loss(masks, mixture, targets, norm=2), expected)
