@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import ideal_assignments
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
@@ -292,3 +293,18 @@ def test_masks_of_frames_in_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
         whole = clustering.masks(heard, torch.eye(4)[:3])
         monkeypatch.setattr(deep_clustering, "FRAMES", 32)
         torch.testing.assert_close(clustering.masks(heard, torch.eye(4)[:3]), whole)
+
+
+@pytest.mark.parametrize("masks", [{"sharpness": 5.0}, {"sharpness": None}])
+def test_where_all_sources_are_active_who_is_audible_changes_little(
+    masks: dict[str, object],
+) -> None:
+    torch.manual_seed(0)
+    clustering = separator(**masks)
+    with torch.no_grad():
+        heard = clustering.hear(torch.rand(1, 300, 129))
+        centroids = kmeans(clustering.embeddings(heard)[0], 2).centroids
+        plain = clustering.masks(heard, centroids)
+        told = clustering.masks(heard, centroids, torch.ones(1, 300, 129))
+    torch.testing.assert_close(told, plain, atol=0.1, rtol=0)
+    torch.testing.assert_close(told.sum(1), torch.ones(1, 300, 129))

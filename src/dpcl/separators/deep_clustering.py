@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dpcl.clustering.activity import active_masks
 from dpcl.clustering.alone import alone_centroids
 from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
@@ -29,6 +30,7 @@ from dpcl.separators.separation import Separation
 
 # Frames whose embeddings a processor's cache holds: a third faster than a window at once.
 FRAMES = 160
+REACH = 3.0  # s before and after a frame that tell who is active there
 
 
 class DeepClustering:
@@ -125,17 +127,28 @@ class DeepClustering:
         """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
         return self.model.network.embed(heard)
 
-    def masks(self, heard: Tensor, centroids: Tensor) -> Tensor:
-        """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order."""
+    def masks(self, heard: Tensor, centroids: Tensor, audible: Tensor | None = None) -> Tensor:
+        """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order.
+
+        audible: (B, L, F), 1 for the bins that count, of a recording in which sources come and go:
+        clusters that own little around a frame are held back there (see active_masks).
+        """
+        settings = self.model.settings.masks
         centroids = centroids.expand(len(heard), -1, -1)
-        alone = self.model.settings.masks.head == "embedding"  # each frame on its own
-        size = FRAMES if alone else heard.shape[1]
-        parts = [heard[:, first : first + size] for first in range(0, heard.shape[1], size)]
-        masks = [
-            self._masks(self.model.network, part, self.embeddings(part), centroids)
-            for part in parts
-        ]
-        return torch.cat(masks, dim=2)
+        if settings.head != "embedding":
+            embeddings = self.embeddings(heard)
+            return self._masks(self.model.network, heard, embeddings, centroids)
+        told = audible is not None and settings.sharpness is not None
+        finish = similarities if told else nearest_masks
+        parts = []
+        for frames in torch.tensor_split(heard, [*range(FRAMES, heard.shape[1], FRAMES)], 1):
+            found = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
+            parts.append(found.view(*found.shape[:2], frames.shape[1], -1))
+        masks = torch.cat(parts, dim=2)
+        if audible is None or not told:
+            return masks
+        reach = round(REACH * self.sample_rate / self.stft.hop)
+        return active_masks(masks, audible, reach)
 
     @cached_property
     def fast(self) -> DeepClustering:
@@ -189,6 +202,11 @@ def nearest_masks(embeddings: Tensor, centroids: Tensor, settings: MaskSettings)
         distances = torch.cdist(embeddings, centroids)  # (B, N, C)
         nearest = distances.argmin(-1)
         return functional.one_hot(nearest, centroids.shape[1]).to(embeddings.dtype).mT
+    return similarities(embeddings, centroids, settings).softmax(1)
+
+
+def similarities(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
+    """embeddings (B, N, K), centroids (B, C, K) -> the log of soft masks, up to a constant."""
     if settings.similarity == "cosine":
         centroids = functional.normalize(centroids, dim=-1)
-    return (settings.sharpness * (centroids @ embeddings.mT)).softmax(1)
+    return (settings.sharpness or 1.0) * (centroids @ embeddings.mT)

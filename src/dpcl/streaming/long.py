@@ -131,8 +131,8 @@ class LongSeparation:
         """(L, F', K) of the network's STFT where one window held all; None beyond."""
         if self.windows.count > 1:
             return None
-        heard = next(self._heard())[None]
-        return self.separator.embeddings(heard).view(
+        heard, _ = next(self._kept())
+        return self.separator.embeddings(heard[None]).view(
             self.windows.length, -1, self.centroids.shape[-1]
         )
 
@@ -152,8 +152,8 @@ class LongSeparation:
         first = range(0, self.windows.count, batch)  # of each batch
         batches = zip(first, self.windows.gather(frames, batch), strict=True)
         for heard, samples in self._workers.map(self._hear, batches):
-            self._keep(heard)
-            for x, w, frames_of, loud in samples:
+            for window, (audible, x, w, frames_of, loud) in zip(heard, samples, strict=True):
+                self._keep(window, audible)
                 points.append(x)
                 weights.append(w)
                 number = len(stretches) * self.windows.length + frames_of // self._stretch
@@ -166,27 +166,29 @@ class LongSeparation:
 
     @torch.no_grad()
     def _hear(self, batch: tuple[int, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """Magnitudes (B, W, F') from a window on -> what was heard (B, W, H), samples of each."""
+        """Magnitudes (B, W, F') from a window on -> what was heard (B, W, H), and of each window
+        which bins count (W, F'), a sample as of `_sample`, and its loudest magnitude."""
         first, magnitudes = batch
         heard = self.separator.hear(magnitudes)
         samples: list[tuple[Tensor, ...]] = []
         for number, (window, magnitude) in enumerate(zip(heard, magnitudes, strict=True), first):
+            weights = self.separator.weights(magnitude).view_as(magnitude)
             random = torch.Generator().manual_seed(number)
-            samples.append((*self._sample(window, magnitude, random), magnitude.amax()))
+            sample = self._sample(window, weights, random)
+            samples.append((weights > 0, *sample, magnitude.amax()))
         return heard.to(torch.float16), samples
 
     def _sample(
-        self, heard: Tensor, magnitude: Tensor, random: torch.Generator
+        self, heard: Tensor, weights: Tensor, random: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a window heard (W, H), magnitudes (W, F'): embeddings (n, K), weights, frames (n,)."""
-        weights = self.separator.weights(magnitude)  # (W*F',)
+        """Of a window heard (W, H), weights (W, F'): embeddings (n, K), weights, frames (n,)."""
         wanted = POINTS // self.windows.count
-        bins = magnitude.shape[-1]
-        if wanted >= len(weights):
-            frames = torch.arange(len(weights)) // bins
-            return self.separator.embeddings(heard[None])[0], weights, frames
+        bins = weights.shape[-1]
+        if wanted >= weights.numel():
+            frames = torch.arange(weights.numel()) // bins
+            return self.separator.embeddings(heard[None])[0], weights.flatten(), frames
         chosen_frames = self._chosen_frames(random)
-        chosen = weights.view(-1, bins)[chosen_frames].flatten()
+        chosen = weights[chosen_frames].flatten()
         audible = chosen.nonzero()[:, 0]
         picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
         embeddings = self.separator.embeddings(heard[None, chosen_frames])[0]  # (n*F', K)
@@ -217,31 +219,42 @@ class LongSeparation:
         taken = order[: max(1, round(share * len(order)))]
         return frames[torch.isin(numbers, taken)]
 
-    def _keep(self, heard: Tensor) -> None:
+    def _keep(self, heard: Tensor, audible: Tensor) -> None:
+        """A window heard (W, H), and which of its bins count (W, F'), a bit each."""
         self._width = heard.shape[-1]
         try:
             self._spool.write(heard.numpy().tobytes())
+            self._spool.write(np.packbits(audible.numpy()).tobytes())
         except OSError as error:
             raise InputError(
                 f"{tempfile.gettempdir()}: cannot keep what was heard there ({error.strerror});"
                 " free some space, or name another folder in TMPDIR"
             ) from error
 
-    def _heard(self) -> Iterator[Tensor]:
-        """What was heard, again: each window (W, H)."""
+    def _kept(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each window again, as it was given to `_keep`."""
         self._spool.seek(0)
         shape = self.windows.length, self._width
+        bins = self.windows.length * self.separator.stft.bins
         for _ in range(self.windows.count):
-            stored = np.frombuffer(self._spool.read(2 * math.prod(shape)), np.float16)
-            yield torch.from_numpy(stored.astype(np.float32)).view(shape)
+            heard = np.frombuffer(self._spool.read(2 * math.prod(shape)), np.float16)
+            bits = np.frombuffer(self._spool.read(-(-bins // 8)), np.uint8)
+            audible = np.unpackbits(bits, count=bins).astype(np.float32)
+            yield (
+                torch.from_numpy(heard.astype(np.float32)).view(shape),
+                torch.from_numpy(audible).view(self.windows.length, -1),
+            )
 
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
-        return self._workers.map(self._masks_of, self._heard())
+        return self._workers.map(self._masks_of, self._kept())
 
     @torch.no_grad()
-    def _masks_of(self, heard: Tensor) -> Tensor:
-        return self.separator.masks(heard[None], self.centroids)[0]
+    def _masks_of(self, kept: tuple[Tensor, Tensor]) -> Tensor:
+        heard, audible = kept
+        # In ten seconds most sources have something to say.
+        come_and_go = audible[None] if self.windows.count > 1 else None
+        return self.separator.masks(heard[None], self.centroids, come_and_go)[0]
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
