@@ -72,6 +72,24 @@ def test_heads_that_the_weights_lack_are_fresh_and_what_is_frozen_stays(
         )
 
 
+def test_an_embedding_head_of_another_size_is_fresh(
+    tmp_path: Path, make_recipe: Callable[..., Recipe]
+) -> None:
+    first = train(make_recipe(), tmp_path / "first")
+    begun = load_model(first)
+    network = begun.settings.network.model_dump()
+    wider = network["embedding"] + 2
+    model = begun.settings.model_dump() | {"network": network | {"embedding": wider}}
+    recipe = make_recipe(
+        init=str(first), model=model, frozen=["lstm"], stages=STAGES, validation=None
+    )
+    second = load_model(train(recipe, tmp_path / "second")).network
+    assert second.heads.embedding == wider
+    for name, value in begun.network.state_dict().items():
+        if name.startswith("lstm"):
+            assert torch.equal(second.state_dict()[name], value)
+
+
 def test_a_part_that_is_not_there_cannot_be_frozen(
     tmp_path: Path, make_recipe: Callable[..., Recipe]
 ) -> None:

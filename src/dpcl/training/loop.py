@@ -194,11 +194,18 @@ def _best_score(run: Path) -> float:
 def _start_from(network: EmbeddingNetwork, path: Path) -> None:
     """Weights and feature statistics of another training (pre-training, or another data set).
 
-    Heads may differ: those that the other network lacks stay fresh, its own others are left out.
+    Heads may differ: those that the other network lacks, or has of another size, stay fresh, its
+    own others are left out.
     """
     sizes = f"init: {path} is of another size of network; change model.network"
+    own = network.state_dict()
+    begin = {
+        name: value
+        for name, value in load_model(path).network.state_dict().items()
+        if not name.startswith(HEADS) or (name in own and own[name].shape == value.shape)
+    }
     try:
-        unmatched = network.load_state_dict(load_model(path).network.state_dict(), strict=False)
+        unmatched = network.load_state_dict(begin, strict=False)
     except RuntimeError as error:
         raise InputError(sizes) from error
     if not all(key.startswith(HEADS) for keys in unmatched for key in keys):
