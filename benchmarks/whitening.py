@@ -18,7 +18,7 @@ import conversation
 import torch
 from torch import Tensor
 
-from dpcl.clustering.alone import whiten
+from dpcl.clustering.alone import FAINTEST, whiten
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.networks.model import Model, ModelSettings, load_model, save_model
 from dpcl.separators.deep_clustering import DeepClustering
@@ -26,7 +26,6 @@ from dpcl.streaming.long import OVERLAP, STRETCH, WINDOW
 from dpcl.streaming.windows import Windows
 
 ALONE = 0.9  # of the weight of a stretch, in bins that one talker dominates
-FAINTEST = 0.1  # weight of a stretch, of the median, that it takes to count
 FEWEST = 5  # stretches of a talker
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dpcl.streaming.workers import Workers, single_thread
+from dpcl.networks.single_thread import single_thread
+from dpcl.streaming.workers import Workers
 
 
 @pytest.fixture

@@ -77,10 +77,10 @@ def separate_files(
                 places.append(_place(recording, reader, out, file_format))
         _check_outputs(recordings, places, force)
         with heavy_imports():  # here: a mistyped name is answered at once
+            from dpcl.networks.single_thread import single_thread
             from dpcl.separators.load import load_separator
             from dpcl.streaming.long import LongSeparation
             from dpcl.streaming.recording import scan
-            from dpcl.streaming.workers import single_thread
 
         threads = stack.enter_context(single_thread())  # so that busy cores do not stop it
         separator = load_separator(model)

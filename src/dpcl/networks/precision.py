@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
@@ -13,6 +12,8 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+
+from dpcl.networks.single_thread import single_thread
 
 Precision = Literal["float32", "bfloat16", "int8"]
 # By how much another one must win: where two are about as fast, the more exact one runs.
@@ -27,22 +28,14 @@ def fastest() -> Precision:
     Processors with AVX-512 bfloat16 alone took from half to twice the time of float32. Takes some
     milliseconds, once a process.
     """
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        threads = torch.get_num_threads()
-        try:
-            return pool.submit(_fastest).result()
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _fastest() -> Precision:
     best: Precision = "float32"
-    seconds = _seconds(best)
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        best, seconds = _quicker("bfloat16", best, seconds)
-    with suppress(ImportError, AttributeError, RuntimeError):  # torch means to drop it one day
-        if torch.backends.quantized.engine in ("x86", "fbgemm", "onednn"):
-            best, seconds = _quicker("int8", best, seconds)
+    with single_thread():
+        seconds = _seconds(best)
+        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            best, seconds = _quicker("bfloat16", best, seconds)
+        with suppress(ImportError, AttributeError, RuntimeError):  # torch means to drop it one day
+            if torch.backends.quantized.engine in ("x86", "fbgemm", "onednn"):
+                best, seconds = _quicker("int8", best, seconds)
     return best
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -44,14 +43,3 @@ class Workers:
         """Forget what has not begun, and wait for what has."""
         self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._before)  # what threads made later begin with
-
-
-@contextmanager
-def single_thread() -> Iterator[int]:
-    """This thread's own operations of torch without helpers; gives how many it had."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)
