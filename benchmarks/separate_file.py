@@ -77,10 +77,10 @@ def stages(recording: Path, folder: Path, model: str) -> dict[str, float]:
         separator = dpcl.load_separator(model)
 
     def clustered(*arguments: Any) -> Any:
-        with stage("of it clustering"):
-            return kmeans(*arguments)
+        with stage("(of it clustering)"):
+            return centroids(*arguments)
 
-    kmeans, long.kmeans = long.kmeans, clustered
+    centroids, separator.centroids = separator.centroids, clustered
     with AudioReader(recording) as reader:
         with stage("first pass: reading, STFT, network, clustering"):
             separation = long.LongSeparation(reader, separator, SOURCES)

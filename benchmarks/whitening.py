@@ -22,7 +22,8 @@ from dpcl.clustering.alone import FAINTEST, whiten
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.networks.model import Model, ModelSettings, load_model, save_model
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.streaming.long import OVERLAP, STRETCH, WINDOW
+from dpcl.streaming.long import OVERLAP, WINDOW
+from dpcl.streaming.sampling import STRETCH
 from dpcl.streaming.windows import Windows
 
 ALONE = 0.9  # of the weight of a stretch, in bins that one talker dominates

@@ -190,29 +190,3 @@ def test_masks_through_the_clustering_add_up_over_all_windows() -> None:
     torch.testing.assert_close(sources.sum(0), torch.from_numpy(recording[0]), rtol=0, atol=1e-4)
     masks = torch.cat([piece.masks for piece in pieces], 1)
     assert masks.std((1, 2)).min() > 0.01
-
-
-def test_of_a_long_recording_whole_stretches_are_sampled() -> None:
-    """Of a stretch as many frames as it takes to tell whether one source is alone in it."""
-    talkers = np.tile(conversation(), 5).sum(0, keepdims=True)
-    with LongSeparation(InMemory(talkers, RATE), ByPitch(), 3) as separation:
-        frames = separation._chosen_frames(torch.Generator().manual_seed(0))
-        every = separation.windows.length / len(frames)
-        numbers, of_each = (frames // separation._stretch).unique(return_counts=True)
-    assert every > 1
-    assert frames.unique().numel() == len(frames)
-    assert of_each.min() >= 4 or len(numbers) == 1
-
-
-@pytest.mark.parametrize(("points", "frames"), [(200_000, 1), (17_000, 8), (100, 20)])
-def test_how_many_frames_are_sampled(
-    monkeypatch: pytest.MonkeyPatch, points: int, frames: int
-) -> None:
-    monkeypatch.setattr(long, "POINTS", points)
-    talkers = conversation().sum(0, keepdims=True)
-    with LongSeparation(InMemory(talkers, RATE), ByPitch(), 3) as separation:
-        chosen = separation._chosen_frames(torch.Generator().manual_seed(0))
-        assert len(chosen) == pytest.approx(separation.windows.length / frames, rel=0.15)
-        of_each = (chosen // separation._stretch).unique(return_counts=True)[1]
-    whole = round(separation._stretch / min(frames, long.THINNEST))
-    assert of_each[:-1].min() >= whole - 1  # the last one of a window is shorter

@@ -25,6 +25,7 @@ from dpcl.separators.limits import MOST_SOURCES
 from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
 from dpcl.streaming.recording import Recording, Scan, blocks, scan
+from dpcl.streaming.sampling import STRETCH, Sampling
 from dpcl.streaming.windows import Windows
 from dpcl.streaming.workers import Workers
 
@@ -32,12 +33,6 @@ WINDOW = 10.0  # s that the network hears at once, at most
 OVERLAP = 0.8  # s that windows share
 FEW = 5  # windows that are heard before a faster network would be made
 BATCH = 8  # windows in one call of the network, at most
-POINTS = 200_000  # embeddings that are clustered, about
-STRETCH = 0.5  # s in which one source may be alone
-# Frames from one that is sampled to the next, at most: beyond, too few of a stretch would be left
-# to tell whether one source is alone in it, and whole stretches are left out instead.
-THINNEST = 8
-SPARSEST = 20  # of a window, one frame of so many is sampled at least
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
 HEARING = 0.6  # of the time, about, goes into the first pass
@@ -86,6 +81,7 @@ class LongSeparation:
         self.windows = Windows(
             self.band.stft.frames(self.scan.samples), round(WINDOW * hops), round(OVERLAP * hops)
         )
+        self._sampling = Sampling(self.windows, separator.stft.bins, max(1, round(STRETCH * hops)))
         self._report = report
         self.separator = separator.fast if self.windows.count > FEW else separator
         self._workers = Workers(threads)
@@ -152,12 +148,11 @@ class LongSeparation:
         first = range(0, self.windows.count, batch)  # of each batch
         batches = zip(first, self.windows.gather(frames, batch), strict=True)
         for heard, samples in self._workers.map(self._hear, batches):
-            for window, (audible, x, w, frames_of, loud) in zip(heard, samples, strict=True):
+            for window, (audible, x, w, numbers, loud) in zip(heard, samples, strict=True):
                 self._keep(window, audible)
                 points.append(x)
                 weights.append(w)
-                number = len(stretches) * self.windows.length + frames_of // self._stretch
-                stretches.append(number)
+                stretches.append(numbers)
                 loudness.append(loud.expand(len(w)))
             self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
@@ -167,57 +162,15 @@ class LongSeparation:
     @torch.no_grad()
     def _hear(self, batch: tuple[int, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Magnitudes (B, W, F') from a window on -> what was heard (B, W, H), and of each window
-        which bins count (W, F'), a sample as of `_sample`, and its loudest magnitude."""
+        which bins count (W, F'), a sample of it, and its loudest magnitude."""
         first, magnitudes = batch
         heard = self.separator.hear(magnitudes)
         samples: list[tuple[Tensor, ...]] = []
         for number, (window, magnitude) in enumerate(zip(heard, magnitudes, strict=True), first):
             weights = self.separator.weights(magnitude).view_as(magnitude)
-            random = torch.Generator().manual_seed(number)
-            sample = self._sample(window, weights, random)
+            sample = self._sampling.sample(number, window, weights, self.separator.embeddings)
             samples.append((weights > 0, *sample, magnitude.amax()))
         return heard.to(torch.float16), samples
-
-    def _sample(
-        self, heard: Tensor, weights: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a window heard (W, H), weights (W, F'): embeddings (n, K), weights, frames (n,)."""
-        wanted = POINTS // self.windows.count
-        bins = weights.shape[-1]
-        if wanted >= weights.numel():
-            frames = torch.arange(weights.numel()) // bins
-            return self.separator.embeddings(heard[None])[0], weights.flatten(), frames
-        chosen_frames = self._chosen_frames(random)
-        chosen = weights[chosen_frames].flatten()
-        audible = chosen.nonzero()[:, 0]
-        picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
-        embeddings = self.separator.embeddings(heard[None, chosen_frames])[0]  # (n*F', K)
-        # Each point stands for as much as was left out.
-        share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
-        return embeddings[picked], chosen[picked] * share, chosen_frames[picked // bins]
-
-    @property
-    def _stretch(self) -> int:
-        """Frames of a stretch."""
-        return max(1, round(STRETCH * self.separator.sample_rate / self.separator.stft.hop))
-
-    def _chosen_frames(self, random: torch.Generator) -> Tensor:
-        """Which frames (n,) of a window are sampled: each costs all its bins.
-
-        As few as hold four times the points that are wanted, but one of SPARSEST at least: evenly
-        spaced, or some stretches so.
-        """
-        bins = self.windows.length * self.separator.stft.bins
-        every = min(SPARSEST, max(1, bins * self.windows.count // (4 * POINTS)))
-        spaced = min(every, THINNEST)
-        frames = torch.arange(spaced // 2, self.windows.length, spaced)
-        if every == spaced:
-            return frames
-        numbers = frames // self._stretch
-        share = spaced / every
-        order = torch.randperm(int(numbers[-1]) + 1, generator=random)
-        taken = order[: max(1, round(share * len(order)))]
-        return frames[torch.isin(numbers, taken)]
 
     def _keep(self, heard: Tensor, audible: Tensor) -> None:
         """A window heard (W, H), and which of its bins count (W, F'), a bit each."""

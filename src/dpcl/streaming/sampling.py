@@ -1,0 +1,76 @@
+"""Which embeddings of a long recording are clustered: a sample of every window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dpcl.streaming.windows import Windows
+
+POINTS = 200_000  # embeddings that are clustered, about
+STRETCH = 0.5  # s in which one source may be alone
+# Frames from one that is sampled to the next, at most: beyond, too few of a stretch would be left
+# to tell whether one source is alone in it, and whole stretches are left out instead.
+THINNEST = 8
+SPARSEST = 20  # of a window, one frame of so many is sampled at least
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every window of a recording is sampled.
+
+    bins: F of a frame; stretch: frames of a stretch.
+    """
+
+    windows: Windows
+    bins: int
+    stretch: int
+
+    def sample(
+        self,
+        number: int,
+        heard: Tensor,
+        weights: Tensor,
+        embeddings: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of window `number`, heard (W, H), bins of weights (W, F): a sample (n, K), the weights
+        (n,) of its points, and which stretch of the recording each is from (n,), any numbers.
+
+        embeddings: from what was heard of frames (1, w, H) to (1, w*F, K). Each point stands for as
+        much weight as was left out; bins without weight are not sampled, unless all are taken.
+        """
+        first = number * self.windows.length
+        wanted = POINTS // self.windows.count
+        if wanted >= weights.numel():
+            frames = torch.arange(weights.numel()) // self.bins
+            return embeddings(heard[None])[0], weights.flatten(), first + frames // self.stretch
+        random = torch.Generator().manual_seed(number)
+        frames = self.frames(random)
+        chosen = weights[frames].flatten()
+        audible = chosen.nonzero()[:, 0]
+        picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
+        share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
+        points = embeddings(heard[None, frames])[0, picked]
+        stretches = first + frames[picked // self.bins] // self.stretch
+        return points, chosen[picked] * share, stretches
+
+    def frames(self, random: torch.Generator) -> Tensor:
+        """Which frames (n,) of a window are sampled: each costs the embeddings of all its bins.
+
+        As few as hold four times the points that are wanted, but one of SPARSEST at least: evenly
+        spaced, or some stretches so.
+        """
+        bins = self.windows.length * self.bins
+        every = min(SPARSEST, max(1, bins * self.windows.count // (4 * POINTS)))
+        spaced = min(every, THINNEST)
+        frames = torch.arange(spaced // 2, self.windows.length, spaced)
+        if every == spaced:
+            return frames
+        numbers = frames // self.stretch
+        share = spaced / every
+        order = torch.randperm(int(numbers[-1]) + 1, generator=random)
+        taken = order[: max(1, round(share * len(order)))]
+        return frames[torch.isin(numbers, taken)]
