@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.count import (
+    OF_CLOUD,
     SIGNS,
+    Count,
     count_sources,
-    fit_coefficients,
+    fit,
     sample_points,
     signs,
 )
@@ -32,17 +35,26 @@ def planted(count: int, noise: float, seed: int, size: int = 3000, least: float 
     return functional.normalize(directions[owners] + spread, dim=-1)
 
 
+def frames_of(points: Tensor) -> Tensor:
+    return torch.arange(len(points)) // 30
+
+
 @cache
-def taught() -> list[list[float]]:
-    """Coefficients fitted on planted clusters with seeds that the tests do not use."""
+def taught() -> tuple[list[list[float]], list[list[float]]]:
+    """Fitted on planted clusters with seeds that the tests do not use."""
     cases = [(1 + i % 4, 0.05 + 0.05 * (i // 4 % 5), 10_000 + i) for i in range(40)]
-    found = torch.stack([signs(planted(*case)) for case in cases])
-    return fit_coefficients(found, torch.tensor([count for count, *_ in cases]))
+    clouds = [planted(*case) for case in cases]
+    found = torch.stack([signs(x, x.new_ones(len(x)), frames_of(x)) for x in clouds])
+    return fit(found, torch.tensor([count for count, *_ in cases]), torch.ones(len(cases)))
 
 
-def number(points: Tensor, weights: Tensor | None = None, most: int = 10) -> int:
-    return count_sources(points, points.new_ones(len(points)) if weights is None else weights,
-                         taught(), most).number  # fmt: skip
+def counted(points: Tensor, weights: Tensor | None = None, most: int = 10) -> Count:
+    weights = points.new_ones(len(points)) if weights is None else weights
+    return count_sources(points, weights, frames_of(points), *taught(), most)
+
+
+def number(points: Tensor, weights: Tensor | None = None) -> int:
+    return counted(points, weights).number
 
 
 @given(count=st.integers(1, 4), noise=st.floats(0.05, 0.25), seed=st.integers(0, 1000))
@@ -53,7 +65,9 @@ def test_planted_clusters_are_counted(count: int, noise: float, seed: int) -> No
     random = torch.Generator().manual_seed(seed)
     turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=random)).Q
     shuffled = torch.randperm(len(points), generator=random)
-    assert number((points @ turned)[shuffled]) == count
+    frames = frames_of(points)[shuffled] * 7 + 3
+    other = (points @ turned)[shuffled]
+    assert count_sources(other, torch.ones(len(points)), frames, *taught()).number == count
 
 
 def test_points_without_weight_do_not_count() -> None:
@@ -68,7 +82,7 @@ def test_points_without_weight_do_not_count() -> None:
 def test_only_the_ratios_of_weights_matter(scale: float, seed: int) -> None:
     points = planted(3, 0.2, seed, 500)
     weights = torch.rand(500, generator=torch.Generator().manual_seed(seed))
-    one, other = (count_sources(points, w, taught()) for w in (weights, weights * scale))
+    one, other = (counted(points, w) for w in (weights, weights * scale))
     torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-2)
 
 
@@ -79,14 +93,43 @@ def test_signs_do_not_change_when_embeddings_are_rotated() -> None:
     ).Q
     # The first three k-means are the same; beyond the planted number, starts decide.
     same = slice(0, 7 + 1 + 3 + 3)
-    torch.testing.assert_close(signs(points)[same], signs(points @ turned)[same], rtol=0, atol=1e-3)
+    one, other = (signs(x, torch.ones(len(x)), frames_of(x)) for x in (points, points @ turned))
+    torch.testing.assert_close(one[same], other[same], rtol=0, atol=1e-3)
 
 
 def test_a_perfect_embedding_has_as_many_eigenvalues_as_talkers() -> None:
-    found = signs(torch.eye(WIDTH)[torch.arange(3000) % 3]).exp()
+    points = torch.eye(WIDTH)[torch.arange(3000) % 3]
+    found = signs(points, torch.ones(3000), frames_of(points)).exp()
     torch.testing.assert_close(found[:3], torch.full((3,), 1 / 3, dtype=torch.float64))
     assert (found[3:6] < 1e-3).all()
     assert float(found[6]) == pytest.approx(3)  # effective rank
+
+
+def sharing(points: Tensor, frames: Tensor, clusters: int = 2) -> Tensor:
+    """Mean and quantiles of the entropies of the shares of so many clusters."""
+    each = (SIGNS - OF_CLOUD) // 3
+    return signs(points, torch.ones(len(points)), frames)[OF_CLOUD:].view(3, each)[clusters - 2]
+
+
+def test_talkers_who_overlap_share_frames() -> None:
+    points = torch.eye(WIDTH)[torch.arange(3000) % 2]  # the talkers in turn, bin by bin
+    expected = torch.full((4,), math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(sharing(points, torch.arange(3000) // 30), expected)
+
+
+def test_talkers_who_take_turns_do_not() -> None:
+    points = torch.eye(WIDTH)[torch.arange(3000) // 300 % 2]
+    torch.testing.assert_close(
+        sharing(points, torch.arange(3000) // 30), torch.zeros(4, dtype=torch.float64)
+    )
+
+
+def test_frames_count_by_their_weight() -> None:
+    """A third of the weight is in frames that two share alike: the rest is one's alone."""
+    points = torch.eye(WIDTH)[torch.cat([torch.zeros(2000, dtype=int), torch.arange(1000) % 2])]
+    found = sharing(points, torch.arange(3000) // 100)
+    assert float(found[0]) == pytest.approx(math.log(2) / 3)
+    assert found[1:].tolist() == pytest.approx([0, 0, math.log(2)])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -97,7 +140,7 @@ def test_few_points(size: int) -> None:
 
 def test_silence_has_one_source() -> None:
     for points in (torch.zeros(50, WIDTH), planted(3, 0.1, 0, 50)):
-        found = count_sources(points, torch.zeros(50), taught())
+        found = counted(points, torch.zeros(50))
         assert found.number == 1
         assert found.scores.sum() == 1
 
@@ -105,7 +148,7 @@ def test_silence_has_one_source() -> None:
 def test_most_bounds_the_count() -> None:
     points = planted(4, 0.1, 3)
     for most in (1, 2, 3, 4, 9):
-        found = count_sources(points, torch.ones(len(points)), taught(), most)
+        found = counted(points, most=most)
         assert found.number == min(4, most)
         assert len(found.scores) == min(4, most)
         assert float(found.scores.sum()) == pytest.approx(1)
@@ -127,7 +170,11 @@ def test_a_sample_has_points_as_often_as_they_weigh() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     points = planted(2, 0.1, 0, 20)
-    with pytest.raises(ValueError, match="coefficients"):
-        count_sources(points, torch.ones(20), [[0.0] * SIGNS] * 3)
+    weights, frames = torch.ones(20), frames_of(points)
+    hidden, output = taught()
+    with pytest.raises(ValueError, match="hidden"):
+        count_sources(points, weights, frames, [row[1:] for row in hidden], output)
+    with pytest.raises(ValueError, match="output"):
+        count_sources(points, weights, frames, hidden, [row[1:] for row in output])
     with pytest.raises(ValueError, match="most"):
-        count_sources(points, torch.ones(20), taught(), 0)
+        count_sources(points, weights, frames, hidden, output, 0)

@@ -10,8 +10,10 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
 from dpcl.networks.model import (
+    CountSettings,
     MaskSettings,
     Model,
     ModelSettings,
@@ -217,3 +219,17 @@ def test_the_defaults_are_the_papers() -> None:
         "tanh",
     )
     assert settings.network.width == 600
+
+
+def test_a_table_of_counts_as_it_was_is_left_out() -> None:
+    """Weights from before counting saw frames are read, and count as those that were not taught."""
+    assert ModelSettings.model_validate({"count": {"coefficients": [[0.0] * 21]}}).count is None
+
+
+@pytest.mark.parametrize("row", ["hidden", "output"])
+def test_rows_for_counting_that_do_not_fit_are_refused(row: str) -> None:
+    rows = {"hidden": [[0.0] * (1 + SIGNS)] * 4, "output": [[0.0] * 5] * 3}
+    CountSettings.model_validate(rows)
+    rows[row] = [line[1:] for line in rows[row]]
+    with pytest.raises(ValidationError, match=row):
+        CountSettings.model_validate(rows)

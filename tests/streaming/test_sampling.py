@@ -31,11 +31,11 @@ def of_window(number: int = 2, silent: int = 0) -> tuple[Tensor, Tensor, Tensor,
 
 def test_a_short_recording_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "POINTS", 1_000_000)
-    weights, points, taken, stretches = of_window()
+    weights, points, taken, frames = of_window()
     assert len(points) == weights.numel()
     assert torch.equal(taken, weights.flatten())
     assert torch.equal(points[BINS + 3], torch.tensor([1.0, 3.0]))
-    assert len(stretches.unique()) == -(-WINDOWS.length // STRETCH)
+    assert torch.equal(frames.unique() - 2 * WINDOWS.length, torch.arange(WINDOWS.length))
 
 
 def test_points_stand_for_all_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,23 +51,26 @@ def test_points_stand_for_all_the_weight(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_silent_window_has_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "POINTS", 20_000)
-    _, points, taken, stretches = of_window(silent=BINS)
-    assert (len(points), len(taken), len(stretches)) == (0, 0, 0)
+    _, points, taken, frames = of_window(silent=BINS)
+    assert (len(points), len(taken), len(frames)) == (0, 0, 0)
 
 
-def test_no_stretch_is_of_two_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_know_their_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "POINTS", 20_000)
+    _, points, _, frames = of_window(2)
+    assert torch.equal(frames, 2 * WINDOWS.length + points[:, 0].long())
+
+
+def test_no_stretch_is_of_two_windows() -> None:
     """Neighbours overlap, so numbers that ran on would join what is seconds apart."""
-    monkeypatch.setattr(sampling, "POINTS", 20_000)
-    first, second = (set(of_window(number)[3].tolist()) for number in (2, 3))
-    assert first
-    assert not first & second
-
-
-def test_points_know_their_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "POINTS", 20_000)
-    _, points, _, stretches = of_window(2)
-    expected = 2 * WINDOWS.length + points[:, 0].long() // STRETCH
-    assert torch.equal(stretches, expected)
+    frames = torch.arange(3 * WINDOWS.length)
+    stretches = Sampling(WINDOWS, BINS, STRETCH).stretches(frames)
+    for number in stretches.unique():
+        members = frames[stretches == number]
+        assert len(members) <= STRETCH
+        assert members[-1] - members[0] == len(members) - 1
+        assert len((members // WINDOWS.length).unique()) == 1
+    assert len(stretches.unique()) == 3 * -(-WINDOWS.length // STRETCH)
 
 
 @pytest.mark.parametrize(("points", "every"), [(60_000, 1), (8_000, 6), (3_000, 16), (10, 20)])

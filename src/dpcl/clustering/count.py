@@ -1,9 +1,10 @@
 """How many sources there are, from the embeddings alone.
 
 Embeddings of one talker lie close together, those of C talkers in C directions: the more there are,
-the more eigenvalues of V^T V are large, and the more k-means gains from one more cluster. Where
-talkers overlap, a network is in doubt and its embeddings lie between, so no threshold is right for
-every network: what each sign counts is fitted on validation mixtures and belongs to the weights.
+the more eigenvalues of V^T V are large, the more k-means gains from one more cluster, and the more
+clusters share a frame. Where talkers overlap, a network is in doubt and its embeddings lie between,
+so no threshold is right for every network: what the signs say together is fitted on validation
+mixtures and belongs to the weights.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
@@ -20,8 +21,13 @@ from dpcl.clustering.kmeans import kmeans
 SAMPLE = 3000  # points that are looked at; the count of more is no better
 EIGENVALUES = 6
 CLUSTERS = 5
+SHARED = 4  # clusters, at most, of which is told how they share the frames
+QUANTILES = 0.1, 0.5, 0.9  # of the frames
 SMALLEST = 1e-4  # in a logarithm: what is smaller says nothing
-SIGNS = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)
+OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # signs that know of no frames
+SIGNS = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES))
+
+Rows = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -29,30 +35,43 @@ class Count:
     """How many sources, and how sure that is."""
 
     number: int
-    scores: Tensor  # (most,) probabilities of 1, 2, … sources; they add up to one
+    scores: Tensor  # (most,) probabilities of 1, 2, …, and `most` sources or more
 
 
 def count_sources(
-    points: Tensor, weights: Tensor, coefficients: Sequence[Sequence[float]], most: int = 10
+    points: Tensor, weights: Tensor, frames: Tensor, hidden: Rows, output: Rows, most: int = 10
 ) -> Count:
     """The likeliest number of sources, 1 to `most`, of embeddings (N, K) with weights (N,).
 
-    coefficients: a row for 1, 2, … sources, an intercept and one number for each of the `signs`,
-    of a multinomial logistic regression; there are never more sources than rows. Where nothing
-    has weight, as in silence, there is one source.
-    Raises ValueError for coefficients of another shape, `most` under 1, and what kmeans refuses.
+    frames: (N,), which frame each embedding is of, any whole numbers; hidden: rows of an intercept
+    and a number for each of the `signs`; output: a row for 1, 2, … sources, an intercept and a
+    number for each hidden row: see `fit`. There are never more sources than rows of output. Where
+    nothing has weight, as in silence, or all embeddings are the same, there is one source.
+    Raises ValueError for rows of other lengths, `most` under 1, and what kmeans refuses.
     """
-    table = torch.tensor(coefficients, dtype=torch.float64)[:most]  # (C, 1 + SIGNS)
-    if most < 1 or table.ndim != 2 or table.shape[1] != 1 + SIGNS:
+    first, last = (torch.tensor(rows, dtype=torch.float64) for rows in (hidden, output))
+    shapes = (first.ndim, last.ndim) == (2, 2)
+    if most < 1 or not shapes or [first.shape[1], last.shape[1]] != [1 + SIGNS, 1 + len(first)]:
         raise ValueError(
-            f"want most >= 1 and rows of {1 + SIGNS} coefficients; got {most}, {tuple(table.shape)}"
+            f"want most >= 1, hidden rows of 1 + {SIGNS} numbers and output rows of one more than"
+            f" there are hidden ones; got {most}, {tuple(first.shape)} and {tuple(last.shape)}"
         )
+    most = min(most, len(last))
+    one = Count(1, functional.one_hot(torch.tensor(0), most).double())
     if not bool((weights > 0).any()):
-        scores = functional.one_hot(torch.tensor(0), len(table)).double()
-        return Count(1, scores)
-    found = torch.cat([table.new_ones(1), signs(sample_points(points, weights))])
-    scores = (table @ found).softmax(0)  # (C,)
+        return one
+    found = signs(points, weights, frames)
+    if found[EIGENVALUES + 1].exp() <= SMALLEST:  # of one cluster nothing is left to explain
+        return one
+    scores = score(found, first, last).softmax(0)
+    scores = torch.cat([scores[: most - 1], scores[most - 1 :].sum(0, keepdim=True)])
     return Count(int(scores.argmax()) + 1, scores)
+
+
+def score(found: Tensor, hidden: Tensor, output: Tensor) -> Tensor:
+    """Signs (..., SIGNS) -> logits (..., C) of 1, 2, … sources: one hidden layer of tanh."""
+    inner = (found @ hidden[:, 1:].T + hidden[:, 0]).tanh()
+    return inner @ output[:, 1:].T + output[:, 0]
 
 
 def sample_points(points: Tensor, weights: Tensor, size: int = SAMPLE, seed: int = 0) -> Tensor:
@@ -68,29 +87,39 @@ def sample_points(points: Tensor, weights: Tensor, size: int = SAMPLE, seed: int
     return points[chosen.clamp_max(len(points) - 1)]
 
 
-def signs(points: Tensor) -> Tensor:
-    """What tells the number of sources of points (N, K) of equal weight -> (SIGNS,), float64.
+def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
+    """What tells the number of sources of points (N, K) of weights (N,) in frames (N,): (SIGNS,).
 
-    Logarithms of the largest eigenvalues of V^T V / N, which add up to one, and of their effective
-    rank (Roy and Vetterli 2007); for k = 1, 2, … the logarithm of the mean squared distance to the
-    nearest of k centroids; and for k = 2, 3, … the largest cosine of two centroids, and how much
-    nearer a point is, on average, to its centroid than to the next (the simplified silhouette:
-    Hruschka et al. 2004). None changes when the embeddings are rotated.
+    Of a sample: logarithms of the largest eigenvalues of V^T V / N, which add up to one, and of
+    their effective rank (Roy and Vetterli 2007); for k = 1, 2, … the logarithm of the mean squared
+    distance to the nearest of k centroids; and for k = 2, 3, … the largest cosine of two centroids,
+    and how much nearer a point is, on average, to its centroid than to the next (the simplified
+    silhouette: Hruschka et al. 2004). Of all points, for k = 2, 3, …: the entropy of the shares
+    that the clusters have of a frame, its mean and quantiles. Sources that talk at once share
+    frames, those who take turns do not. None changes when the embeddings are rotated.
     """
-    x = functional.normalize(points.float(), dim=-1)
+    heard = weights > 0
+    everything = functional.normalize(points[heard].float(), dim=-1)
+    loud = weights[heard].to(everything.dtype)
+    _, places = torch.unique(frames[heard], return_inverse=True)
+    x = sample_points(everything, loud)
     eigenvalues = torch.linalg.eigvalsh((x.T @ x).double() / len(x)).flip(0).clamp_min(0)  # (K,)
     rank = torch.special.entr(eigenvalues).sum()  # its logarithm
     largest = functional.pad(eigenvalues, (0, EIGENVALUES))[:EIGENVALUES]
-    found = [*largest.clamp_min(SMALLEST).log().tolist(), float(rank)]
+    cloud = [*largest.clamp_min(SMALLEST).log().tolist(), float(rank)]
+    sharing: list[float] = []
     for k in range(1, CLUSTERS + 1):
         clusters = kmeans(x, k, restarts=3, iterations=30)
-        found.append(float((clusters.inertia / len(x)).clamp_min(SMALLEST).log()))
+        cloud.append(float((clusters.inertia / len(x)).clamp_min(SMALLEST).log()))
         if k > 1:
             directions = functional.normalize(clusters.centroids, dim=-1)  # (k, K)
             cosines = directions @ directions.T - 2 * torch.eye(k, device=x.device)
-            found.append(float(cosines.max()))
-            found.append(_silhouette(x @ directions.T))
-    return torch.tensor(found, dtype=torch.float64)
+            cloud.append(float(cosines.max()))
+            cloud.append(_silhouette(x @ directions.T))
+            if k <= SHARED:
+                owners = (everything @ directions.T).argmax(1)
+                sharing += _sharing(owners, k, loud, places)
+    return torch.tensor(cloud + sharing, dtype=torch.float64)
 
 
 def _silhouette(cosines: Tensor) -> float:
@@ -100,32 +129,50 @@ def _silhouette(cosines: Tensor) -> float:
     return float((1 - near / far).mean())
 
 
-def fit_coefficients(
-    found: Tensor, counts: Tensor, decay: float = 1e-3, steps: int = 300
-) -> list[list[float]]:
-    """Coefficients for count_sources from signs (M, SIGNS) of mixtures whose counts (M,) are known.
+def _sharing(owners: Tensor, k: int, weights: Tensor, frames: Tensor) -> list[float]:
+    """Clusters (N,) of points in frames 0, 1, … (N,) -> entropies of the clusters' shares in nat.
 
-    Multinomial logistic regression in which every number of sources counts the same, however many
-    mixtures have it; `decay` times the square of the coefficients, of signs brought to unit
-    variance, is added to the mean negative logarithm of the likelihood.
+    The mean over the frames and their quantiles, every frame counting by its weight.
+    """
+    held = weights.new_zeros((int(frames.max()) + 1) * k)
+    held = held.index_add_(0, frames * k + owners, weights).view(-1, k)  # (L, k)
+    mass = held.sum(1)
+    entropies, order = torch.special.entr(held / mass.unsqueeze(1)).sum(1).sort()
+    shares = (mass[order] / mass.sum()).double()
+    places = torch.searchsorted(shares.cumsum(0), shares.new_tensor(QUANTILES))
+    quantiles: list[float] = entropies[places.clamp_max(len(entropies) - 1)].tolist()
+    return [float(entropies.double() @ shares), *quantiles]
+
+
+def fit(
+    found: Tensor, counts: Tensor, importance: Tensor, units: int = 16, steps: int = 400
+) -> tuple[list[list[float]], list[list[float]]]:
+    """hidden and output of `count_sources` from signs (M, SIGNS) of mixtures of known counts (M,).
+
+    importance: (M,), how much each mixture counts. Cross-entropy by AdamW; noise on the signs, of a
+    tenth of their deviation, and the decay of the weights keep it from learning them by heart.
     """
     found = found.double()
     mean, std = found.mean(0), found.std(0).clamp_min(1e-6)
-    x = torch.cat([torch.ones_like(found[:, :1]), (found - mean) / std], dim=1)  # (M, 1 + SIGNS)
-    classes = int(counts.max())
-    share = 1 / torch.bincount(counts - 1, minlength=classes).clamp_min(1)[counts - 1].double()
-    table = x.new_zeros(classes, x.shape[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([table], max_iter=steps, line_search_fn="strong_wolfe")
+    scaled = (found - mean) / std
+    share = importance.double() / importance.sum()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = nn.Linear(found.shape[1], units).double()
+        last = nn.Linear(units, int(counts.max())).double()
+        parameters = [*first.parameters(), *last.parameters()]
+        optimiser = torch.optim.AdamW(parameters, lr=5e-3, weight_decay=1.0)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            logits = last(first(scaled + 0.1 * torch.randn_like(scaled)).tanh())
+            errors = functional.cross_entropy(logits, counts - 1, reduction="none")
+            (share * errors).sum().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    plain = first.weight.detach() / std  # (units, SIGNS), of signs as they are
+    hidden = torch.cat([(first.bias.detach() - plain @ mean).unsqueeze(1), plain], 1)
+    output = torch.cat([last.bias.detach().unsqueeze(1), last.weight.detach()], 1)
+    return _rounded(hidden), _rounded(output)
 
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        errors = functional.cross_entropy(x @ table.T, counts - 1, reduction="none")
-        value = (share * errors).sum() / classes + decay * table[:, 1:].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    plain = table.detach()[:, 1:] / std  # (C, SIGNS)
-    intercepts = table.detach()[:, :1] - (plain * mean).sum(1, keepdim=True)
-    rows: list[list[float]] = torch.cat([intercepts, plain], dim=1).tolist()
-    return [[round(value, 4) for value in row] for row in rows]
+def _rounded(table: Tensor) -> list[list[float]]:
+    return [[round(value, 4) for value in row] for row in table.tolist()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -117,13 +117,16 @@ class MaskSettings(Settings):
 class CountSettings(Settings):
     """How the sources are counted: fitted on validation mixtures by benchmarks/count.py."""
 
-    # A row for 1, 2, … sources: see dpcl.clustering.count.count_sources.
-    coefficients: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    # See dpcl.clustering.count.count_sources.
+    hidden: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    output: tuple[tuple[float, ...], ...] = Field(min_length=1)  # a row for 1, 2, … sources
 
     @model_validator(mode="after")
     def _fits_the_signs(self) -> CountSettings:
-        if any(len(row) != 1 + SIGNS for row in self.coefficients):
-            raise ValueError(f"want 1 + {SIGNS} coefficients in each row")
+        if any(len(row) != 1 + SIGNS for row in self.hidden):
+            raise ValueError(f"want 1 + {SIGNS} numbers in each row of hidden")
+        if any(len(row) != 1 + len(self.hidden) for row in self.output):
+            raise ValueError(f"want 1 + {len(self.hidden)} numbers in each row of output")
         return self
 
 
@@ -137,6 +140,12 @@ class ModelSettings(Settings):
     # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
     # see dpcl.clustering.alone. null: as they are
     whitening: tuple[tuple[float, ...], ...] | None = None
+
+    @field_validator("count", mode="before")
+    @classmethod
+    def _count_as_it_was(cls, value: Any) -> Any:
+        """The table of weights that were written before counting saw frames is no longer read."""
+        return None if isinstance(value, dict) and "coefficients" in value else value
 
     @model_validator(mode="after")
     def _whitening_fits_the_embeddings(self) -> ModelSettings:

@@ -62,7 +62,9 @@ class DeepClustering:
                 embeddings = network.embed(heard)  # (B, L*F, K)
                 weights = self.weights(spectrum)  # (B, L*F)
                 if num_sources is None:
-                    num_sources = max(map(self.count, embeddings, weights))
+                    frames = torch.arange(weights.shape[1], device=weights.device) // grid[1]
+                    pairs = zip(embeddings, weights, strict=True)
+                    num_sources = max(self.count(v, w, frames) for v, w in pairs)
                 centroids = self.centroids(embeddings, num_sources, weights)
                 masks = self._masks(network, heard, embeddings, centroids)
             else:
@@ -86,15 +88,18 @@ class DeepClustering:
         settings = self.model.settings.masks
         return bin_weights(spectrum, settings.weighting, settings.floor_db)
 
-    def count(self, points: Tensor, weights: Tensor, most: int = MOST_SOURCES) -> int:
+    def count(
+        self, points: Tensor, weights: Tensor, frames: Tensor, most: int = MOST_SOURCES
+    ) -> int:
         """How many sources embeddings (N, K) of weights (N,) come from, at most `most`.
 
+        frames: (N,), which frame each is of, any whole numbers.
         Two, or `most` if that is less, for a model that was not taught to count.
         """
         settings = self.model.settings.count
         if settings is None:
             return min(2, most)
-        return count_sources(points, weights, settings.coefficients, most).number
+        return count_sources(points, weights, frames, settings.hidden, settings.output, most).number
 
     def centroids(
         self,

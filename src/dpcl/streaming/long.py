@@ -87,10 +87,11 @@ class LongSeparation:
         self._workers = Workers(threads)
         self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
         try:
-            points, weights, stretches = self._listen()
-            self.num_sources = sources or separator.count(points, weights, most)
+            points, weights, frames = self._listen()
+            self.num_sources = sources or separator.count(points, weights, frames, most)
+            stretches = self._sampling.stretches(frames) if self.windows.count > 1 else None
             self.centroids = separator.centroids(  # (C, K)
-                points, self.num_sources, weights, stretches if self.windows.count > 1 else None
+                points, self.num_sources, weights, stretches
             )
         except BaseException:
             self.close()
@@ -134,13 +135,13 @@ class LongSeparation:
 
     @torch.no_grad()
     def _listen(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Hear all windows; a sample of their embeddings (N, K), weights and stretches (N,)."""
+        """Hear all windows; a sample of their embeddings (N, K), weights and frames (N,)."""
         analysis = BlockSTFT(self.band.stft)
         mono = (self.scan.heard(block).unsqueeze(0) for block in blocks(self.recording))
         frames = (self.band.heard(s[0].abs()) for s in _frames(mono, analysis))  # (l, F')
         points: list[Tensor] = []
         weights: list[Tensor] = []
-        stretches: list[Tensor] = []
+        frames_of: list[Tensor] = []
         loudness: list[Tensor] = []
         # Equally many windows for each thread: none waits for the others at the end.
         rounds = -(-self.windows.count // (BATCH * self._workers.number))
@@ -152,12 +153,12 @@ class LongSeparation:
                 self._keep(window, audible)
                 points.append(x)
                 weights.append(w)
-                stretches.append(numbers)
+                frames_of.append(numbers)
                 loudness.append(loud.expand(len(w)))
             self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
         audible = loud >= loud.max() * 10 ** (QUIET_DB / 20)
-        return torch.cat(points), torch.cat(weights) * audible, torch.cat(stretches)
+        return torch.cat(points), torch.cat(weights) * audible, torch.cat(frames_of)
 
     @torch.no_grad()
     def _hear(self, batch: tuple[int, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:

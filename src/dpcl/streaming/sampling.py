@@ -22,7 +22,8 @@ SPARSEST = 20  # of a window, one frame of so many is sampled at least
 class Sampling:
     """How every window of a recording is sampled.
 
-    bins: F of a frame; stretch: frames of a stretch.
+    bins: F of a frame; stretch: frames of a stretch. Frames are numbered window after window, those
+    of an overlap twice.
     """
 
     windows: Windows
@@ -37,7 +38,7 @@ class Sampling:
         embeddings: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of window `number`, heard (W, H), bins of weights (W, F): a sample (n, K), the weights
-        (n,) of its points, and which stretch of the recording each is from (n,), any numbers.
+        (n,) of its points, and which frame of the recording each is from (n,).
 
         embeddings: from what was heard of frames (1, w, H) to (1, w*F, K). Each point stands for as
         much weight as was left out; bins without weight are not sampled, unless all are taken.
@@ -46,7 +47,7 @@ class Sampling:
         wanted = POINTS // self.windows.count
         if wanted >= weights.numel():
             frames = torch.arange(weights.numel()) // self.bins
-            return embeddings(heard[None])[0], weights.flatten(), first + frames // self.stretch
+            return embeddings(heard[None])[0], weights.flatten(), first + frames
         random = torch.Generator().manual_seed(number)
         frames = self.frames(random)
         chosen = weights[frames].flatten()
@@ -54,8 +55,12 @@ class Sampling:
         picked = audible[torch.randperm(len(audible), generator=random)[:wanted]]
         share = weights.sum() / chosen[picked].sum().clamp_min(torch.finfo(weights.dtype).tiny)
         points = embeddings(heard[None, frames])[0, picked]
-        stretches = first + frames[picked // self.bins] // self.stretch
-        return points, chosen[picked] * share, stretches
+        return points, chosen[picked] * share, first + frames[picked // self.bins]
+
+    def stretches(self, frames: Tensor) -> Tensor:
+        """Which stretch each of the frames (n,) is in, any numbers: none is of two windows."""
+        length = self.windows.length
+        return frames // length * length + frames % length // self.stretch
 
     def frames(self, random: torch.Generator) -> Tensor:
         """Which frames (n,) of a window are sampled: each costs the embeddings of all its bins.
