@@ -34,6 +34,20 @@ def test_a_run_starts_from_the_weights_that_it_is_given(
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-9)
 
 
+def test_heads_begin_fresh_where_that_is_wanted(
+    tmp_path: Path, make_recipe: Callable[..., Recipe]
+) -> None:
+    first = train(make_recipe(), tmp_path / "first")
+    still = {"kind": "sgd", "learning_rate": 1e-12}
+    recipe = make_recipe(
+        init=str(first), init_heads=False, stages=STAGES, optimiser=still, validation=None
+    )
+    second = load_model(train(recipe, tmp_path / "second")).network.state_dict()
+    for name, value in load_model(first).network.state_dict().items():
+        same = torch.allclose(second[name], value, rtol=0, atol=1e-9)
+        assert same != name.startswith("project."), name
+
+
 def test_weights_of_another_size_are_refused_before_anything_is_trained(
     tmp_path: Path, make_recipe: Callable[..., Recipe]
 ) -> None:

@@ -77,7 +77,7 @@ def train(
     if model is None and recipe.init is None:
         network.mean, network.std = statistics(recipe, packed)
     elif model is None:
-        _start_from(network, Path(str(recipe.init)))
+        _start_from(network, Path(str(recipe.init)), recipe.init_heads)
     else:
         network.load_state_dict(model.network.state_dict())
     fabric_network, fabric_optimiser = fabric.setup(network.train(), optimiser)
@@ -191,18 +191,18 @@ def _best_score(run: Path) -> float:
     return float(load_model(best).notes["valid_si_sdri_db"]) if best.exists() else -math.inf
 
 
-def _start_from(network: EmbeddingNetwork, path: Path) -> None:
+def _start_from(network: EmbeddingNetwork, path: Path, heads: bool) -> None:
     """Weights and feature statistics of another training (pre-training, or another data set).
 
     Heads may differ: those that the other network lacks, or has of another size, stay fresh, its
-    own others are left out.
+    own others are left out; without `heads` all are.
     """
     sizes = f"init: {path} is of another size of network; change model.network"
     own = network.state_dict()
     begin = {
         name: value
         for name, value in load_model(path).network.state_dict().items()
-        if not name.startswith(HEADS) or (name in own and own[name].shape == value.shape)
+        if not name.startswith(HEADS) or (heads and name in own and own[name].shape == value.shape)
     }
     try:
         unmatched = network.load_state_dict(begin, strict=False)

@@ -160,6 +160,7 @@ class Recipe(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     input_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # variance, on the features
     init: str | None = None  # weights to start from, heads that they lack fresh; null: all fresh
+    init_heads: bool = True  # false: without their heads, which all begin fresh
     # parts of the network that keep their weights, as their names begin: lstm, project, …
     frozen: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = Field(min_length=1)
