@@ -18,14 +18,14 @@ from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
 
-START = 0.75  # s with anything to hear in them before the first clustering
-AGAIN = 0.25  # s, likewise, between attempts to find who is missing
+START = 0.2  # s with anything to hear in them before the first clustering
+AGAIN = 0.2  # s, likewise, between attempts to find who is missing
 RECENT = 4.0  # s, likewise, in which they are looked for
 POINTS = 4096  # in which they are looked for: enough, and quick enough to do it often
 BLOCK = 0.2  # s between steps of the centroids
 MEMORY = 10.0  # s of a source after which its centroid has forgotten all but 1/e
 APART = 0.9  # cosine between centroids that are of two sources, at most: 0.7 loses 2.5 dB on valid2
-SHARPNESS = 10.0  # of the assignment softmax(sharpness * cosine) that centroids learn from
+SHARPNESS = 20.0  # of the assignment softmax(sharpness * cosine) that centroids learn from
 
 
 @dataclass(frozen=True)
