@@ -7,12 +7,12 @@
         --write src/dpcl/weights/default.safetensors
     python benchmarks/count.py default --root CORPUS --test lists/open{1,2,3}.csv
 
-Every mixture is heard twice: as the list has it, and with talkers who come and go; --overlapping
-leaves the latter out. Ways with
-thresholds, and the one in use, are fitted on seven eighths of the mixtures and tried on the
-rest, eight times. --write then fits the one in use on all and puts its numbers into the
-weights. --test counts with the numbers that the weights have. --cache keeps what the network
-made of a list.
+Every mixture of a list is heard twice: as the list has it, and with talkers who take turns; and
+there are conversations of half a minute to three, as benchmarks/conversation.py makes them, with
+talkers of `valid`, or of `test` with --test. --overlapping leaves both of these out. Ways with
+thresholds, and the one in use, are fitted on seven eighths of the mixtures and tried on the rest,
+eight times. --write then fits the one in use on all and puts its numbers into the weights. --test
+counts with the numbers that the weights have. --cache keeps what the network made of a list.
 """
 
 from __future__ import annotations
@@ -20,65 +20,102 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import astuple, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from conversation import SAMPLE_RATE, converse
+from count_ways import WAYS, Way
 from torch import Tensor
 
-from dpcl.clustering.count import CLUSTERS, EIGENVALUES, OF_CLOUD, fit, score, signs
+from dpcl.clustering.count import fit, score, signs
 from dpcl.mixtures.activity import come_and_go
+from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import CountSettings, Model, save_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.load import load_separator
+from dpcl.streaming.long import LongSeparation
+from dpcl.streaming.recording import InMemory
 
 LISTS = [Path(f"lists/valid{count}.csv") for count in (1, 2, 3)]
 FOLDS = 8
 PRIOR = (1.0, 1.2, 1.0)  # two at once are what people most often have
-# Of a mixture as the list has it, where one with turns counts 1: of three who take turns there is
-# often too little to hear, and with equal ones the doubt is at the cost of those who overlap.
-OVERLAPPING = 2.0
+KINDS = "as listed", "turns", "conversation"
+# How much each kind counts: of three who take turns for six seconds there is often too little to
+# hear, and with equal ones that doubt is at the cost of those who overlap.
+SHARES = (2.0, 1.0, 1.0)
+MINUTES = 0.5, 3.0  # of a conversation
+FIRST_SEED = 1000  # of the conversations; those of benchmarks/conversation.py begin with 0
 WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of those who come and go
 HEARD = 0.1  # of a talker's energy that has to be left then
 
 
 @dataclass(frozen=True)
 class Heard:
-    """Signs (M, SIGNS) of mixtures, their talkers (M,), and whether these come and go (M,)."""
+    """Signs (M, SIGNS) of mixtures; their talkers, kinds (of KINDS) and groups (M,)."""
 
     signs: Tensor
     counts: Tensor
-    turns: Tensor
+    kinds: Tensor
+    groups: Tensor
+
+    def of(self, chosen: Tensor) -> Heard:
+        """Some of the mixtures."""
+        return Heard(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def hear(
-    separator: DeepClustering, path: Path, root: Path, limit: int, cache: Path | None
-) -> Heard:
-    """Both kinds of the first `limit` mixtures of a list."""
-    name = hashlib.sha256(path.read_bytes())
-    for value in separator.model.network.state_dict().values():
-        name.update(value.numpy().tobytes())
-    kept = cache / f"{path.stem}-{limit}-{name.hexdigest()[:12]}.pt" if cache else None
-    if kept and kept.is_file():
-        return Heard(*torch.load(kept))
-    found, counts, turns = [], [], []
+class Signs(DeepClustering):
+    """Keeps the signs of what it should count."""
+
+    def count(self, points: Tensor, weights: Tensor, frames: Tensor, most: int = 1) -> int:
+        self.found = signs(points, weights, frames)
+        return 1
+
+
+def hear_list(model: Model, path: Path, root: Path, limit: int) -> Heard:
+    """The first `limit` mixtures of a list as they are, and with turns."""
+    separator, rows = Signs(model), []
     for number, row in enumerate(read_list(path)[:limit]):
         _, sources = render_mixture(row, root, separator.sample_rate)
         for kind, heard in enumerate((sources, _turns(sources, number))):
-            spectrum = separator.stft(torch.from_numpy(heard.sum(0))[None])  # (1, L, F)
-            weights = separator.weights(spectrum)[0]
-            frames = torch.arange(len(weights)) // spectrum.shape[-1]
-            found.append(signs(separator.embed(spectrum)[0], weights, frames))
-            counts.append(len(row.sources))
-            turns.append(bool(kind))
-    result = Heard(torch.stack(found), torch.tensor(counts), torch.tensor(turns))
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save((result.signs, result.counts, result.turns), kept)
-    return result
+            separator(torch.from_numpy(heard.sum(0)))
+            rows.append((separator.found, len(row.sources), kind, number))
+    return _stacked(rows)
+
+
+def hear_conversations(model: Model, corpus: Corpus, number: int) -> Heard:
+    """So many conversations each of one, two and three talkers."""
+    separator, rows = Signs(model), []
+    for seed in range(FIRST_SEED, FIRST_SEED + number):
+        for talkers in (1, 2, 3):
+            minutes = np.random.default_rng(seed).uniform(*MINUTES)
+            _, sources = converse(corpus, talkers, minutes, seed)
+            recording = InMemory(sources.sum(0, keepdim=True).numpy(), SAMPLE_RATE)
+            with LongSeparation(recording, separator):
+                rows.append((separator.found, talkers, 2, seed))
+    return _stacked(rows)
+
+
+def _stacked(rows: list[tuple[Tensor, int, int, int]]) -> Heard:
+    found, *others = zip(*rows, strict=True)
+    return Heard(torch.stack(found), *(torch.tensor(other) for other in others))
+
+
+def kept(cache: Path | None, name: str, model: Model, of: str, hear: Callable[[], Heard]) -> Heard:
+    """What was heard, from a file in the cache if the same was heard before."""
+    if cache is None:
+        return hear()
+    key = hashlib.sha256(of.encode())
+    for value in model.network.state_dict().values():
+        key.update(value.numpy().tobytes())
+    path = cache / f"{name}-{key.hexdigest()[:12]}.pt"
+    if not path.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save(astuple(hear()), path)
+    return Heard(*torch.load(path))
 
 
 def _turns(sources: np.ndarray, seed: int) -> np.ndarray:
@@ -90,69 +127,6 @@ def _turns(sources: np.ndarray, seed: int) -> np.ndarray:
         gated = come_and_go(whole, random, WINDOWS, ACTIVE[: len(sources)], TURNS)
         if (np.square(gated).sum(1) >= HEARD * energies).all():
             return gated
-
-
-# Ways to count: signs (M, SIGNS) and thresholds -> numbers (M,); and the thresholds to choose from.
-# All are bounded by the same most, that of the lists, as the regression is.
-def _inertia(found: Tensor) -> Tensor:
-    """(M, CLUSTERS): mean squared distance to the nearest of 1, 2, … centroids."""
-    return found[:, [EIGENVALUES + 1, *range(EIGENVALUES + 2, OF_CLOUD, 3)]].exp()
-
-
-def by_eigenvalues(found: Tensor, threshold: float) -> Tensor:
-    return (found[:, :EIGENVALUES].exp() > threshold).sum(1).clamp(min=1)
-
-
-def by_gap(found: Tensor) -> Tensor:
-    return (found[:, :4] - found[:, 1:5]).argmax(1) + 1
-
-
-def by_rank(found: Tensor, *thresholds: float) -> Tensor:
-    rank = found[:, EIGENVALUES].exp()
-    return 1 + sum((rank > threshold).long() for threshold in thresholds)
-
-
-def by_evidence(found: Tensor, size: float) -> Tensor:
-    """Bayes' information criterion of k equal round Gaussians, K taken as 20.
-
-    size: how many independent points the bins are worth; neighbours say the same.
-    """
-    width = 20
-    sizes = torch.arange(1, CLUSTERS + 1)
-    fit = size * width * _inertia(found).log() / 2
-    return (fit + sizes * (width + 1) / 2 * np.log(size)).argmin(1) + 1
-
-
-def by_silhouette(found: Tensor, threshold: float) -> Tensor:
-    best, number = found[:, EIGENVALUES + 4 : OF_CLOUD : 3].max(1)
-    return torch.where(best > threshold, number + 2, 1)
-
-
-def by_merging(found: Tensor, threshold: float) -> Tensor:
-    """The most clusters whose centroids all keep their distance."""
-    apart = found[:, EIGENVALUES + 3 : OF_CLOUD : 3] < threshold  # (M, CLUSTERS - 1)
-    return 1 + apart.long().cumprod(1).sum(1)
-
-
-def by_inertia(found: Tensor, threshold: float) -> Tensor:
-    """The first number of clusters that leaves little of the spread."""
-    little = _inertia(found) < threshold
-    return torch.where(little.any(1), little.long().argmax(1) + 1, CLUSTERS)
-
-
-SHARES = tuple(np.linspace(0.02, 0.98, 49))
-SIZES = tuple(np.geomspace(3, 3000, 40))
-RANKS = tuple((a, b, c) for a, b, c in product(np.arange(1.5, 12, 0.5), repeat=3) if a < b < c)
-Way = Callable[..., Tensor]
-WAYS: dict[str, tuple[Way, Sequence[tuple[float, ...]]]] = {
-    "eigenvalues over a threshold": (by_eigenvalues, [(share / 2,) for share in SHARES]),
-    "largest gap of eigenvalues": (by_gap, [()]),
-    "effective rank, three thresholds": (by_rank, RANKS),
-    "evidence (BIC), size fitted": (by_evidence, [(size,) for size in SIZES]),
-    "best silhouette, one under a threshold": (by_silhouette, [(share,) for share in SHARES]),
-    "clusters merged by cosine": (by_merging, [(share,) for share in SHARES]),
-    "inertia under a threshold": (by_inertia, [(share,) for share in SHARES]),
-}
 
 
 def accuracy(numbers: Tensor, counts: Tensor) -> float:
@@ -168,43 +142,36 @@ def by_network(found: Tensor, settings: CountSettings) -> Tensor:
 
 
 def fitted_network(heard: Heard, prior: Sequence[float]) -> CountSettings:
-    """All numbers of talkers count as the prior says, however many mixtures have them."""
-    importance = torch.tensor(prior)[heard.counts - 1] / heard.counts.bincount()[heard.counts]
-    importance = torch.where(heard.turns, importance, OVERLAPPING * importance)
+    """Kinds and numbers of talkers count as SHARES and the prior say, however many there are."""
+    importance = torch.tensor(SHARES)[heard.kinds] * torch.tensor(prior)[heard.counts - 1]
+    each = heard.kinds * len(prior) + heard.counts - 1
+    importance = importance / each.bincount()[each]
     hidden, output = fit(heard.signs, heard.counts, importance)
     return CountSettings(hidden=hidden, output=output)
 
 
 def tried(heard: Heard, fitted: Callable[[Heard], Callable[[Tensor], Tensor]]) -> Tensor:
-    """Numbers (M,) of a way, of each mixture when it was fitted without it and its other kind."""
+    """Numbers (M,) of a way, of each mixture when it was fitted without it and those of its group.
+
+    Lists of one seed share talkers row by row: a row's mixtures are left out together.
+    """
     numbers = torch.zeros_like(heard.counts)
-    # Lists of one seed share talkers row by row: a row's mixtures are left out together.
-    fold = torch.cat([torch.arange(int((heard.counts == c).sum())) for c in heard.counts.unique()])
-    fold = (fold if not heard.turns.any() else fold // 2) % FOLDS
+    fold = heard.groups % FOLDS
     for out in range(FOLDS):
         rest = fold != out
-        numbers[~rest] = fitted(of(heard, rest))(heard.signs[~rest])
+        numbers[~rest] = fitted(heard.of(rest))(heard.signs[~rest])
     return numbers
 
 
-def of(heard: Heard, chosen: Tensor) -> Heard:
-    """Some of the mixtures."""
-    return Heard(heard.signs[chosen], heard.counts[chosen], heard.turns[chosen])
-
-
 def print_row(name: str, numbers: Tensor, heard: Heard) -> None:
-    cells = []
-    for turns in (False, True):
-        for count in heard.counts.unique():
-            these = (heard.counts == count) & (heard.turns == turns)
-            right = 100 * float((numbers[these] == count).double().mean()) if these.any() else None
-            cells.append("" if right is None else f"{right:.0f}")
-    means = [
-        f"{100 * accuracy(numbers[these], heard.counts[these]):.1f}"
-        for these in (~heard.turns, heard.turns)
-        if these.any()
-    ]
-    print(f"| {name} | {' | '.join(cells)} | {' / '.join(means)} |")
+    cells = [name]
+    for kind in torch.unique(heard.kinds):
+        these = heard.kinds == kind
+        right, counts = numbers[these] == heard.counts[these], heard.counts[these]
+        for count in torch.unique(counts):
+            cells.append(f"{100 * float(right[counts == count].double().mean()):.0f}")
+        cells.append(f"{100 * accuracy(numbers[these], counts):.1f}")
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -219,34 +186,41 @@ def main() -> None:
     parser.add_argument(
         "--prior", type=float, nargs="+", default=PRIOR, help="of 1, 2, … talkers (default 1 1.2 1)"
     )
-    parser.add_argument("--overlapping", action="store_true")
+    parser.add_argument(
+        "--conversations", type=int, default=40, help="of each number of talkers (default 40)"
+    )
+    parser.add_argument("--overlapping", action="store_true", help="mixtures as listed alone")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
 
-    separator = load_separator(arguments.weights)
-    settings = separator.model.settings
-    parts = [
-        hear(separator, path, arguments.root, arguments.limit, arguments.cache)
-        for path in arguments.test or arguments.lists
-    ]
-    heard = Heard(
-        torch.cat([part.signs for part in parts]),
-        torch.cat([part.counts for part in parts]),
-        torch.cat([part.turns for part in parts]),
-    )
+    model = load_separator(arguments.weights).model
+    root, limit = arguments.root, arguments.limit
+    parts = []
+    for path in arguments.test or arguments.lists:
+        of = f"{limit} {path.read_text()}"
+        parts.append(kept(arguments.cache, path.stem, model, of, partial(
+            hear_list, model, path, root, limit
+        )))  # fmt: skip
+    if arguments.conversations and not arguments.overlapping:
+        corpus = read_corpus(root, "test" if arguments.test else "valid", ["librispeech"])
+        of = f"{arguments.conversations} {corpus.utterances}"
+        parts.append(kept(arguments.cache, "conversations", model, of, partial(
+            hear_conversations, model, corpus, arguments.conversations
+        )))  # fmt: skip
+    heard = Heard(*(torch.cat(columns) for columns in zip(*map(astuple, parts), strict=True)))
     if arguments.overlapping:
-        heard = of(heard, ~heard.turns)
-    names = [str(int(count)) for count in heard.counts.unique()]
-    print(
-        "right in %, by number of talkers: as the lists have them, and with turns; mean of both\n"
-    )
-    print(f"| way | {' | '.join(names)} | {' | '.join(f'{name}, turns' for name in names)} | all |")
-    print("|---|" + "--:|" * (2 * len(names) + 1))
+        heard = heard.of(heard.kinds == 0)
+    print("right in %, by kind of mixture and number of talkers\n")
+    titles = ["way"]
+    for kind in torch.unique(heard.kinds):
+        numbers = torch.unique(heard.counts[heard.kinds == kind]).tolist()
+        titles += [f"{KINDS[kind]}: {numbers[0]}", *map(str, numbers[1:]), "mean"]
+    print(f"| {' | '.join(titles)} |\n|---|" + "--:|" * (len(titles) - 1))
     if arguments.test:
-        if settings.count is None:
-            parser.error("these weights have no coefficients; fit them with --write first")
-        print_row("in use", by_network(heard.signs, settings.count), heard)
+        if model.settings.count is None:
+            parser.error("these weights were not taught to count; fit them with --write first")
+        print_row("in use", by_network(heard.signs, model.settings.count), heard)
         return
     for name, (way, choices) in WAYS.items():
 
@@ -268,10 +242,8 @@ def main() -> None:
     print_row("a network on all of these signs (in use)", tried(heard, network), heard)
     if arguments.write:
         count = fitted_network(heard, arguments.prior)
-        chosen = settings.model_copy(update={"count": count})
-        save_model(
-            Model(chosen, separator.model.network, separator.model.notes), arguments.write, True
-        )
+        settings = model.settings.model_copy(update={"count": count})
+        save_model(replace(model, settings=settings), arguments.write, half=True)
         print(f"\n{arguments.write}: written")
 
 

@@ -9,6 +9,7 @@ mixtures and belongs to the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,8 @@ SHARED = 4  # clusters, at most, of which is told how they share the frames
 QUANTILES = 0.1, 0.5, 0.9  # of the frames
 SMALLEST = 1e-4  # in a logarithm: what is smaller says nothing
 OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # signs that know of no frames
-SIGNS = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES))
+LONGEST = 10_000  # frames, beyond which recordings count as equally long
+SIGNS = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES)) + 1
 
 Rows = Sequence[Sequence[float]]
 
@@ -43,7 +45,7 @@ def count_sources(
 ) -> Count:
     """The likeliest number of sources, 1 to `most`, of embeddings (N, K) with weights (N,).
 
-    frames: (N,), which frame each embedding is of, any whole numbers; hidden: rows of an intercept
+    frames: (N,), the number of the frame that each embedding is of; hidden: rows of an intercept
     and a number for each of the `signs`; output: a row for 1, 2, … sources, an intercept and a
     number for each hidden row: see `fit`. There are never more sources than rows of output. Where
     nothing has weight, as in silence, or all embeddings are the same, there is one source.
@@ -96,7 +98,8 @@ def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
     and how much nearer a point is, on average, to its centroid than to the next (the simplified
     silhouette: Hruschka et al. 2004). Of all points, for k = 2, 3, …: the entropy of the shares
     that the clusters have of a frame, its mean and quantiles. Sources that talk at once share
-    frames, those who take turns do not. None changes when the embeddings are rotated.
+    frames, those who take turns do not. And the logarithm of the frames from the first to the last:
+    in minutes the embeddings of one talker drift. None changes when the embeddings are rotated.
     """
     heard = weights > 0
     everything = functional.normalize(points[heard].float(), dim=-1)
@@ -119,7 +122,8 @@ def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
             if k <= SHARED:
                 owners = (everything @ directions.T).argmax(1)
                 sharing += _sharing(owners, k, loud, places)
-    return torch.tensor(cloud + sharing, dtype=torch.float64)
+    length = min(int(frames.max() - frames.min()) + 1, LONGEST)
+    return torch.tensor([*cloud, *sharing, math.log(length)], dtype=torch.float64)
 
 
 def _silhouette(cosines: Tensor) -> float:
@@ -153,7 +157,8 @@ def fit(
     tenth of their deviation, and the decay of the weights keep it from learning them by heart.
     """
     found = found.double()
-    mean, std = found.mean(0), found.std(0).clamp_min(1e-6)
+    mean, std = found.mean(0), found.std(0)
+    std = torch.where(std > 1e-6, std, torch.inf)  # what is the same for all tells nothing
     scaled = (found - mean) / std
     share = importance.double() / importance.sum()
     with torch.random.fork_rng():

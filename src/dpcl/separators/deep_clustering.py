@@ -93,7 +93,7 @@ class DeepClustering:
     ) -> int:
         """How many sources embeddings (N, K) of weights (N,) come from, at most `most`.
 
-        frames: (N,), which frame each is of, any whole numbers.
+        frames: (N,), the number of the frame that each is of.
         Two, or `most` if that is less, for a model that was not taught to count.
         """
         settings = self.model.settings.count
