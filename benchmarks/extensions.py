@@ -51,6 +51,8 @@ ROWS = (
     ("convolutional", "embedding", "affinity, convolutional from fresh weights"),
     ("dual-path", "embedding", "affinity, dual-path from fresh weights"),
     ("causal-scratch", "embedding", "affinity, causal LSTM from fresh weights"),
+    ("causal-conv", "embedding", "affinity, causal convolutional from fresh weights"),
+    ("causal-dual-path", "embedding", "affinity, causal dual-path from fresh weights"),
 )
 SHARPNESS = (None, 1.0, 2.0, 3.5, 5.0, 7.0, 10.0, 15.0)
 LISTS = ("open2", "open3")

@@ -103,7 +103,7 @@ def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
     """
     heard = weights > 0
     everything = functional.normalize(points[heard].float(), dim=-1)
-    loud = weights[heard].to(everything.dtype)
+    loud = weights[heard].double()
     _, places = torch.unique(frames[heard], return_inverse=True)
     x = sample_points(everything, loud)
     eigenvalues = torch.linalg.eigvalsh((x.T @ x).double() / len(x)).flip(0).clamp_min(0)  # (K,)
@@ -142,10 +142,10 @@ def _sharing(owners: Tensor, k: int, weights: Tensor, frames: Tensor) -> list[fl
     held = held.index_add_(0, frames * k + owners, weights).view(-1, k)  # (L, k)
     mass = held.sum(1)
     entropies, order = torch.special.entr(held / mass.unsqueeze(1)).sum(1).sort()
-    shares = (mass[order] / mass.sum()).double()
+    shares = mass[order] / mass.sum()
     places = torch.searchsorted(shares.cumsum(0), shares.new_tensor(QUANTILES))
     quantiles: list[float] = entropies[places.clamp_max(len(entropies) - 1)].tolist()
-    return [float(entropies.double() @ shares), *quantiles]
+    return [float(entropies @ shares), *quantiles]
 
 
 def fit(
