@@ -1,4 +1,4 @@
-"""The choice of precision by measurement, and networks in int8."""
+"""The choice of precision by measurement, and networks in bfloat16 and int8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from dpcl.networks import precision
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Heads
-from dpcl.networks.precision import Precision, fastest, in_int8, input_dtype
+from dpcl.networks.precision import EVEN, Precision, fastest, in_bfloat16, in_int8, input_dtype
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, times: dict[Precision, float]) -> Precision:
@@ -68,6 +68,33 @@ def test_in_int8_embeddings_are_nearly_the_same() -> None:
     cosines = (exact * rough).sum(-1)
     assert cosines.min() > 0.98
     assert not torch.equal(exact, rough)
+
+
+@pytest.mark.parametrize("bins", [64, 65])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_in_bfloat16_embeddings_are_nearly_the_same(bins: int, bidirectional: bool) -> None:
+    """Inputs of any number: where they are filled up, what was added has no say."""
+    torch.manual_seed(0)
+    network = BLSTMEmbedding(bins, 2, 40, Heads(8), bidirectional=bidirectional).eval()
+    network.std.fill_(2)
+    half = network.in_bfloat16()
+    assert half.lstm.input_size == bins + -bins % EVEN
+    assert network.lstm.input_size == bins
+    features = torch.randn(2, 30, bins)
+    with torch.no_grad():
+        exact = network(features).embeddings
+        rough = half(features).embeddings
+    assert (exact * rough).sum(-1).min() > 0.98
+    assert not torch.equal(exact, rough)
+
+
+def test_in_bfloat16_the_network_itself_stays_as_it_was() -> None:
+    network = nn.Sequential(nn.LSTM(3, 2)).train()
+    copy = in_bfloat16(network)
+    assert network[0].weight_ih_l0.shape == (8, 3)
+    assert network[0].weight_ih_l0.dtype == torch.float32
+    assert network.training
+    assert not copy.training
 
 
 def test_in_int8_the_network_itself_stays_as_it_was() -> None:

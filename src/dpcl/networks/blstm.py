@@ -9,7 +9,7 @@ from torch.nn import functional
 from dpcl.networks.bf16_lstm import bf16_lstm
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
 from dpcl.networks.lstm_frames import LSTMState, lstm_frames
-from dpcl.networks.precision import input_dtype
+from dpcl.networks.precision import lstm_input
 
 PAPER = Heads(40, activation="tanh")  # Hershey et al. 2016
 
@@ -58,7 +58,7 @@ def lstm_layers(lstm: nn.LSTM, inputs: Tensor, dropout: float, training: bool) -
     Under autocast on a CPU in bfloat16, with dropout between layers in `training`, as nn.LSTM has.
     """
     if inputs.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        outputs: Tensor = lstm(inputs.to(input_dtype(lstm)))[0]
+        outputs: Tensor = lstm(lstm_input(inputs, lstm))[0]
         return outputs
     for layer in range(lstm.num_layers):
         if layer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.precision import in_int8, input_dtype
+from dpcl.networks.precision import in_bfloat16, in_int8, input_dtype
 from dpcl.networks.unit_length import unit_length
 
 # How the names of what is not trunk begin, in a file of weights.
@@ -120,8 +119,8 @@ class EmbeddingNetwork(nn.Module):
         return scores.float().softmax(-1).permute(0, 3, 1, 2)
 
     def in_bfloat16(self) -> EmbeddingNetwork:
-        """A copy with weights of half the size, for processors that multiply them faster."""
-        copy = deepcopy(self).bfloat16().eval()
+        """A copy that multiplies bfloat16, half the size (see precision)."""
+        copy = cast(EmbeddingNetwork, in_bfloat16(self))
         copy.mean, copy.std = self.mean.clone(), self.std.clone()  # features stay exact
         return copy
 
