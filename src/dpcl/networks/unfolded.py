@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dpcl.clustering.unfolded import hard_start, soft_kmeans
 from dpcl.mixtures.ideal import Weighting, bin_weights
-from dpcl.networks.blstm import BLSTMEmbedding, lstm_layers
+from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Heads
-from dpcl.networks.precision import input_dtype
+from dpcl.networks.enhancement import BLSTMEnhancement, DualPathEnhancement
 from dpcl.settings import Settings
 from dpcl.signal.features import FLOOR
 
@@ -27,8 +27,9 @@ class UnfoldedSettings(Settings):
     # bins that pull the centroids, and how much: as MaskSettings has them
     weighting: Weighting = "threshold"
     floor_db: float = Field(default=-40.0, lt=0)
-    layers: int = Field(default=1, ge=0, le=20)  # of the enhancement BLSTM; 0 without one
-    width: int = Field(default=200, ge=1)  # units per direction
+    enhancement: Literal["blstm", "dual_path"] = "blstm"
+    layers: int = Field(default=1, ge=0, le=20)  # LSTMs or blocks of it; 0 without one
+    width: int = Field(default=200, ge=1)  # units per direction, and channels of a band
     dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
 
 
@@ -59,7 +60,8 @@ class UnfoldedBLSTM(BLSTMEmbedding):
         else:
             self.register_buffer("log_alpha", log_alpha)
         if unfolding.layers:
-            self.enhance = Enhancement(bins, unfolding.layers, unfolding.width, unfolding.dropout)
+            kind = BLSTMEnhancement if unfolding.enhancement == "blstm" else DualPathEnhancement
+            self.enhance = kind(bins, unfolding.layers, unfolding.width, unfolding.dropout)
 
     def hear(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> these and the trunk's outputs, side by side (B, L, F + 2*width)."""
@@ -110,35 +112,6 @@ class UnfoldedBLSTM(BLSTMEmbedding):
 
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.std
-
-
-class Enhancement(nn.Module):
-    """A BLSTM that scores the bins of one source, the same for every source.
-
-    It begins without a say: all scores are zero. In Isik et al. 2016 the scores alone make the
-    masks; here they are added to the logarithm of the masks that the clustering gave.
-    """
-
-    def __init__(self, bins: int, layers: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.lstm = nn.LSTM(
-            2 * bins, width, layers, bidirectional=True, dropout=dropout if layers > 1 else 0.0
-        )
-        self.out = nn.Linear(2 * width, bins)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, mixture: Tensor, masked: Tensor) -> Tensor:
-        """Features of the mixture (B, L, F), of its masked forms (B, C, L, F) -> (B, C, L, F)."""
-        pairs = torch.cat([mixture.unsqueeze(1).expand_as(masked), masked], dim=-1)
-        pairs = pairs.flatten(0, 1).transpose(0, 1)  # (L, B*C, 2F)
-        heard = lstm_layers(self.lstm, pairs, self.dropout, self.training)  # (L, B*C, 2*width)
-        heard = functional.dropout(heard, self.dropout, self.training)
-        if not torch.is_autocast_enabled(heard.device.type):
-            heard = heard.to(input_dtype(self.out))
-        scores: Tensor = self.out(heard)
-        return scores.float().transpose(0, 1).reshape(masked.shape)
 
 
 def _log(masks: Tensor) -> Tensor:
