@@ -31,7 +31,7 @@ from dpcl.networks.model import MaskSettings, Model, ModelSettings, load_model
 from dpcl.separators.deep_clustering import DeepClustering
 
 RESULTS = Path(__file__).resolve().parent / "results" / "extensions.json"
-# (recipe, masks of which head, what it is)
+# (recipe, masks of which head, what it is); binary: of the embeddings, and not soft
 ROWS = (
     ("affinity", "embedding", "affinity (Hershey et al. 2016)"),
     ("affinity-weighted", "embedding", "affinity, bins weighted by magnitude"),
@@ -44,6 +44,9 @@ ROWS = (
     ("chimera", "both", "chimera++, both"),
     ("enhanced", "masks", "unfolded k-means and enhancement"),
     ("end-to-end", "masks", "the same, trained end to end"),
+    ("enhanced-dual-path", "binary", "its own trunk: plain clustering, binary masks (2016)"),
+    ("enhanced-dual-path", "embedding", "its own trunk: plain clustering, soft masks"),
+    ("enhanced-dual-path", "masks", "unfolded k-means and a dual-path enhancement"),
     ("upit", "masks", "uPIT masks"),
     ("best-permutation", "masks", "masks, best permutation of a short segment"),
     ("strongest", "masks", "masks, strongest first"),
@@ -103,6 +106,8 @@ def with_masks(model: Model, masks: MaskSettings) -> DeepClustering:
 
 def choose(model: Model, head: str, root: Path, limit: int) -> MaskSettings:
     """The sharpness that is best on validation; the masks of a head alone have none."""
+    if head == "binary":
+        return model.settings.masks.model_copy(update={"head": "embedding", "sharpness": None})
     masks = model.settings.masks.model_copy(update={"head": head})
     if head == "masks":
         return masks

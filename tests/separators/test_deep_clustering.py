@@ -295,6 +295,33 @@ def test_masks_of_frames_in_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
         torch.testing.assert_close(clustering.masks(heard, torch.eye(4)[:3]), whole)
 
 
+@pytest.mark.parametrize("head", ["embedding", "masks"])
+def test_a_source_that_is_silent_for_long_is_held_back(head: str) -> None:
+    """Whatever the masks are of; no bin is lost: the others get what it gives up."""
+    torch.manual_seed(0)
+    settings = ModelSettings.model_validate(
+        {
+            "network": {
+                "layers": 1,
+                "width": 8,
+                "embedding": 2,
+                "unfolded": {"width": 4, "alpha": 2.0},
+            },
+            "masks": {"head": head, "sharpness": 3.0},
+        }
+    )
+    clustering = DeepClustering(Model(settings, build_network(settings).eval(), {}))
+    clustering.embeddings = lambda heard: torch.eye(2)[0].expand(
+        len(heard), heard.shape[1] * 129, 2
+    )  # type: ignore[method-assign]
+    heard = clustering.hear(torch.rand(1, 100, 129))
+    plain = clustering.masks(heard, torch.eye(2))
+    told = clustering.masks(heard, torch.eye(2), torch.ones(1, 100, 129))
+    assert plain[:, 1].mean() > 0.01
+    assert told[:, 1].mean() < 0.2 * plain[:, 1].mean()
+    torch.testing.assert_close(told.sum(1), torch.ones(1, 100, 129))
+
+
 @pytest.mark.parametrize("masks", [{"sharpness": 5.0}, {"sharpness": None}])
 def test_where_all_sources_are_active_who_is_audible_changes_little(
     masks: dict[str, object],

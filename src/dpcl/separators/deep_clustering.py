@@ -30,6 +30,7 @@ from dpcl.separators.separation import Separation
 
 # Frames whose embeddings a processor's cache holds: a third faster than a window at once.
 FRAMES = 160
+FAINTEST = 1e-4  # mask of a head, told from zero
 REACH = 3.0  # s before and after a frame that tell who is active there
 
 
@@ -140,20 +141,22 @@ class DeepClustering:
         """
         settings = self.model.settings.masks
         centroids = centroids.expand(len(heard), -1, -1)
+        told = audible is not None and settings.sharpness is not None
         if settings.head != "embedding":
             embeddings = self.embeddings(heard)
-            return self._masks(self.model.network, heard, embeddings, centroids)
-        told = audible is not None and settings.sharpness is not None
-        finish = similarities if told else nearest_masks
-        parts = []
-        for frames in torch.tensor_split(heard, [*range(FRAMES, heard.shape[1], FRAMES)], 1):
-            found = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
-            parts.append(found.view(*found.shape[:2], frames.shape[1], -1))
-        masks = torch.cat(parts, dim=2)
+            masks = self._masks(self.model.network, heard, embeddings, centroids)
+            scores = masks.clamp_min(FAINTEST).log()
+        else:
+            finish = similarities if told else nearest_masks
+            parts = []
+            for frames in torch.tensor_split(heard, [*range(FRAMES, heard.shape[1], FRAMES)], 1):
+                found = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
+                parts.append(found.view(*found.shape[:2], frames.shape[1], -1))
+            masks = scores = torch.cat(parts, dim=2)
         if audible is None or not told:
             return masks
         reach = round(REACH * self.sample_rate / self.stft.hop)
-        return active_masks(masks, audible, reach)
+        return active_masks(scores, audible, reach)
 
     @cached_property
     def fast(self) -> DeepClustering:
