@@ -21,6 +21,7 @@ from torch import Tensor
 
 import dpcl as package
 from dpcl.apps import cli
+from dpcl.networks.model import load_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.audio import read_audio
 
@@ -601,6 +602,17 @@ def test_train_and_separate_with_what_it_wrote(
     make_recording("a.wav", 44100)
     assert dpcl("separate", "a.wav", "--out", "out", "--model", weights).status == 0
     assert dpcl("train", "r.yaml", "--set", "seed=2").status == 2  # the run is there
+
+    ran = dpcl("train", "r.yaml", "--init", weights, "--run", "on", "--set", "stages.0.steps=1")
+    assert ran.status == 0, ran.err
+    assert load_model(Path(ran.out.splitlines()[-1])).notes["recipe"]["init"] == weights
+    ran = dpcl("train", "r.yaml", "--init", "default", "--run", "other")
+    assert ran.status == 2
+    assert_one_sentence(ran.err)
+    assert "default.safetensors is of another size of network" in ran.err
+    ran = dpcl("train", "r.yaml", "--init", "nothing", "--run", "other")
+    assert ran.status == 2
+    assert "nothing: no such weights file" in ran.err
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -130,6 +130,10 @@ def train(
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run; runs/RECIPE if left out.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Begin with the weights of a model or a .safetensors file: `init`."),
+    ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value; may be repeated.")
     ] = None,
@@ -146,7 +150,8 @@ def train(
     from dpcl.training.loop import train as train_network
     from dpcl.training.recipe import read_recipe
 
-    settings = read_recipe(recipe, tuple(change or ()))
+    changes = [*(change or ()), *([] if init is None else [f"init={json.dumps(init)}"])]
+    settings = read_recipe(recipe, tuple(changes))
     with progress("decoding recordings") as move:
 
         def report(row: Row) -> None:

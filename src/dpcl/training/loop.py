@@ -16,6 +16,7 @@ from torch import nn
 from dpcl.errors import InputError
 from dpcl.networks.embedding_network import HEADS, EmbeddingNetwork
 from dpcl.networks.model import Model, build_network, load_model, save_model
+from dpcl.separators.load import weights_path
 from dpcl.training.batches import batches, pack, statistics
 from dpcl.training.checkpoint import (
     clear,
@@ -77,7 +78,7 @@ def train(
     if model is None and recipe.init is None:
         network.mean, network.std = statistics(recipe, packed)
     elif model is None:
-        _start_from(network, Path(str(recipe.init)), recipe.init_heads)
+        _start_from(network, str(recipe.init), recipe.init_heads)
     else:
         network.load_state_dict(model.network.state_dict())
     fabric_network, fabric_optimiser = fabric.setup(network.train(), optimiser)
@@ -191,12 +192,13 @@ def _best_score(run: Path) -> float:
     return float(load_model(best).notes["valid_si_sdri_db"]) if best.exists() else -math.inf
 
 
-def _start_from(network: EmbeddingNetwork, path: Path, heads: bool) -> None:
+def _start_from(network: EmbeddingNetwork, name: str, heads: bool) -> None:
     """Weights and feature statistics of another training (pre-training, or another data set).
 
     Heads may differ: those that the other network lacks, or has of another size, stay fresh, its
     own others are left out; without `heads` all are.
     """
+    path = weights_path(name) or Path(name)
     sizes = f"init: {path} is of another size of network; change model.network"
     own = network.state_dict()
     begin = {

@@ -159,7 +159,8 @@ class Recipe(Settings):
     data: DataSettings
     objective: ObjectiveSettings = ObjectiveSettings()
     input_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # variance, on the features
-    init: str | None = None  # weights to start from, heads that they lack fresh; null: all fresh
+    # weights to start from, a file or a model that ships; heads that they lack, or all, are fresh
+    init: str | None = None
     init_heads: bool = True  # false: without their heads, which all begin fresh
     # parts of the network that keep their weights, as their names begin: lstm, project, …
     frozen: tuple[str, ...] = ()
