@@ -44,9 +44,13 @@ ROWS = (
     ("chimera", "both", "chimera++, both"),
     ("enhanced", "masks", "unfolded k-means and enhancement"),
     ("end-to-end", "masks", "the same, trained end to end"),
-    ("enhanced-dual-path", "binary", "its own trunk: plain clustering, binary masks (2016)"),
-    ("enhanced-dual-path", "embedding", "its own trunk: plain clustering, soft masks"),
-    ("enhanced-dual-path", "masks", "unfolded k-means and a dual-path enhancement"),
+    (
+        "enhanced-dual-path",
+        "binary",
+        "the trunk of the last of these three, as in 2016: binary masks",
+    ),
+    ("enhanced-dual-path", "embedding", "the same trunk, soft masks"),
+    ("enhanced-dual-path", "masks", "unfolded k-means and dual-path enhancement of it"),
     ("upit", "masks", "uPIT masks"),
     ("best-permutation", "masks", "masks, best permutation of a short segment"),
     ("strongest", "masks", "masks, strongest first"),
@@ -105,9 +109,12 @@ def with_masks(model: Model, masks: MaskSettings) -> DeepClustering:
 
 
 def choose(model: Model, head: str, root: Path, limit: int) -> MaskSettings:
-    """The sharpness that is best on validation; the masks of a head alone have none."""
+    """The sharpness that is best on validation; binary masks, and those of a head alone, have none.
+
+    Binary ones are those of Hershey et al. 2016: all bins that are not silent weigh the same.
+    """
     if head == "binary":
-        return model.settings.masks.model_copy(update={"head": "embedding", "sharpness": None})
+        return MaskSettings(head="embedding", weighting="threshold", sharpness=None)
     masks = model.settings.masks.model_copy(update={"head": head})
     if head == "masks":
         return masks

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,8 +91,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    network = load_separator(arguments.model).model.network
-    assert isinstance(network, BLSTMEmbedding)
+    model = load_separator(arguments.model).model
+    network = model.network
+    if type(network) is not BLSTMEmbedding or network.causal:
+        parser.error(f"{arguments.model} is no BLSTM, whose graph is written here")
     scaled = torch.randn(arguments.windows, FRAMES, len(network.mean))
     features = network.mean + network.std * scaled
     x = scaled.transpose(0, 1).contiguous().numpy()
@@ -113,15 +114,10 @@ def main() -> None:
         systems["ONNX Runtime, float32"] = in_onnx(whole, x)
         systems["ONNX Runtime, int8"] = in_onnx(small, x)
         exact = systems["torch, float32"]()
-        print(machine.heading(machine.describe()), end="\n\n")
+        print(machine.heading(machine.describe()), f"onnxruntime {onnxruntime.__version__}.\n", sep="\n")
         print("| | ms a second of audio | largest difference |\n|---|--:|--:|")
-        times: dict[str, list[float]] = {name: [] for name in systems}
-        for _ in range(arguments.repeats):
-            for name, hear in systems.items():
-                started = time.perf_counter()
-                hear()
-                times[name].append(time.perf_counter() - started)
-        signal = load_separator(arguments.model).model.settings.signal
+        times = machine.interleaved(systems, arguments.repeats)
+        signal = model.settings.signal
         seconds = arguments.windows * FRAMES * signal.hop / signal.sample_rate
         for name, hear in systems.items():
             milliseconds = 1000 * statistics.median(times[name]) / seconds

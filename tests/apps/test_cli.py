@@ -610,9 +610,11 @@ def test_train_and_separate_with_what_it_wrote(
     assert ran.status == 2
     assert_one_sentence(ran.err)
     assert "default.safetensors is of another size of network" in ran.err
-    ran = dpcl("train", "r.yaml", "--init", "nothing", "--run", "other")
+    ran = dpcl("train", "r.yaml", "--init", "nothing", "--run", "on", "--force")
     assert ran.status == 2
     assert "nothing: no such weights file" in ran.err
+    assert list(Path("on").rglob("*.safetensors"))  # what was there is not lost for it
+    assert not Path("other").exists()
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -202,3 +202,16 @@ def test_the_committed_lists_are_drawn_again_and_hold_no_class_that_is_trained_o
     names |= {u.speaker for u in read_corpus(shared_audio, "train", ["berklee"]).utterances}
     sounds = [s for row in read_list(path) for s in row.sources if s.group != "speech"]
     assert not names & {source.speaker for source in sounds}
+
+
+@pytest.mark.parametrize("split", ["open", "valid"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_sounds_to_count_are_of_the_groups_of_two(split: str, count: int) -> None:
+    one, two = (
+        Kinds.model_validate(
+            yaml.safe_load((REPOSITORY / "lists" / f"{split}-general{number}.yaml").read_text())
+        )
+        for number in (count, "")
+    )
+    assert one.num_sources == count
+    assert one.groups == two.groups

@@ -9,7 +9,7 @@ from torch import nn
 from dpcl.networks import precision
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Heads
-from dpcl.networks.precision import EVEN, Precision, fastest, in_bfloat16, in_int8, input_dtype
+from dpcl.networks.precision import MULTIPLE, Precision, fastest, in_bfloat16, in_int8, input_dtype
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, times: dict[Precision, float]) -> Precision:
@@ -78,7 +78,7 @@ def test_in_bfloat16_embeddings_are_nearly_the_same(bins: int, bidirectional: bo
     network = BLSTMEmbedding(bins, 2, 40, Heads(8), bidirectional=bidirectional).eval()
     network.std.fill_(2)
     half = network.in_bfloat16()
-    assert half.lstm.input_size == bins + -bins % EVEN
+    assert half.lstm.input_size == bins + -bins % MULTIPLE
     assert network.lstm.input_size == bins
     features = torch.randn(2, 30, bins)
     with torch.no_grad():

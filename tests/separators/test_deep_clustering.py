@@ -295,8 +295,10 @@ def test_masks_of_frames_in_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
         torch.testing.assert_close(clustering.masks(heard, torch.eye(4)[:3]), whole)
 
 
-@pytest.mark.parametrize("head", ["embedding", "masks"])
-def test_a_source_that_is_silent_for_long_is_held_back(head: str) -> None:
+@pytest.mark.parametrize(
+    ("head", "sharpness"), [("embedding", 3.0), ("masks", None), ("masks", 3.0), ("both", 3.0)]
+)
+def test_a_source_that_is_silent_for_long_is_held_back(head: str, sharpness: float | None) -> None:
     """Whatever the masks are of; no bin is lost: the others get what it gives up."""
     torch.manual_seed(0)
     settings = ModelSettings.model_validate(
@@ -307,7 +309,7 @@ def test_a_source_that_is_silent_for_long_is_held_back(head: str) -> None:
                 "embedding": 2,
                 "unfolded": {"width": 4, "alpha": 2.0},
             },
-            "masks": {"head": head, "sharpness": 3.0},
+            "masks": {"head": head, "sharpness": sharpness},
         }
     )
     clustering = DeepClustering(Model(settings, build_network(settings).eval(), {}))

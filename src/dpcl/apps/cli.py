@@ -132,7 +132,9 @@ def train(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="Begin with the weights of a model or a .safetensors file: `init`."),
+        typer.Option(
+            help="Weights to begin with, in place of the recipe's: a model or a .safetensors file."
+        ),
     ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value; may be repeated.")
@@ -150,7 +152,10 @@ def train(
     from dpcl.training.loop import train as train_network
     from dpcl.training.recipe import read_recipe
 
-    changes = [*(change or ()), *([] if init is None else [f"init={json.dumps(init)}"])]
+    changes = [
+        *(change or ()),
+        *([] if init is None else [f"init={json.dumps(init, ensure_ascii=False)}"]),
+    ]
     settings = read_recipe(recipe, tuple(changes))
     with progress("decoding recordings") as move:
 

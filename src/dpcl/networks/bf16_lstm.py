@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dpcl.networks.lstm_frames import LSTMState
+from dpcl.networks.precision import lstm_input
+
 
 def bf16_lstm(inputs: Tensor, lstm: nn.LSTM, layer: int) -> Tensor:
     """One layer of `lstm`, forward in time and, if it has that direction, backward; zero states.
@@ -44,6 +47,19 @@ def bf16_lstm(inputs: Tensor, lstm: nn.LSTM, layer: int) -> Tensor:
     recurrent = torch.stack([getattr(lstm, f"weight_hh_{way}") for way in ways])  # (D, 4H, H)
     outputs = _Recurrence.apply(gates, (recurrent * double[:, None]).mT)  # type: ignore[no-untyped-call]
     return torch.cat([outputs[:, 0], *(o.flip(0) for o in outputs.unbind(1)[1:])], dim=-1)
+
+
+def lstm_layer(
+    layer: nn.LSTM, inputs: Tensor, state: LSTMState | None
+) -> tuple[Tensor, LSTMState | None]:
+    """inputs (L, B, I) -> outputs (L, B, D*H) and the state after them.
+
+    Under autocast on a CPU in bfloat16, as `bf16_lstm`, and without the state after them.
+    """
+    if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu") and state is None:
+        return bf16_lstm(inputs, layer, 0), None
+    outputs, state = layer(lstm_input(inputs, layer), state)
+    return outputs, state
 
 
 class _Recurrence(torch.autograd.Function):

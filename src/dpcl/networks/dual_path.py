@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bf16_lstm import bf16_lstm
+from dpcl.networks.bf16_lstm import lstm_layer
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
 from dpcl.networks.lstm_frames import LSTMState
-from dpcl.networks.precision import lstm_input
 
 STRIDE = 8  # bins from band to band; a band reaches over twice as many
 PER_BIN = 24  # values that the heads see of a bin
@@ -94,22 +93,14 @@ class DualPath(nn.Module):
         """state: of the LSTM along time after the frames before, for each band."""
         batch, frames, bands, _ = x.shape
         y = self.norms[0](x).flatten(0, 1).transpose(0, 1)  # (N, B*L, C)
-        y, _ = lstm(self.across, y, None)
+        y, _ = lstm_layer(self.across, y, None)
         y = self._out(self.leave_across, y.transpose(0, 1))
         x = x + y.view(batch, frames, bands, -1)
         y = self.norms[1](x).transpose(0, 1).flatten(1, 2)  # (L, B*N, C)
-        y, state = lstm(self.along, y, state)
+        y, state = lstm_layer(self.along, y, state)
         y = self._out(self.leave_along, y).view(frames, batch, bands, -1)
         return x + y.transpose(0, 1), state
 
     def _out(self, leave: nn.Linear, y: Tensor) -> Tensor:
         result: Tensor = leave(functional.dropout(y, self.dropout, self.training))
         return result
-
-
-def lstm(layer: nn.LSTM, x: Tensor, state: LSTMState | None) -> tuple[Tensor, LSTMState | None]:
-    """x (steps, rows, C) -> outputs and the state after them; in bfloat16 under autocast."""
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and state is None:
-        return bf16_lstm(x, layer, 0), None
-    y, state = layer(lstm_input(x, layer), state)
-    return y, state

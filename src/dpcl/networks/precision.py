@@ -20,8 +20,8 @@ Precision = Literal["float32", "bfloat16", "int8"]
 # By how much another one must win: where two are about as fast, the more exact one runs.
 MARGIN = 1.2
 # Values of which a bfloat16 LSTM's inputs are to be a multiple: where the processor multiplies
-# bfloat16 in tiles, torch takes four times as long for an odd number.
-EVEN = 8
+# bfloat16 in tiles, torch took 26 us a frame for 257 values and 6 for 264.
+MULTIPLE = 8
 PRODUCT = 256, 512, 1024  # rows, inner and columns, of the size of the networks'
 
 
@@ -88,12 +88,12 @@ def in_int8(module: nn.Module) -> nn.Module:
 def in_bfloat16(module: nn.Module) -> nn.Module:
     """A copy with weights in bfloat16, for processors that multiply them faster; not for training.
 
-    LSTMs take inputs of a multiple of EVEN values there, the last ones zero: see lstm_input.
+    LSTMs take inputs of a multiple of MULTIPLE values there, the last ones zero: see lstm_input.
     """
     copy = deepcopy(module).bfloat16().eval()
     for lstm in copy.modules():
-        if isinstance(lstm, nn.LSTM) and lstm.input_size % EVEN:
-            missing = -lstm.input_size % EVEN
+        if isinstance(lstm, nn.LSTM) and lstm.input_size % MULTIPLE:
+            missing = -lstm.input_size % MULTIPLE
             for name, weight in lstm.named_parameters():
                 if name.startswith("weight_ih_l0"):
                     weight.data = functional.pad(weight.data, (0, missing))

@@ -1,4 +1,4 @@
-"""Masks through the clustering: unfolded soft k-means, then an enhancement network a source."""
+"""Masks through the clustering: unfolded soft k-means, then an enhancement network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class UnfoldedSettings(Settings):
     floor_db: float = Field(default=-40.0, lt=0)
     enhancement: Literal["blstm", "dual_path"] = "blstm"
     layers: int = Field(default=1, ge=0, le=20)  # LSTMs or blocks of it; 0 without one
-    width: int = Field(default=200, ge=1)  # units per direction, and channels of a band
+    width: int = Field(
+        default=200, ge=1
+    )  # units per direction; of dual_path, channels of a band: 64, say
     dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
 
 

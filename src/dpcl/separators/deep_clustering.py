@@ -27,10 +27,10 @@ from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.heads import both, in_order_of
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
 from dpcl.separators.separation import Separation
+from dpcl.signal.features import FLOOR
 
 # Frames whose embeddings a processor's cache holds: a third faster than a window at once.
 FRAMES = 160
-FAINTEST = 1e-4  # mask of a head, told from zero
 REACH = 3.0  # s before and after a frame that tell who is active there
 
 
@@ -141,11 +141,12 @@ class DeepClustering:
         """
         settings = self.model.settings.masks
         centroids = centroids.expand(len(heard), -1, -1)
-        told = audible is not None and settings.sharpness is not None
+        soft = settings.sharpness is not None or settings.head == "masks"
+        told = audible is not None and soft
         if settings.head != "embedding":
             embeddings = self.embeddings(heard)
             masks = self._masks(self.model.network, heard, embeddings, centroids)
-            scores = masks.clamp_min(FAINTEST).log()
+            scores = masks.clamp_min(FLOOR).log() if told else masks
         else:
             finish = similarities if told else nearest_masks
             parts = []

@@ -61,8 +61,13 @@ def train(
     if state["step"] == recipe.steps:
         return _result(run)
     fabric.launch()
-    if fabric.is_global_zero and model is None:
-        clear(run)
+    torch.manual_seed(recipe.seed)
+    network: EmbeddingNetwork = build_network(recipe.model)
+    _freeze(network, recipe.frozen)
+    if model is not None:
+        network.load_state_dict(model.network.state_dict())
+    elif recipe.init is not None:
+        _start_from(network, recipe.init, recipe.init_heads)
     with fabric.rank_zero_first():  # the others find the cache that it makes
         packed = pack(recipe, packing)
     size = [len(packed), int(packed.offsets[-1])]
@@ -70,17 +75,12 @@ def train(
         raise InputError(f"{run}: the recordings have changed since; start a new run")
     validation = Validation(recipe.validation, recipe.model) if recipe.validation else None
     stft = recipe.model.signal.stft()
-
-    torch.manual_seed(recipe.seed)
-    network: EmbeddingNetwork = build_network(recipe.model)
-    _freeze(network, recipe.frozen)
-    optimiser = _optimiser(network, recipe.optimiser)
     if model is None and recipe.init is None:
         network.mean, network.std = statistics(recipe, packed)
-    elif model is None:
-        _start_from(network, str(recipe.init), recipe.init_heads)
-    else:
-        network.load_state_dict(model.network.state_dict())
+    if fabric.is_global_zero and model is None:
+        clear(run)  # only now: the weights and recordings that the recipe names are there
+
+    optimiser = _optimiser(network, recipe.optimiser)
     fabric_network, fabric_optimiser = fabric.setup(network.train(), optimiser)
     if model is not None:  # only now, as the state goes to the device where the weights are
         optimiser.load_state_dict(state["optimiser"])
