@@ -114,7 +114,11 @@ def main() -> None:
         systems["ONNX Runtime, float32"] = in_onnx(whole, x)
         systems["ONNX Runtime, int8"] = in_onnx(small, x)
         exact = systems["torch, float32"]()
-        print(machine.heading(machine.describe()), f"onnxruntime {onnxruntime.__version__}.\n", sep="\n")
+        print(
+            machine.heading(machine.describe()),
+            f"onnxruntime {onnxruntime.__version__}.\n",
+            sep="\n",
+        )
         print("| | ms a second of audio | largest difference |\n|---|--:|--:|")
         times = machine.interleaved(systems, arguments.repeats)
         signal = model.settings.signal
