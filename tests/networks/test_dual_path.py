@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.networks import dual_path
+from dpcl.networks import bf16_lstm
 from dpcl.networks.dual_path import NEIGHBOURS, PER_BIN, STRIDE, DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 
@@ -129,13 +129,13 @@ def test_dropout_in_training_alone() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_in_bfloat16(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
-    original = dual_path.bf16_lstm
+    original = bf16_lstm.bf16_lstm
 
     def counted(inputs: Tensor, lstm: torch.nn.LSTM, layer: int) -> Tensor:
         called.append(layer)
         return original(inputs, lstm, layer)
 
-    monkeypatch.setattr(dual_path, "bf16_lstm", counted)
+    monkeypatch.setattr(bf16_lstm, "bf16_lstm", counted)
     network = DualPathEmbedding(20, 2, 16, Heads(4), causal=causal).eval()
     features = torch.randn(2, 12, 20)
     exact = network(features).embeddings
