@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.networks import blstm
+from dpcl.networks import bf16_lstm
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 
@@ -111,13 +111,13 @@ def test_dropout_in_training_alone() -> None:
 
 def test_bfloat16_under_autocast_only(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
-    original = blstm.bf16_lstm
+    original = bf16_lstm.bf16_lstm
 
     def counted(inputs: Tensor, lstm: torch.nn.LSTM, layer: int) -> Tensor:
         called.append(layer)
         return original(inputs, lstm, layer)
 
-    monkeypatch.setattr(blstm, "bf16_lstm", counted)
+    monkeypatch.setattr(bf16_lstm, "bf16_lstm", counted)
     network = BLSTMEmbedding(9, 3, 16, Heads(4)).eval()
     features = torch.randn(2, 20, 9)
     exact = network(features).embeddings

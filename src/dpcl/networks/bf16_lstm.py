@@ -49,17 +49,23 @@ def bf16_lstm(inputs: Tensor, lstm: nn.LSTM, layer: int) -> Tensor:
     return torch.cat([outputs[:, 0], *(o.flip(0) for o in outputs.unbind(1)[1:])], dim=-1)
 
 
-def lstm_layer(
-    layer: nn.LSTM, inputs: Tensor, state: LSTMState | None
+def lstm_layers(
+    lstm: nn.LSTM, inputs: Tensor, state: LSTMState | None = None
 ) -> tuple[Tensor, LSTMState | None]:
-    """inputs (L, B, I) -> outputs (L, B, D*H) and the state after them.
+    """All layers: inputs (L, B, I) -> outputs of the last (L, B, D*H), and the state after them.
 
-    Under autocast on a CPU in bfloat16, as `bf16_lstm`, and without the state after them.
+    Under autocast on a CPU in bfloat16, as `bf16_lstm`, with the dropout between layers that the
+    LSTM has, and without the state after them.
     """
-    if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu") and state is None:
-        return bf16_lstm(inputs, layer, 0), None
-    outputs, state = layer(lstm_input(inputs, layer), state)
-    return outputs, state
+    autocast = inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not autocast or state is not None:
+        outputs, state = lstm(lstm_input(inputs, lstm), state)
+        return outputs, state
+    for layer in range(lstm.num_layers):
+        if layer:
+            inputs = functional.dropout(inputs, lstm.dropout, lstm.training)
+        inputs = bf16_lstm(inputs, lstm, layer)
+    return inputs, None
 
 
 class _Recurrence(torch.autograd.Function):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dpcl.networks.bf16_lstm import bf16_lstm
+from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
 from dpcl.networks.lstm_frames import LSTMState, lstm_frames
-from dpcl.networks.precision import lstm_input
 
 PAPER = Heads(40, activation="tanh")  # Hershey et al. 2016
 
@@ -45,23 +42,8 @@ class BLSTMEmbedding(EmbeddingNetwork):
     def hear(self, features: Tensor) -> Tensor:
         """The recurrent part: features (B, L, F) -> (B, L, D*width), few numbers for a frame."""
         x = ((features - self.mean) / self.std).transpose(0, 1)  # (L, B, F)
-        return lstm_layers(self.lstm, x, self.dropout, self.training).transpose(0, 1)
+        return lstm_layers(self.lstm, x)[0].transpose(0, 1)
 
     def hear_on(self, features: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """As `hear` for the next frames of a stream: features (L, F) -> (L, width), new state."""
         return lstm_frames(self.lstm, (features - self.mean) / self.std, state)
-
-
-def lstm_layers(lstm: nn.LSTM, inputs: Tensor, dropout: float, training: bool) -> Tensor:
-    """All layers: inputs (L, B, I) -> outputs of the last (L, B, D*H).
-
-    Under autocast on a CPU in bfloat16, with dropout between layers in `training`, as nn.LSTM has.
-    """
-    if inputs.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        outputs: Tensor = lstm(lstm_input(inputs, lstm))[0]
-        return outputs
-    for layer in range(lstm.num_layers):
-        if layer:
-            inputs = functional.dropout(inputs, dropout, training)
-        inputs = bf16_lstm(inputs, lstm, layer)
-    return inputs

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bf16_lstm import lstm_layer
+from dpcl.networks.bands import band_count, overlapping_bands
+from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
 from dpcl.networks.lstm_frames import LSTMState
 
@@ -41,8 +42,7 @@ class DualPathEmbedding(EmbeddingNetwork):
     ) -> None:
         super().__init__(bins, PER_BIN, heads, dropout, per_bin=True)
         self.causal = causal
-        bands = -(-bins // STRIDE) + 1
-        self.above = bands * STRIDE - bins  # zeros above the bins; below are STRIDE
+        bands = band_count(bins, STRIDE)
         self.split = nn.Linear(2 * STRIDE, width)
         self.place = nn.Parameter(0.1 * torch.randn(bands, width))
         self.blocks = nn.ModuleList(DualPath(width, dropout, causal) for _ in range(layers))
@@ -66,8 +66,7 @@ class DualPathEmbedding(EmbeddingNetwork):
         x = ((features - self.mean) / self.std).to(self.place.dtype)
         bins = x.shape[-1]
         near = self.near(x.reshape(-1, 1, bins))  # (B*L, PER_BIN, F)
-        bands = functional.pad(x, (STRIDE, self.above)).unfold(-1, 2 * STRIDE, STRIDE)
-        bands = self.split(bands) + self.place  # (B, L, N, width)
+        bands = self.split(overlapping_bands(x, STRIDE)) + self.place  # (B, L, N, width)
         states = []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             bands, after = block(bands, before)
@@ -93,11 +92,11 @@ class DualPath(nn.Module):
         """state: of the LSTM along time after the frames before, for each band."""
         batch, frames, bands, _ = x.shape
         y = self.norms[0](x).flatten(0, 1).transpose(0, 1)  # (N, B*L, C)
-        y, _ = lstm_layer(self.across, y, None)
+        y, _ = lstm_layers(self.across, y)
         y = self._out(self.leave_across, y.transpose(0, 1))
         x = x + y.view(batch, frames, bands, -1)
         y = self.norms[1](x).transpose(0, 1).flatten(1, 2)  # (L, B*N, C)
-        y, state = lstm_layer(self.along, y, state)
+        y, state = lstm_layers(self.along, y, state)
         y = self._out(self.leave_along, y).view(frames, batch, bands, -1)
         return x + y.transpose(0, 1), state
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bf16_lstm import lstm_layer
-from dpcl.networks.blstm import lstm_layers
+from dpcl.networks.bands import band_count, overlapping_bands
+from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.precision import input_dtype
 
 STRIDE = 16  # bins from band to band; a band reaches over twice as many
@@ -33,7 +33,7 @@ class BLSTMEnhancement(nn.Module):
         """Features of the mixture (B, L, F), of its masked forms (B, C, L, F) -> (B, C, L, F)."""
         pairs = torch.cat([mixture.unsqueeze(1).expand_as(masked), masked], dim=-1)
         pairs = pairs.flatten(0, 1).transpose(0, 1)  # (L, B*C, 2F)
-        heard = lstm_layers(self.lstm, pairs, self.dropout, self.training)  # (L, B*C, 2*width)
+        heard = lstm_layers(self.lstm, pairs)[0]  # (L, B*C, 2*width)
         heard = functional.dropout(heard, self.dropout, self.training)
         if not torch.is_autocast_enabled(heard.device.type):
             heard = heard.to(input_dtype(self.out))
@@ -53,8 +53,7 @@ class DualPathEnhancement(nn.Module):
 
     def __init__(self, bins: int, layers: int, width: int, dropout: float) -> None:
         super().__init__()
-        bands = -(-bins // STRIDE) + 1
-        self.above = bands * STRIDE - bins  # zeros above the bins; below are STRIDE
+        bands = band_count(bins, STRIDE)
         self.split = nn.Linear(4 * STRIDE, width)
         self.place = nn.Parameter(0.1 * torch.randn(bands, width))
         self.blocks = nn.ModuleList(Block(bands, width, dropout) for _ in range(layers))
@@ -64,9 +63,7 @@ class DualPathEnhancement(nn.Module):
     def forward(self, mixture: Tensor, masked: Tensor) -> Tensor:
         """Features of the mixture (B, L, F), of its masked forms (B, C, L, F) -> (B, C, L, F)."""
         pairs = torch.stack([mixture.unsqueeze(1).expand_as(masked), masked], dim=-2)
-        if not torch.is_autocast_enabled(pairs.device.type):
-            pairs = pairs.to(self.place.dtype)
-        bands = functional.pad(pairs, (STRIDE, self.above)).unfold(-1, 2 * STRIDE, STRIDE)
+        bands = overlapping_bands(pairs.to(self.place.dtype), STRIDE)
         x = self.split(bands.transpose(-2, -3).flatten(-2)) + self.place  # (B, C, L, N, width)
         for block in self.blocks:
             x = block(x)
@@ -102,7 +99,7 @@ class Block(nn.Module):
         y = self.across(self.enter(y).flatten(-2)).unflatten(-1, (bands, SHARE))
         x = x + told + self.leave_across(self._drop(y))
         y = self.norms[1](x).movedim(2, 0).flatten(1, 3)  # (L, B*C*N, width)
-        y = self.leave_along(self._drop(lstm_layer(self.along, y, None)[0]))
+        y = self.leave_along(self._drop(lstm_layers(self.along, y)[0]))
         result: Tensor = x + y.unflatten(1, (batch, sources, bands)).movedim(0, 2)
         return result
 

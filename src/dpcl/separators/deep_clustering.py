@@ -145,19 +145,20 @@ class DeepClustering:
         told = audible is not None and soft
         if settings.head != "embedding":
             embeddings = self.embeddings(heard)
-            masks = self._masks(self.model.network, heard, embeddings, centroids)
-            scores = masks.clamp_min(FLOOR).log() if told else masks
+            found = self._masks(self.model.network, heard, embeddings, centroids)
+            if told:
+                found = found.clamp_min(FLOOR).log()
         else:
             finish = similarities if told else nearest_masks
             parts = []
             for frames in torch.tensor_split(heard, [*range(FRAMES, heard.shape[1], FRAMES)], 1):
-                found = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
-                parts.append(found.view(*found.shape[:2], frames.shape[1], -1))
-            masks = scores = torch.cat(parts, dim=2)
+                part = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
+                parts.append(part.view(*part.shape[:2], frames.shape[1], -1))
+            found = torch.cat(parts, dim=2)
         if audible is None or not told:
-            return masks
+            return found
         reach = round(REACH * self.sample_rate / self.stft.hop)
-        return active_masks(scores, audible, reach)
+        return active_masks(found, audible, reach)
 
     @cached_property
     def fast(self) -> DeepClustering:
