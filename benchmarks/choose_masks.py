@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from dpcl.clustering.kmeans import kmeans
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.mixtures.lists import read_list, render_mixture
-from dpcl.networks.model import MaskSettings, Model, load_model, save_model
+from dpcl.networks.model import MaskSettings, load_model, save_model
 from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
 
 SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -69,7 +70,7 @@ def main() -> None:
         print(f"| {name} | {pair[0]:.2f} | {pair[1]:.2f} |")
     if arguments.write:
         settings = model.settings.model_copy(update={"masks": best})
-        save_model(Model(settings, model.network, model.notes), arguments.write, half=True)
+        save_model(replace(model, settings=settings), arguments.write, half=True)
         print(f"\n{arguments.write}: {best!r}")
 
 

@@ -3,7 +3,10 @@
 Talkers of a split speak for stretches of 8 to 30 s with pauses of 5 to 40 s between them; the last
 one enters after a sixth of the time, and the first is silent for a sixth of it in the middle. The
 score is SI-SDRi in segments of 6 s in which two or more talk, and how many segments have their
-sources in another order than the recording as a whole.
+sources in another order than the recording as a whole. Beside it stands what the same segments
+have when each is separated by itself, told how many talk: as short mixtures, in which nobody can be
+taken for somebody else. Where one talks alone, the score is the share of seconds at the wrong
+place.
 
 python benchmarks/conversation.py --root CORPUS --minutes 30
 """
@@ -23,6 +26,7 @@ from torch import Tensor
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.corpus import Corpus, Utterance, read_corpus
 from dpcl.mixtures.mixing import PEAK
+from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.load import load_separator
 from dpcl.signal.audio import read_mono
 from dpcl.signal.level import active_level_db
@@ -42,11 +46,24 @@ class Result:
     segments: dict[int, int]  # by the number of talkers in them
     si_sdri: dict[int, float]  # dB, by the number of talkers, in the order of the whole recording
     best_si_sdri: dict[int, float]  # dB, in the best order of each segment
+    short_si_sdri: dict[int, float]  # dB, of the same segments, each separated by itself
     swapped: int  # segments in which another order is better by more than 1 dB
+    alone: int  # seconds in which one talks alone
+    misplaced: float  # of these, the share in which another output is louder than the talker's
 
 
-def converse(corpus: Corpus, talkers: int, minutes: float, seed: int) -> tuple[list[str], Tensor]:
-    """Names, and sources (C, T) at SAMPLE_RATE that add up to the conversation."""
+def converse(
+    corpus: Corpus,
+    talkers: int,
+    minutes: float,
+    seed: int,
+    turns: tuple[float, float] = (8, 30),
+    pauses: tuple[float, float] = (5, 40),
+) -> tuple[list[str], Tensor]:
+    """Names, and sources (C, T) at SAMPLE_RATE that add up to the conversation.
+
+    turns, pauses: s, from the shortest to the longest.
+    """
     rng = np.random.default_rng(seed)
     speakers: dict[str, list[Utterance]] = {}
     for utterance in corpus.utterances:
@@ -60,11 +77,11 @@ def converse(corpus: Corpus, talkers: int, minutes: float, seed: int) -> tuple[l
         place = total // 6 if number == talkers - 1 else 0  # the last one enters late
         said = 0
         while place < total:
-            stretch = round(rng.uniform(8, 30) * SAMPLE_RATE)
+            stretch = round(rng.uniform(*turns) * SAMPLE_RATE)
             part = speech[(said + np.arange(stretch)) % len(speech)][: total - place]
             source[place : place + len(part)] = gain * part
             said += stretch
-            place += stretch + round(rng.uniform(5, 40) * SAMPLE_RATE)
+            place += stretch + round(rng.uniform(*pauses) * SAMPLE_RATE)
         if number == 0:
             source[total // 2 : total // 2 + total // 6] = 0
     peak = max(np.abs(sources).max(), np.abs(sources.sum(0)).max())
@@ -81,13 +98,24 @@ def _speech(utterances: list[Utterance], rng: np.random.Generator) -> NDArray[np
     return np.concatenate(said)
 
 
-def follow(estimates: Tensor, sources: Tensor, names: list[str], seed: int) -> Result:
+def separated(mixture: Tensor, separator: DeepClustering, num_sources: int) -> Tensor:
+    """mixture (T,) -> its sources (C, T)."""
+    recording = InMemory(mixture.unsqueeze(0).numpy(), SAMPLE_RATE)
+    with LongSeparation(recording, separator, num_sources) as separation:
+        return torch.cat([piece.sources[:, 0] for piece in separation.pieces()], -1)
+
+
+def follow(
+    estimates: Tensor, sources: Tensor, names: list[str], seed: int, separator: DeepClustering
+) -> Result:
     """Estimates and sources (C, T): the whole in one order, against each segment in its best."""
     mixture = sources.sum(0)
     order = best_permutation(estimates, sources)  # (C,)
+    estimates = estimates[order]
     length = round(SEGMENT * SAMPLE_RATE)
     kept: dict[int, list[float]] = {}
     best: dict[int, list[float]] = {}
+    short: dict[int, list[float]] = {}
     swapped = 0
     for first in range(0, sources.shape[-1] - length + 1, length):
         part = slice(first, first + length)
@@ -98,16 +126,50 @@ def follow(estimates: Tensor, sources: Tensor, names: list[str], seed: int) -> R
             continue
         references, heard = sources[active, part], mixture[part]
         before = si_sdr(heard, references)
-        fixed = (si_sdr(estimates[order[active], part], references) - before).mean().item()
-        free = best_permutation(estimates[:, part], references)
-        freely = (si_sdr(estimates[free, part], references) - before).mean().item()
+        fixed = (si_sdr(estimates[active, part], references) - before).mean().item()
+        freely = _in_best_order(estimates[:, part], references, before)
         kept.setdefault(count, []).append(fixed)
         best.setdefault(count, []).append(freely)
+        by_itself = separated(heard, separator, count)
+        short.setdefault(count, []).append(_in_best_order(by_itself, references, before))
         swapped += freely > fixed + 1
-    mean = {count: round(float(np.mean(kept[count])), 2) for count in sorted(kept)}
-    mean_best = {count: round(float(np.mean(best[count])), 2) for count in sorted(best)}
-    segments = {count: len(kept[count]) for count in sorted(kept)}
-    return Result(seed, names, segments, mean, mean_best, swapped)
+    alone, misplaced = _alone(estimates, sources)
+    return Result(
+        seed,
+        names,
+        {count: len(kept[count]) for count in sorted(kept)},
+        _means(kept),
+        _means(best),
+        _means(short),
+        swapped,
+        alone,
+        misplaced,
+    )
+
+
+def _in_best_order(estimates: Tensor, references: Tensor, before: Tensor) -> float:
+    """SI-SDRi in dB."""
+    order = best_permutation(estimates, references)
+    return (si_sdr(estimates[order], references) - before).mean().item()
+
+
+def _means(values: dict[int, list[float]]) -> dict[int, float]:
+    return {count: round(float(np.mean(values[count])), 2) for count in sorted(values)}
+
+
+def _alone(estimates: Tensor, sources: Tensor) -> tuple[int, float]:
+    """Estimates and sources (C, T) in one order: how many seconds one talks alone, and in which
+    share of them another output is the loudest."""
+    seconds = sources.shape[-1] // SAMPLE_RATE
+    powers, found = (
+        x[:, : seconds * SAMPLE_RATE].unflatten(-1, (seconds, -1)).square().mean(-1)
+        for x in (sources, estimates)
+    )  # (C, seconds)
+    loudest, talker = powers.max(0)
+    others = powers.sum(0) - loudest
+    alone = (loudest > 1e-2 * powers.max()) & (others < 1e-3 * loudest)
+    wrong = found.argmax(0)[alone] != talker[alone]
+    return int(alone.sum()), round(wrong.double().mean().item(), 3)
 
 
 def main() -> None:
@@ -126,10 +188,8 @@ def main() -> None:
     results = []
     for seed in arguments.seeds:
         names, sources = converse(corpus, arguments.talkers, arguments.minutes, seed)
-        recording = InMemory(sources.sum(0, keepdim=True).numpy(), SAMPLE_RATE)
-        with LongSeparation(recording, separator, arguments.talkers) as separation:
-            pieces = [piece.sources[:, 0] for piece in separation.pieces()]
-        results.append(follow(torch.cat(pieces, -1), sources, names, seed))
+        estimates = separated(sources.sum(0), separator, arguments.talkers)
+        results.append(follow(estimates, sources, names, seed, separator))
         print(results[-1], flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")

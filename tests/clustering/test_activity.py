@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcl.clustering.activity import active_masks
+from dpcl.clustering.activity import LEAST, active_masks, held_back
 
 FRAMES, BINS, REACH = 400, 30, 40
 
@@ -67,3 +67,21 @@ def test_silence_short_windows_and_batches() -> None:
     masks = active_masks(both, audible, REACH)
     torch.testing.assert_close(masks[0], active_masks(scores, audible[0], REACH))
     torch.testing.assert_close(masks[1], masks[0].flip(0))
+
+
+def test_a_source_is_held_back_as_far_as_it_is_silent() -> None:
+    scores, _ = conversation(0.5, 0.5)
+    activity = torch.zeros(2, FRAMES // 4)
+    activity[1, 50:] = -torch.inf
+    masks = held_back(scores, activity, 4)
+    torch.testing.assert_close(masks[:, :200], scores.softmax(0)[:, :200])
+    torch.testing.assert_close(masks.sum(0), torch.ones(FRAMES, BINS))
+    odds = masks[1, 200:] / masks[0, 200:]
+    before = (scores[1] - scores[0])[200:].exp()
+    torch.testing.assert_close(odds, LEAST * before)
+
+
+def test_frames_that_are_no_whole_number_of_strides() -> None:
+    scores = torch.randn(3, 10, 5)
+    masks = held_back(scores, torch.zeros(3, 3), 4)
+    torch.testing.assert_close(masks, scores.softmax(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from dpcl.networks.model import (
     load_model,
     save_model,
 )
+from dpcl.networks.talker_activity import TalkerActivity
 
 SETTINGS = ModelSettings(
     signal=SignalSettings(sample_rate=16000, window=32, hop=8),
@@ -56,6 +58,39 @@ def test_what_is_saved_is_loaded(model: Model, tmp_path: Path, half: bool) -> No
     torch.testing.assert_close(
         loaded.network(features), model.network.eval()(features), rtol=0, atol=5e-3 if half else 0
     )
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_network_of_who_talks_travels_along(model: Model, tmp_path: Path, half: bool) -> None:
+    path = tmp_path / "model.safetensors"
+    activity = TalkerActivity(17, 7)
+    activity.mean.normal_()
+    save_model(replace(model, activity=activity), path, half)
+    loaded = load_model(path)
+    assert loaded.activity is not None
+    assert not loaded.activity.training
+    for name, value in activity.state_dict().items():
+        expected = value.half().float() if half else value
+        assert torch.equal(loaded.activity.state_dict()[name], expected), name
+    save_model(model, path)
+    assert load_model(path).activity is None
+
+
+def test_a_network_of_who_talks_that_is_not_whole_or_not_finite(
+    model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    activity = TalkerActivity(17, 7)
+    torch.nn.init.constant_(activity.first.bias, torch.nan)
+    save_model(replace(model, activity=activity), path)
+    with pytest.raises(InputError, match="NaN"):
+        load_model(path)
+    tensors = {f"activity.{name}": value for name, value in activity.state_dict().items()}
+    del tensors["activity.active.bias"]
+    metadata = {"settings": SETTINGS.model_dump_json(), "notes": "{}"}
+    save_file({**model.network.state_dict(), **tensors}, path, metadata)
+    with pytest.raises(InputError, match="no dpcl model"):
+        load_model(path)
 
 
 def test_half_is_half_the_size(tmp_path: Path) -> None:

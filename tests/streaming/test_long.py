@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import tempfile
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,26 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.evaluation.metrics import best_permutation
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import Heads
-from dpcl.networks.model import Model, ModelSettings, build_network
+from dpcl.networks.model import (
+    MaskSettings,
+    Model,
+    ModelSettings,
+    NetworkSettings,
+    build_network,
+)
+from dpcl.networks.talker_activity import (
+    OF_CLUSTERS,
+    OF_VOICES,
+    PASSES,
+    STRIDE,
+    TalkerActivity,
+)
 from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.load import load_separator
+from dpcl.signal.audio import read_mono
 from dpcl.signal.stft import STFT
 from dpcl.streaming import long
 from dpcl.streaming.long import LongSeparation
@@ -190,3 +208,76 @@ def test_masks_through_the_clustering_add_up_over_all_windows() -> None:
     torch.testing.assert_close(sources.sum(0), torch.from_numpy(recording[0]), rtol=0, atol=1e-4)
     masks = torch.cat([piece.masks for piece in pieces], 1)
     assert masks.std((1, 2)).min() > 0.01
+
+
+class Says(TalkerActivity):
+    """That only so many sources are active, the first ones; it remembers of which windows."""
+
+    def __init__(self, active: int) -> None:
+        super().__init__(33, 2)
+        self.first_ones = active
+        self.asked: list[torch.Size] = []
+        self.eval()
+
+    def forward(self, signs: Tensor) -> Tensor:
+        self.asked.append(signs.shape)
+        odds = torch.full(signs.shape[:-1], 20.0)
+        odds[:, self.first_ones :] = -20.0
+        return odds
+
+
+def test_who_talks_is_asked_of_every_window_and_obeyed() -> None:
+    recording = conversation(45.0).sum(0, keepdims=True)
+    separator = ByPitch()
+    masks = MaskSettings(sharpness=5.0)
+    settings = ModelSettings(network=NetworkSettings(embedding=3), masks=masks)
+    activity = Says(1)
+    separator.model = replace(separator.model, settings=settings, activity=activity)
+    with LongSeparation(InMemory(recording, RATE), separator, 3) as separation:
+        count, length = separation.windows.count, separation.windows.length
+        assert count > 1
+        assert (
+            activity.asked == [(count, 3, -(-length // STRIDE), OF_CLUSTERS + OF_VOICES)] * PASSES
+        )
+        pieces = list(separation.pieces())
+    sources = torch.cat([piece.sources[:, 0] for piece in pieces], -1)
+    torch.testing.assert_close(sources.sum(0), torch.from_numpy(recording[0]), rtol=0, atol=1e-4)
+    powers = sources.square().mean(-1)
+    assert powers[1:].max() < 1e-2 * powers[0]
+
+
+def test_short_recordings_and_one_talker_need_nobody_to_ask() -> None:
+    separator = ByPitch()
+    activity = Says(1)
+    separator.model = replace(separator.model, activity=activity)
+    for seconds, sources in ((9.0, 3), (45.0, 1)):
+        recording = InMemory(conversation(seconds).sum(0, keepdims=True), RATE)
+        with LongSeparation(recording, separator, sources) as separation:
+            list(separation.pieces())
+    assert not activity.asked
+
+
+def test_the_network_that_ships_hears_who_is_silent() -> None:
+    """Of two talkers in turn, each alone, and then both: whoever is silent gets next to nothing."""
+    root = Path(__file__).parents[2] / "examples"
+    first, second = (
+        np.tile(read_mono(root / f"two_talkers_ref{i}.flac", RATE), 4)[: 12 * RATE] for i in (1, 2)
+    )
+    silence = np.zeros_like(first)
+    sources = np.stack(
+        [
+            np.concatenate([first, silence, first, silence, first]),
+            np.concatenate([silence, second, silence, second, second]),
+        ]
+    )
+    recording = InMemory(sources.sum(0, keepdims=True), RATE)
+    model = load_separator("default").model
+    leaks = []
+    for knows in (model, replace(model, activity=None)):
+        with LongSeparation(recording, DeepClustering(knows), 2) as separation:
+            found = torch.cat([piece.sources[:, 0] for piece in separation.pieces()], -1).numpy()
+        found = found[best_permutation(torch.from_numpy(found), torch.from_numpy(sources))]
+        powers = np.square(found).reshape(2, 5, -1).mean(-1)  # (C, turns)
+        leaks += [max(powers[1, [0, 2]].max(), powers[0, [1, 3]].max()) / powers.max()]
+    assert leaks[0] < 1e-2
+    assert leaks[0] < leaks[1]

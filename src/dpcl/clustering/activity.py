@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -37,5 +39,11 @@ def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
         ).view_as(owned)
         share = around / around.sum(-2, keepdim=True).clamp_min(torch.finfo(owned.dtype).tiny)
         activity = (share / enough).clamp(LEAST, 1).unsqueeze(-1)
-    each = activity.repeat_interleave(STRIDE, -2)[..., : scores.shape[-2], :]
-    return (scores + each.log()).softmax(-3)
+    return held_back(scores, activity.squeeze(-1).log(), STRIDE)
+
+
+def held_back(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
+    """Masks (..., C, L, F) of scores (..., C, L, F) and the log activity (..., C, l) of every
+    stride-th frame, which holds until the next."""
+    each = activity.clamp_min(math.log(LEAST)).repeat_interleave(stride, -1)
+    return (scores + each[..., : scores.shape[-2], None]).softmax(-3)

@@ -22,10 +22,13 @@ from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
+from dpcl.networks.talker_activity import TalkerActivity
 from dpcl.networks.unfolded import UnfoldedBLSTM, UnfoldedSettings
 from dpcl.settings import Settings
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
+
+ACTIVITY = "activity."  # begins the names of the weights that are not the embedding network's
 
 
 class SignalSettings(Settings):
@@ -170,11 +173,12 @@ class ModelSettings(Settings):
 
 @dataclass(frozen=True)
 class Model:
-    """Settings, network, and notes for people (recipe, data, scores)."""
+    """Settings, networks, and notes for people (recipe, data, scores)."""
 
     settings: ModelSettings
     network: EmbeddingNetwork
     notes: dict[str, Any]
+    activity: TalkerActivity | None = None  # who talks when in long recordings
 
 
 def build_network(settings: ModelSettings) -> EmbeddingNetwork:
@@ -184,9 +188,12 @@ def build_network(settings: ModelSettings) -> EmbeddingNetwork:
 
 def save_model(model: Model, path: Path, half: bool = False) -> None:
     """Write the model atomically; `half` stores the weights in float16, half the size."""
+    weights = dict(model.network.state_dict())
+    if model.activity is not None:
+        weights |= model.activity.state_dict(prefix=ACTIVITY)
     tensors = {
         name: (value.half() if half else value).detach().cpu().contiguous()
-        for name, value in model.network.state_dict().items()
+        for name, value in weights.items()
     }
     metadata = {"settings": model.settings.model_dump_json(), "notes": json.dumps(model.notes)}
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -221,16 +228,30 @@ def load_model(path: Path) -> Model:
         settings = ModelSettings.model_validate_json(metadata["settings"])
         with torch.device("meta"):  # no time nor random numbers for weights that are replaced
             network = build_network(settings)
+        activity = _activity(tensors, settings.signal.stft().bins)
         network.load_state_dict(tensors, assign=True)
         notes = json.loads(metadata.get("notes", "{}"))
     except (KeyError, ValueError, RuntimeError) as error:  # a ValidationError is a ValueError
         raise InputError(
             f"{path}: safetensors, but no dpcl model; give weights that dpcl wrote"
         ) from error
+    weights = [*tensors.values(), *(activity.state_dict().values() if activity else ())]
     # Largest and smallest of each, NaN where there is one: ten times as fast as looking at all.
-    ends = torch.stack([end for value in tensors.values() for end in value.aminmax()])
+    ends = torch.stack([end for value in weights for end in value.aminmax()])
     if not bool(torch.isfinite(ends).all()):
         raise InputError(
             f"{path}: the weights hold NaN or infinite values; train or fetch them again"
         )
-    return Model(settings, network.eval(), notes)
+    return Model(settings, network.eval(), notes, activity)
+
+
+def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:
+    """Taken out of the weights, where it is among them."""
+    names = [name for name in tensors if name.startswith(ACTIVITY)]
+    own = {name.removeprefix(ACTIVITY): tensors.pop(name) for name in names}
+    if not own:
+        return None
+    with torch.device("meta"):
+        activity = TalkerActivity(bins, len(own["first.weight"]))
+    activity.load_state_dict(own, assign=True)
+    return activity.eval()

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.activity import active_masks
+from dpcl.clustering.activity import active_masks, held_back
 from dpcl.clustering.alone import alone_centroids
 from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights
+from dpcl.networks import voice
 from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.model import MaskSettings, Model
 from dpcl.networks.precision import fastest
+from dpcl.networks.talker_activity import SOFT, STRIDE, cluster_signs
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.heads import both, in_order_of
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
@@ -133,11 +135,18 @@ class DeepClustering:
         """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
         return self.model.network.embed(heard)
 
-    def masks(self, heard: Tensor, centroids: Tensor, audible: Tensor | None = None) -> Tensor:
+    def masks(
+        self,
+        heard: Tensor,
+        centroids: Tensor,
+        audible: Tensor | None = None,
+        odds: Tensor | None = None,
+    ) -> Tensor:
         """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order.
 
         audible: (B, L, F), 1 for the bins that count, of a recording in which sources come and go:
-        clusters that own little around a frame are held back there (see active_masks).
+        clusters that own little around a frame are held back there (see active_masks), or those
+        that are silent by odds: (C, l), log odds that each is active, see TalkerActivity.
         """
         settings = self.model.settings.masks
         centroids = centroids.expand(len(heard), -1, -1)
@@ -157,8 +166,29 @@ class DeepClustering:
             found = torch.cat(parts, dim=2)
         if audible is None or not told:
             return found
+        if odds is not None:
+            return held_back(found, functional.logsigmoid(odds)[None], STRIDE)
         reach = round(REACH * self.sample_rate / self.stft.hop)
         return active_masks(found, audible, reach)
+
+    def talkers(
+        self, heard: Tensor, magnitude: Tensor, centroids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What tells who talks in a window heard (L, H) of magnitude (L, F): the clusters' signs
+        (C, l, OF_CLUSTERS), and what its VoiceNetwork calls levels.
+
+        For a model that has a network for that.
+        """
+        assert self.model.activity is not None
+        rows = self.model.settings.whitening
+        whitening = torch.eye(centroids.shape[-1]) if rows is None else centroids.new_tensor(rows)
+        audible = (self.weights(magnitude) > 0).view_as(magnitude)[::STRIDE].to(magnitude.dtype)
+        some = magnitude[:: voice.STRIDE]  # (l', F)
+        embeddings = self.embeddings(heard[None, :: voice.STRIDE]).view(*some.shape, -1)
+        every = STRIDE // voice.STRIDE
+        signs = cluster_signs(embeddings[::every], audible, centroids, whitening)
+        masks = (SOFT * functional.normalize(centroids, dim=-1) @ embeddings.mT).softmax(1)
+        return signs, *self.model.activity.voice.levels(masks.transpose(0, 1), some)
 
     @cached_property
     def fast(self) -> DeepClustering:

@@ -2,17 +2,16 @@
 
 First the network hears the recording window by window. A sample of its embeddings of all windows
 is clustered at once, so one set of centroids holds for the whole recording: a source is the same
-before and after a pause. Then the masks of each window are found, joined by cross-fades, and laid
-over the recording's own spectrum. What the network heard is kept between the two passes, a few
-hundred numbers a frame, in memory or beyond `SPOOL` bytes on disk: embeddings are a hundred times
-as many, and hearing again would take twice the time.
+before and after a pause. A model that knows voices then tells who talks when. Last, the masks of
+each window are found, joined by cross-fades, and laid over the recording's own spectrum. What the
+network heard is kept between the passes, a few hundred numbers a frame, in memory or beyond `SPOOL`
+bytes on disk: embeddings are a hundred times as many, and hearing again would take twice the time.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.networks.voice import Voices
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.limits import MOST_SOURCES
 from dpcl.signal.band import Band
@@ -93,6 +93,7 @@ class LongSeparation:
             self.centroids = separator.centroids(  # (C, K)
                 points, self.num_sources, weights, stretches
             )
+            self._odds = self._who_talks()
         except BaseException:
             self.close()
             raise
@@ -128,7 +129,7 @@ class LongSeparation:
         """(L, F', K) of the network's STFT where one window held all; None beyond."""
         if self.windows.count > 1:
             return None
-        heard, _ = next(self._kept())
+        heard, _ = next(self.kept())
         return self.separator.embeddings(heard[None]).view(
             self.windows.length, -1, self.centroids.shape[-1]
         )
@@ -149,8 +150,8 @@ class LongSeparation:
         first = range(0, self.windows.count, batch)  # of each batch
         batches = zip(first, self.windows.gather(frames, batch), strict=True)
         for heard, samples in self._workers.map(self._hear, batches):
-            for window, (audible, x, w, numbers, loud) in zip(heard, samples, strict=True):
-                self._keep(window, audible)
+            for window, magnitude, (x, w, numbers, loud) in zip(*heard, samples, strict=True):
+                self._keep(window, magnitude)
                 points.append(x)
                 weights.append(w)
                 frames_of.append(numbers)
@@ -161,54 +162,71 @@ class LongSeparation:
         return torch.cat(points), torch.cat(weights) * audible, torch.cat(frames_of)
 
     @torch.no_grad()
-    def _hear(self, batch: tuple[int, Tensor]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """Magnitudes (B, W, F') from a window on -> what was heard (B, W, H), and of each window
-        which bins count (W, F'), a sample of it, and its loudest magnitude."""
+    def _hear(
+        self, batch: tuple[int, Tensor]
+    ) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, ...]]]:
+        """Magnitudes (B, W, F') from a window on -> what is kept of them (B, W, H), (B, W, F'), and
+        of each window a sample of it, and its loudest magnitude."""
         first, magnitudes = batch
         heard = self.separator.hear(magnitudes)
         samples: list[tuple[Tensor, ...]] = []
         for number, (window, magnitude) in enumerate(zip(heard, magnitudes, strict=True), first):
             weights = self.separator.weights(magnitude).view_as(magnitude)
             sample = self._sampling.sample(number, window, weights, self.separator.embeddings)
-            samples.append((weights > 0, *sample, magnitude.amax()))
-        return heard.to(torch.float16), samples
+            samples.append((*sample, magnitude.amax()))
+        return (heard.to(torch.float16), magnitudes.to(torch.float16)), samples
 
-    def _keep(self, heard: Tensor, audible: Tensor) -> None:
-        """A window heard (W, H), and which of its bins count (W, F'), a bit each."""
+    def _keep(self, heard: Tensor, magnitude: Tensor) -> None:
+        """A window heard (W, H), and its magnitude (W, F')."""
         self._width = heard.shape[-1]
         try:
             self._spool.write(heard.numpy().tobytes())
-            self._spool.write(np.packbits(audible.numpy()).tobytes())
+            self._spool.write(magnitude.numpy().tobytes())
         except OSError as error:
             raise InputError(
                 f"{tempfile.gettempdir()}: cannot keep what was heard there ({error.strerror});"
                 " free some space, or name another folder in TMPDIR"
             ) from error
 
-    def _kept(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each window again, as it was given to `_keep`."""
+    def kept(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What was heard of each window (W, H), and its magnitude (W, F')."""
         self._spool.seek(0)
-        shape = self.windows.length, self._width
-        bins = self.windows.length * self.separator.stft.bins
         for _ in range(self.windows.count):
-            heard = np.frombuffer(self._spool.read(2 * math.prod(shape)), np.float16)
-            bits = np.frombuffer(self._spool.read(-(-bins // 8)), np.uint8)
-            audible = np.unpackbits(bits, count=bins).astype(np.float32)
-            yield (
-                torch.from_numpy(heard.astype(np.float32)).view(shape),
-                torch.from_numpy(audible).view(self.windows.length, -1),
-            )
+            yield self._read(self._width), self._read(self.separator.stft.bins)
+
+    def _read(self, width: int) -> Tensor:
+        """The next (W, width)."""
+        values = np.frombuffer(self._spool.read(2 * self.windows.length * width), np.float16)
+        return torch.from_numpy(values.astype(np.float32)).view(self.windows.length, width)
+
+    def _who_talks(self) -> list[Tensor] | None:
+        """Of each window, the log odds (C, l) that each source is active, if the model knows."""
+        activity = self.separator.model.activity
+        if activity is None or self.windows.count == 1 or self.num_sources == 1:
+            return None
+        signs, voices = zip(*self._workers.map(self._talkers, self.kept()), strict=True)
+        with torch.no_grad():
+            return activity.who_talks(signs, voices)
+
+    @torch.no_grad()
+    def _talkers(self, kept: tuple[Tensor, Tensor]) -> tuple[Tensor, Voices]:
+        assert self.separator.model.activity is not None
+        signs, levels, loudness = self.separator.talkers(*kept, self.centroids)
+        return signs, Voices(self.separator.model.activity.voice(levels), loudness)
 
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
-        return self._workers.map(self._masks_of, self._kept())
+        odds: Sequence[Tensor | None] = self._odds or [None] * self.windows.count
+        return self._workers.map(self._masks_of, zip(self.kept(), odds, strict=True))
 
     @torch.no_grad()
-    def _masks_of(self, kept: tuple[Tensor, Tensor]) -> Tensor:
-        heard, audible = kept
-        # In ten seconds most sources have something to say.
-        come_and_go = audible[None] if self.windows.count > 1 else None
-        return self.separator.masks(heard[None], self.centroids, come_and_go)[0]
+    def _masks_of(self, window: tuple[tuple[Tensor, Tensor], Tensor | None]) -> Tensor:
+        (heard, magnitude), odds = window
+        audible = None
+        if self.windows.count > 1:  # in ten seconds most sources have something to say
+            weights = self.separator.weights(magnitude)
+            audible = (weights > 0).view_as(magnitude)[None].to(magnitude.dtype)
+        return self.separator.masks(heard[None], self.centroids, audible, odds)[0]
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
