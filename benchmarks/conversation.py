@@ -169,7 +169,8 @@ def _alone(estimates: Tensor, sources: Tensor) -> tuple[int, float]:
     others = powers.sum(0) - loudest
     alone = (loudest > 1e-2 * powers.max()) & (others < 1e-3 * loudest)
     wrong = found.argmax(0)[alone] != talker[alone]
-    return int(alone.sum()), round(wrong.double().mean().item(), 3)
+    count = int(alone.sum())
+    return count, round(int(wrong.sum()) / max(1, count), 3)
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ Renders conversations of the `train` split (conversation.py), of two to four tal
 pauses of very different lengths, and hears them as any long recording is heard. On what each
 cluster owns dpcl.networks.voice learns which talker that is, and dpcl.networks.talker_activity then
 who talks within a quarter of a second. Conversations of `valid` tell how often that is right,
-beside whether a source owns more than a share of the bins, the best there is. Whitened embeddings
-come first (whitening.py).
+in the first of two passes, beside whether a source owns more than a share of the bins, the best
+there is. Whitened embeddings come first (whitening.py).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def listen(
         knows = DeepClustering(replace(separation.separator.model, activity=network))
         signs, levels, loudness, active = [], [], [], []
         for start, kept in zip(separation.windows.starts, separation.kept(), strict=True):
-            told, level, loud = knows.talkers(*kept, separation.centroids)
+            told, level, loud = knows.talker_signs(*kept, separation.centroids)
             signs.append(told)
             levels.append(level.half())
             loudness.append(loud)
@@ -131,7 +131,9 @@ def learn_voices(network: TalkerActivity, train: list[Conversation], steps: int)
         chosen = [tracks[i] for i in rng.choice(len(tracks), BATCH)]
         levels = torch.stack([level[:shortest].float() for level, _, _ in chosen])
         vectors = network.voice(levels + torch.randn(BATCH, 1, 1) * ramp)  # (B, n, D)
-        active = torch.stack([a.repeat_interleave(2)[:shortest] for _, a, _ in chosen])
+        active = torch.stack(
+            [a.repeat_interleave(STRIDE // voice.STRIDE)[:shortest] for _, a, _ in chosen]
+        )
         heard = around(active.unsqueeze(1))[:, 0] > HEARD  # (B, n)
         names = torch.tensor([name for _, _, name in chosen])[:, None].expand_as(heard)[heard]
         cosines = vectors[heard] @ functional.normalize(talkers, dim=-1).mT

@@ -58,6 +58,7 @@ def main() -> None:
     if arguments.write:
         rows = [[round(value, 4) for value in row] for row in whitening.tolist()]
         settings = ModelSettings.model_validate(model.settings.model_dump() | {"whitening": rows})
+        # Without who talks when: talker_activity.py learns that on whitened embeddings, next.
         save_model(Model(settings, model.network, model.notes), arguments.write, half=True)
         print(arguments.write)
 

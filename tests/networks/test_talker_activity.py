@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dpcl.networks import talker_activity
 from dpcl.networks.talker_activity import (
     BLOCK,
     OF_CLUSTERS,
@@ -108,8 +109,9 @@ def heard(windows: int, sources: int) -> tuple[list[Tensor], list[Voices]]:
     return signs, [Voices(x, torch.rand(sources + 1, n)) for x in vectors]
 
 
-def test_odds_follow_their_source_over_all_windows() -> None:
+def test_odds_follow_their_source_over_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(talker_activity, "BATCH", 2)
     signs, voices = heard(3, 3)
     network = TalkerActivity(BINS, 8).eval()
     order = [2, 0, 1]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpcl.networks.voice import DEEPEST_DB, HOP, REACH, SIZE, VoiceNetwork, around, voice_bands
+from dpcl.networks.voice import (
+    DEEPEST_DB,
+    HOP,
+    LAYERS,
+    REACH,
+    SIZE,
+    VoiceNetwork,
+    around,
+    voice_bands,
+)
 
 BINS = 129
 
@@ -51,7 +60,8 @@ def test_a_vector_hears_what_is_around_it(network: VoiceNetwork) -> None:
     changed = levels.clone()
     changed[:, 300:] += 1
     moved = (network(changed) - before).abs().amax((0, 2))
-    beyond = (300 - REACH - 20) // HOP - 1  # 20: what the convolutions reach
+    convolved = sum(taps // 2 * dilation for taps, dilation in LAYERS)
+    beyond = (300 - REACH - convolved) // HOP - 1
     assert moved[:beyond].max() < 1e-6
     assert moved[300 // HOP :].min() > 1e-4
 

@@ -31,7 +31,8 @@ PASSES = 2  # over a recording: who talks alone is better known after the first
 class TalkerActivity(nn.Module):
     """Dilated convolutions along time, the same for every source, each of which hears the others.
 
-    bins: F of the spectrum; width: channels. Fitted by benchmarks/talker_activity.py.
+    bins: F of the spectrum; width: channels. Fitted by benchmarks/talker_activity.py, to signs of
+    the first pass of `who_talks` and to two to four talkers.
     Source: permutation-equivariant layers, Zaheer et al. 2017, "Deep Sets", section 2.2; the task
     is that of target-speaker voice activity detection, Medennikov et al. 2020.
     """
@@ -71,8 +72,11 @@ class TalkerActivity(nn.Module):
         """
         alone: list[Tensor] | None = None
         for _ in range(PASSES):
-            signs = together(clusters, voice_signs(voices, alone))
-            odds = [x for some in torch.split(signs, BATCH) for x in self(some)]
+            told = voice_signs(voices, alone)
+            odds: list[Tensor] = []
+            for first in range(0, len(told), BATCH):
+                some = slice(first, first + BATCH)
+                odds += [*self(together(clusters[some], told[some]))]
             alone = [_alone(x, v.vectors.shape[1]) for x, v in zip(odds, voices, strict=True)]
         return odds
 
@@ -114,6 +118,7 @@ def cluster_signs(
         signs += [share, _largest(share.unsqueeze(1).expand(-1, sources, -1)), own / whole]
         signs += [_around(x, reach) / own.clamp_min(1) for x in (like, unlike)]
     sums = _around(mine @ embeddings, REACHES[-1])
+    # own and share are those of the longest reach from here on
     means = sums / own.clamp_min(1).unsqueeze(-1) @ whitening  # (l, C, K)
     away = torch.cdist(means, told.expand(len(means), -1, -1))  # (l, C, C)
     signs += [away.diagonal(dim1=1, dim2=2), _nearest(away), _nearest(torch.cdist(means, means))]

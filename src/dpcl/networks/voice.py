@@ -1,7 +1,8 @@
-"""What a voice sounds like: a unit vector of each few seconds of a source, alike for one talker.
+"""What a voice sounds like: a unit vector of the seconds around each half second of a source.
 
 Embeddings tell talkers apart that are heard together, and drift; this network hears one source at a
-time, as its mask leaves it, and was taught who of hundreds of talkers it is.
+time, as its mask leaves it, and was taught who of hundreds of talkers it is: vectors of one talker
+are alike.
 """
 
 from __future__ import annotations
@@ -83,9 +84,11 @@ class VoiceNetwork(nn.Module):
 
 
 def around(x: Tensor) -> Tensor:
-    """Means (N, C, n) of x (N, C, l) within REACH of the middle of each HOP frames."""
+    """Means (N, C, n) of x (N, C, l) within REACH of the middle of each HOP frames.
+
+    What is beyond the ends counts as zeros, which a ratio of two such means does without.
+    """
     size = 2 * REACH + 1
-    # of whole stretches: at the ends what is beyond does not count as silence, it is not there
     padded = functional.pad(x, (REACH - HOP // 2, REACH + HOP))
     blocks = -(-x.shape[-1] // HOP)
     return functional.avg_pool1d(padded, size, HOP)[..., :blocks]

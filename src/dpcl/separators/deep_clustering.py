@@ -144,14 +144,13 @@ class DeepClustering:
     ) -> Tensor:
         """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order.
 
-        audible: (B, L, F), 1 for the bins that count, of a recording in which sources come and go:
-        clusters that own little around a frame are held back there (see active_masks), or those
-        that are silent by odds: (C, l), log odds that each is active, see TalkerActivity.
+        Of a recording in which sources come and go, those that are silent are held back, unless
+        masks are binary. By odds: (C, l), log odds that each is active, see TalkerActivity; or by
+        audible: (B, L, F), 1 for the bins that count, of which they own little (see active_masks).
         """
         settings = self.model.settings.masks
         centroids = centroids.expand(len(heard), -1, -1)
-        soft = settings.sharpness is not None or settings.head == "masks"
-        told = audible is not None and soft
+        told = self.soft and (audible is not None or odds is not None)
         if settings.head != "embedding":
             embeddings = self.embeddings(heard)
             found = self._masks(self.model.network, heard, embeddings, centroids)
@@ -164,24 +163,32 @@ class DeepClustering:
                 part = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
                 parts.append(part.view(*part.shape[:2], frames.shape[1], -1))
             found = torch.cat(parts, dim=2)
-        if audible is None or not told:
+        if not told:
             return found
         if odds is not None:
             return held_back(found, functional.logsigmoid(odds)[None], STRIDE)
+        assert audible is not None
         reach = round(REACH * self.sample_rate / self.stft.hop)
         return active_masks(found, audible, reach)
 
-    def talkers(
+    @property
+    def soft(self) -> bool:
+        """Whether sources share bins."""
+        settings = self.model.settings.masks
+        return settings.sharpness is not None or settings.head == "masks"
+
+    def talker_signs(
         self, heard: Tensor, magnitude: Tensor, centroids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What tells who talks in a window heard (L, H) of magnitude (L, F): the clusters' signs
-        (C, l, OF_CLUSTERS), and what its VoiceNetwork calls levels.
-
-        For a model that has a network for that.
+        """What tells who talks in a window heard (L, H) of magnitude (L, F), for a model with a
+        network of that: signs of the clusters (C, l, OF_CLUSTERS), then levels (C + 1, l', bands)
+        and loudness (C + 1, n) for its VoiceNetwork.
         """
         assert self.model.activity is not None
         rows = self.model.settings.whitening
-        whitening = torch.eye(centroids.shape[-1]) if rows is None else centroids.new_tensor(rows)
+        whitening = torch.eye(centroids.shape[-1]).to(centroids)
+        if rows is not None:
+            whitening = centroids.new_tensor(rows)
         audible = (self.weights(magnitude) > 0).view_as(magnitude)[::STRIDE].to(magnitude.dtype)
         some = magnitude[:: voice.STRIDE]  # (l', F)
         embeddings = self.embeddings(heard[None, :: voice.STRIDE]).view(*some.shape, -1)

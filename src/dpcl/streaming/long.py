@@ -35,7 +35,7 @@ FEW = 5  # windows that are heard before a faster network would be made
 BATCH = 8  # windows in one call of the network, at most
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
-HEARING = 0.6  # of the time, about, goes into the first pass
+HEARING, TELLING = 0.5, 0.7  # of the time, about, has gone by after the first and second pass
 PIECE = 1 << 22  # values of a spectrum that are worked on at once
 
 Report = Callable[[float], None]
@@ -50,9 +50,9 @@ class Piece:
 
 
 class LongSeparation:
-    """A recording separated in two passes; a context manager, as it may hold a temporary file.
+    """A recording separated in passes; a context manager, as it may hold a temporary file.
 
-    Making one is the first pass, after which `num_sources` is known; `pieces` is the second.
+    Making one hears it all, after which `num_sources` is known; `pieces` is the last pass.
     sources: how many, None for as many as are found, up to `most`; report: called with the share
     that is done, 0 to 1; scanned: what `scan` found, if that is known already; threads: that hear
     windows, None for as many as torch uses.
@@ -121,7 +121,7 @@ class LongSeparation:
             laid = self.band.spread(masks, (spectrum / self.scan.peak).abs().mean(0))  # (C, l, F)
             done += laid.shape[1]
             yield Piece(synthesis.push(laid[:, None] * spectrum), laid)
-            self._report(HEARING + (1 - HEARING) * done / self.windows.frames)
+            self._report(TELLING + (1 - TELLING) * done / self.windows.frames)
         yield Piece(synthesis.finish(), laid[:, :0])
 
     @torch.no_grad()
@@ -202,16 +202,22 @@ class LongSeparation:
     def _who_talks(self) -> list[Tensor] | None:
         """Of each window, the log odds (C, l) that each source is active, if the model knows."""
         activity = self.separator.model.activity
-        if activity is None or self.windows.count == 1 or self.num_sources == 1:
+        several = self.windows.count > 1 and self.num_sources > 1
+        if activity is None or not several or not self.separator.soft:
             return None
-        signs, voices = zip(*self._workers.map(self._talkers, self.kept()), strict=True)
+        signs: list[Tensor] = []
+        voices: list[Voices] = []
+        for told, voice in self._workers.map(self._talkers, self.kept()):
+            signs.append(told)
+            voices.append(voice)
+            self._report(HEARING + (TELLING - HEARING) * len(signs) / self.windows.count)
         with torch.no_grad():
             return activity.who_talks(signs, voices)
 
     @torch.no_grad()
     def _talkers(self, kept: tuple[Tensor, Tensor]) -> tuple[Tensor, Voices]:
         assert self.separator.model.activity is not None
-        signs, levels, loudness = self.separator.talkers(*kept, self.centroids)
+        signs, levels, loudness = self.separator.talker_signs(*kept, self.centroids)
         return signs, Voices(self.separator.model.activity.voice(levels), loudness)
 
     def _masks(self) -> Iterator[Tensor]:
@@ -223,7 +229,8 @@ class LongSeparation:
     def _masks_of(self, window: tuple[tuple[Tensor, Tensor], Tensor | None]) -> Tensor:
         (heard, magnitude), odds = window
         audible = None
-        if self.windows.count > 1:  # in ten seconds most sources have something to say
+        # In ten seconds most sources have something to say.
+        if odds is None and self.windows.count > 1:
             weights = self.separator.weights(magnitude)
             audible = (weights > 0).view_as(magnitude)[None].to(magnitude.dtype)
         return self.separator.masks(heard[None], self.centroids, audible, odds)[0]
