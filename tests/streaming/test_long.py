@@ -283,3 +283,13 @@ def test_the_network_that_ships_hears_who_is_silent() -> None:
         assert (np.abs(np.log2(powers[:, -1] / both)) < 1).all()  # within 3 dB where both talk
     assert leaks[0] < 1e-2
     assert leaks[0] < leaks[1]
+
+
+@pytest.mark.parametrize("sources", [None, 3])
+def test_a_long_recording_of_silence_is_separated_into_silence(sources: int | None) -> None:
+    recording = InMemory(np.zeros((1, 30 * RATE), np.float32), RATE)
+    with LongSeparation(recording, load_separator("default"), sources) as separation:
+        assert separation.num_sources == (sources or 1)
+        found = torch.cat([piece.sources[:, 0] for piece in separation.pieces()], -1)
+    assert found.shape == (sources or 1, 30 * RATE)
+    assert not found.any()

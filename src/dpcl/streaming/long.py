@@ -158,6 +158,9 @@ class LongSeparation:
                 loudness.append(loud.expand(len(w)))
             self._report(HEARING * len(loudness) / self.windows.count)
         loud = torch.cat(loudness)  # of the window of each point
+        if not len(loud):  # silence from beginning to end: one point that pulls nothing
+            size = self.separator.model.settings.network.embedding
+            return torch.zeros(1, size), torch.zeros(1), torch.zeros(1, dtype=torch.int64)
         audible = loud >= loud.max() * 10 ** (QUIET_DB / 20)
         return torch.cat(points), torch.cat(weights) * audible, torch.cat(frames_of)
 
