@@ -91,6 +91,10 @@ class DeepClustering:
         settings = self.model.settings.masks
         return bin_weights(spectrum, settings.weighting, settings.floor_db)
 
+    def audible(self, magnitude: Tensor) -> Tensor:
+        """magnitude (..., L, F) -> 1 for the bins that count, 0 for the others, (..., L, F)."""
+        return (self.weights(magnitude) > 0).view_as(magnitude).to(magnitude.dtype)
+
     def count(
         self, points: Tensor, weights: Tensor, frames: Tensor, most: int = MOST_SOURCES
     ) -> int:
@@ -118,8 +122,7 @@ class DeepClustering:
         """
         if self.model.settings.masks.centroids == "kmeans":
             if stretches is not None:
-                rows = self.model.settings.whitening
-                whitening = None if rows is None else embeddings.new_tensor(rows)
+                whitening = self._whitening(embeddings)
                 return alone_centroids(embeddings, weights, stretches, num_sources, whitening)
             return kmeans(embeddings, num_sources, weights).centroids
         anchors = self.model.network.anchors
@@ -185,11 +188,10 @@ class DeepClustering:
         and loudness (C + 1, n) for its VoiceNetwork.
         """
         assert self.model.activity is not None
-        rows = self.model.settings.whitening
-        whitening = torch.eye(centroids.shape[-1]).to(centroids)
-        if rows is not None:
-            whitening = centroids.new_tensor(rows)
-        audible = (self.weights(magnitude) > 0).view_as(magnitude)[::STRIDE].to(magnitude.dtype)
+        whitening = self._whitening(centroids)
+        if whitening is None:
+            whitening = torch.eye(centroids.shape[-1]).to(centroids)
+        audible = self.audible(magnitude)[::STRIDE]
         some = magnitude[:: voice.STRIDE]  # (l', F)
         embeddings = self.embeddings(heard[None, :: voice.STRIDE]).view(*some.shape, -1)
         every = STRIDE // voice.STRIDE
@@ -208,6 +210,11 @@ class DeepClustering:
         network = network.in_int8() if precision == "int8" else network.in_bfloat16()
         other.model = replace(self.model, network=network)
         return other
+
+    def _whitening(self, like: Tensor) -> Tensor | None:
+        """The model's (K, K), if it has one, where and in the numbers that `like` is."""
+        rows = self.model.settings.whitening
+        return None if rows is None else like.new_tensor(rows)
 
     def _masks(
         self, network: EmbeddingNetwork, heard: Tensor, embeddings: Tensor, centroids: Tensor

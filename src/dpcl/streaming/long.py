@@ -234,8 +234,7 @@ class LongSeparation:
         audible = None
         # In ten seconds most sources have something to say.
         if odds is None and self.windows.count > 1:
-            weights = self.separator.weights(magnitude)
-            audible = (weights > 0).view_as(magnitude)[None].to(magnitude.dtype)
+            audible = self.separator.audible(magnitude[None])
         return self.separator.masks(heard[None], self.centroids, audible, odds)[0]
 
 
