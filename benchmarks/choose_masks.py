@@ -14,17 +14,18 @@ import argparse
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from dpcl.clustering.kmeans import kmeans
 from dpcl.evaluation.metrics import best_permutation, si_sdr
-from dpcl.mixtures.ideal import bin_weights
+from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import MaskSettings, load_model, save_model
 from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
 
-SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
 
 
 def main() -> None:
@@ -33,14 +34,15 @@ def main() -> None:
     parser.add_argument("--list", type=Path, default=Path("lists/valid2.csv"))
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--floor-db", type=float, default=-40.0, help="quieter bins pull nothing")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
 
     model = load_model(arguments.weights)
     separator = DeepClustering(model)
     choices = [
-        MaskSettings(weighting=weighting, sharpness=sharpness)
-        for weighting in ("threshold", "magnitude")
+        MaskSettings(weighting=weighting, sharpness=sharpness, floor_db=arguments.floor_db)
+        for weighting in get_args(Weighting)
         for sharpness in SHARPNESS
     ]
     scores: dict[MaskSettings, list[float]] = defaultdict(list)
@@ -63,11 +65,11 @@ def main() -> None:
     means = {choice: sum(values) / len(values) for choice, values in scores.items()}
     best = max(means, key=means.__getitem__)
     print(f"SI-SDRi in dB on {len(scores[best])} mixtures of {arguments.list}\n")
-    print("| masks | bins of equal weight | by magnitude |\n|---|---|---|")
+    print("| masks | bins of equal weight | by magnitude | by energy |\n|---|--:|--:|--:|")
     for sharpness in SHARPNESS:
-        pair = [means[choice] for choice in choices if choice.sharpness == sharpness]
+        row = [f"{means[choice]:.2f}" for choice in choices if choice.sharpness == sharpness]
         name = "binary" if sharpness is None else f"soft, sharpness {sharpness:g}"
-        print(f"| {name} | {pair[0]:.2f} | {pair[1]:.2f} |")
+        print(f"| {name} | {' | '.join(row)} |")
     if arguments.write:
         settings = model.settings.model_copy(update={"masks": best})
         save_model(replace(model, settings=settings), arguments.write, half=True)

@@ -61,7 +61,7 @@ def test_a_source_that_dominates_nowhere_keeps_its_column() -> None:
     assert not y[..., 0].any()
 
 
-@pytest.mark.parametrize("weighting", ["threshold", "magnitude"])
+@pytest.mark.parametrize("weighting", ["threshold", "magnitude", "energy"])
 @given(
     exponent=st.floats(-18, 18), floor=st.sampled_from([-20.0, -40.0]), seed=st.integers(0, 10**6)
 )
@@ -82,7 +82,8 @@ def test_weights_at_any_level(
     clear = (magnitudes / edge - 1).abs() > 1e-5
     audible = magnitudes > edge
     assert torch.equal(weights[clear] > 0, audible[clear])
-    expected = audible.float() if weighting == "threshold" else magnitudes * audible
+    power = {"threshold": 0, "magnitude": 1, "energy": 2}[weighting]
+    expected = magnitudes**power * audible
     torch.testing.assert_close(weights[clear], expected[clear])
     scaled = bin_weights(10**exponent * x, weighting, floor)
     torch.testing.assert_close(scaled[clear], weights[clear], rtol=1e-5, atol=1e-6)
@@ -92,9 +93,10 @@ def test_the_floor_itself_counts_and_silence_does_not() -> None:
     x = torch.tensor([[1, 0.01, 0.00999, 0]], dtype=torch.complex64)
     assert bin_weights(x).tolist() == [1, 1, 0, 0]
     assert bin_weights(x, "magnitude").tolist() == pytest.approx([1, 0.01, 0, 0])
+    assert bin_weights(x, "energy").tolist() == pytest.approx([1, 1e-4, 0, 0])
 
 
-@pytest.mark.parametrize("weighting", ["threshold", "magnitude"])
+@pytest.mark.parametrize("weighting", ["threshold", "magnitude", "energy"])
 def test_an_all_silent_item_weighs_nothing(weighting: Weighting) -> None:
     x = spectra(2, 5, 6)
     x[0] = 0

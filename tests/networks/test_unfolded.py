@@ -132,7 +132,7 @@ def test_without_enhancement_there_is_the_clustering_alone() -> None:
     torch.testing.assert_close(masks, expected.view_as(masks))
 
 
-@pytest.mark.parametrize("weighting", ["threshold", "magnitude"])
+@pytest.mark.parametrize("weighting", ["threshold", "magnitude", "energy"])
 def test_bins_weigh_as_their_magnitude_says(weighting: Any) -> None:
     """The network sees log magnitudes relative to the loudest bin: all that the weights need."""
     spectrum = mixed()

@@ -150,7 +150,7 @@ def test_a_talker_alone_among_silent_ones() -> None:
     assert alone[1].abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("weighting", ["threshold", "magnitude"])
+@pytest.mark.parametrize("weighting", ["threshold", "magnitude", "energy"])
 @pytest.mark.parametrize("num_sources", [2, 3])
 def test_ideal_embeddings_give_the_ideal_binary_mask(num_sources: int, weighting: str) -> None:
     sources = talkers(num_sources, 6000, seed=4)
@@ -183,7 +183,7 @@ def test_sharper_soft_masks_are_nearer_to_binary() -> None:
 
 @pytest.mark.parametrize("gain", [128.0, 100.0, 1e-3])
 @pytest.mark.parametrize("sharpness", [None, 10.0])
-@pytest.mark.parametrize("weighting", ["threshold", "magnitude"])
+@pytest.mark.parametrize("weighting", ["threshold", "magnitude", "energy"])
 def test_the_same_masks_at_any_level(gain: float, sharpness: float | None, weighting: str) -> None:
     """munakata's threshold of silence was absolute."""
     mixture = talkers(2, 8000).sum(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dpcl.clustering.online import START
 from dpcl.errors import InputError
+from dpcl.mixtures.ideal import Weighting
 from dpcl.networks.model import (
     MaskSettings,
     Model,
@@ -75,13 +77,13 @@ def test_x_and_100_x_have_the_same_masks(separator: OnlineDeepClustering) -> Non
     torch.testing.assert_close(soft, loud, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("masks", [MaskSettings(), MaskSettings(weighting="magnitude")])
-def test_binary_masks(masks: MaskSettings) -> None:
+@pytest.mark.parametrize("weighting", get_args(Weighting))
+def test_binary_masks(weighting: Weighting) -> None:
     torch.manual_seed(0)
     settings = ModelSettings(
         signal=SignalSettings(window=64, hop=32, level="running"),
         network=NetworkSettings(kind="lstm", layers=1, width=5, embedding=3),
-        masks=masks,
+        masks=MaskSettings(weighting=weighting),
     )
     separator = OnlineDeepClustering(Model(settings, build_network(settings).eval(), {}))
     found = separator(noises(3)).masks

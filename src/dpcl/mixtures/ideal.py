@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Weighting = Literal["threshold", "magnitude"]
+Weighting = Literal["threshold", "magnitude", "energy"]
 
 
 def ideal_assignments(source_spectra: Tensor) -> Tensor:
@@ -28,13 +28,20 @@ def bin_weights(
 
     mixture_spectrum: complex (..., L, F) -> (..., L*F), in [0, 1].
     Bins more than -floor_db under the loudest bin of the item weigh nothing (Hershey et al. 2016);
-    the others weigh one ("threshold") or their magnitude relative to the loudest bin
-    ("magnitude": Wang, Le Roux, Hershey 2018, W_MR up to a scale that the objective divides out).
-    An all-silent item weighs nothing anywhere.
+    what the others weigh says `weigh`. An all-silent item weighs nothing anywhere.
     """
     magnitude = mixture_spectrum.abs().flatten(-2)  # (..., N)
     loudest = magnitude.amax(dim=-1, keepdim=True)
     audible = (magnitude >= loudest * 10 ** (floor_db / 20)) & (magnitude > 0)
+    return weigh(torch.where(audible, magnitude / loudest, torch.zeros_like(magnitude)), weighting)
+
+
+def weigh(relative: Tensor, weighting: Weighting) -> Tensor:
+    """Magnitudes relative to the loudest bin, zero for those that do not count -> weights, (...).
+
+    One each ("threshold"), the magnitude itself ("magnitude": Wang, Le Roux, Hershey 2018, W_MR up
+    to a scale that the objective divides out), or its square ("energy").
+    """
     if weighting == "threshold":
-        return audible.to(magnitude.dtype)
-    return torch.where(audible, magnitude / loudest, torch.zeros_like(magnitude))
+        return (relative > 0).to(relative.dtype)
+    return relative if weighting == "magnitude" else relative.square()

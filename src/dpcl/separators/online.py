@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpcl.clustering.online import OnlineClusters, follow, start
 from dpcl.errors import InputError
+from dpcl.mixtures.ideal import weigh
 from dpcl.networks.model import Model
 from dpcl.separators.deep_clustering import nearest_masks
 from dpcl.separators.limits import check_mixture
@@ -78,9 +79,8 @@ class OnlineDeepClustering:
             embeddings = self.model.network.embed(hidden[:, None])  # (L, F, K)
             # Relative to the loudest so far, as the features are: bin_weights would look ahead.
             audible = features >= settings.floor_db / 20 * math.log(10)
-            weights = torch.where(audible, features.exp(), torch.zeros_like(features))
-            if settings.weighting == "threshold":
-                weights = audible.to(features.dtype)
+            relative = torch.where(audible, features.exp(), torch.zeros_like(features))
+            weights = weigh(relative, settings.weighting)
             centroids, clusters = follow(embeddings, weights, heard.clusters, hop)  # (L, C, K)
             masks = nearest_masks(embeddings, centroids, settings)  # (L, C, F)
             known = centroids.any(-1).any(-1)  # (L,)
