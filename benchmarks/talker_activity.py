@@ -96,10 +96,10 @@ def listen(
         knows = DeepClustering(replace(separation.separator.model, activity=network))
         signs, levels, loudness, active = [], [], [], []
         for start, kept in zip(separation.windows.starts, separation.kept(), strict=True):
-            told, level, loud = knows.talker_signs(*kept, separation.centroids)
-            signs.append(told)
-            levels.append(level.half())
-            loudness.append(loud)
+            told = knows.talkers(*kept, separation.centroids)
+            signs.append(told.signs)
+            levels.append(told.levels.half())
+            loudness.append(told.loudness)
             talk = talks[:, start : start + separation.windows.length]
             short = separation.windows.length - talk.shape[1]
             active.append(functional.pad(talk, (0, short))[:, ::STRIDE])

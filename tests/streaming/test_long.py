@@ -36,7 +36,7 @@ from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.load import load_separator
 from dpcl.signal.audio import read_mono
 from dpcl.signal.stft import STFT
-from dpcl.streaming import long
+from dpcl.streaming import long, spool
 from dpcl.streaming.long import LongSeparation
 from dpcl.streaming.recording import InMemory, scan
 
@@ -105,10 +105,10 @@ def test_the_length_decides_how_many_windows_are_heard_not_what_comes_out() -> N
 def test_what_was_heard_may_lie_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = conversation().sum(0, keepdims=True)
     in_memory, _ = separated(recording)
-    monkeypatch.setattr(long, "SPOOL", 100)
+    monkeypatch.setattr(spool, "IN_MEMORY", 100)
     on_disk, separation = separated(recording)
     assert torch.equal(in_memory, on_disk)
-    assert separation._spool.closed
+    assert separation._heard.closed and separation._scores.closed
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

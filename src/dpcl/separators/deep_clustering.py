@@ -6,8 +6,9 @@ are taken (`MaskSettings.head`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -31,9 +32,22 @@ from dpcl.separators.limits import MOST_SOURCES, check_mixture
 from dpcl.separators.separation import Separation
 from dpcl.signal.features import FLOOR
 
-# Frames whose embeddings a processor's cache holds: a third faster than a window at once.
+# Frames whose embeddings a processor's cache holds: a third faster than a window at once. A
+# multiple of the strides of what tells who talks.
 FRAMES = 160
 REACH = 3.0  # s before and after a frame that tell who is active there
+
+Finish = Callable[[Tensor, Tensor, MaskSettings], Tensor]
+
+
+@dataclass(frozen=True)
+class Talkers:
+    """What tells who talks in a window, and its masks but for that."""
+
+    signs: Tensor  # (C, l, OF_CLUSTERS), see cluster_signs
+    levels: Tensor  # (C + 1, l', bands), for the VoiceNetwork
+    loudness: Tensor  # (C + 1, n), see Voices
+    scores: Tensor  # (C, L, F), the log of masks up to what is common to all sources
 
 
 class DeepClustering:
@@ -138,41 +152,20 @@ class DeepClustering:
         """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
         return self.model.network.embed(heard)
 
-    def masks(
-        self,
-        heard: Tensor,
-        centroids: Tensor,
-        audible: Tensor | None = None,
-        odds: Tensor | None = None,
-    ) -> Tensor:
+    def masks(self, heard: Tensor, centroids: Tensor, audible: Tensor | None = None) -> Tensor:
         """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order.
 
-        Of a recording in which sources come and go, those that are silent are held back, unless
-        masks are binary. By odds: (C, l), log odds that each is active, see TalkerActivity; or by
-        audible: (B, L, F), 1 for the bins that count, of which they own little (see active_masks).
+        audible: (B, L, F), 1 for the bins that count, of a recording in which sources come and go:
+        those that own little of these are held back (see active_masks), unless masks are binary.
         """
-        settings = self.model.settings.masks
         centroids = centroids.expand(len(heard), -1, -1)
-        told = self.soft and (audible is not None or odds is not None)
-        if settings.head != "embedding":
-            embeddings = self.embeddings(heard)
-            found = self._masks(self.model.network, heard, embeddings, centroids)
-            if told:
-                found = found.clamp_min(FLOOR).log()
-        else:
-            finish = similarities if told else nearest_masks
-            parts = []
-            for frames in torch.tensor_split(heard, [*range(FRAMES, heard.shape[1], FRAMES)], 1):
-                part = finish(self.embeddings(frames), centroids, settings)  # (B, C, l*F)
-                parts.append(part.view(*part.shape[:2], frames.shape[1], -1))
-            found = torch.cat(parts, dim=2)
-        if not told:
-            return found
-        if odds is not None:
-            return held_back(found, functional.logsigmoid(odds)[None], STRIDE)
-        assert audible is not None
-        reach = round(REACH * self.sample_rate / self.stft.hop)
-        return active_masks(found, audible, reach)
+        if self.soft and audible is not None:
+            reach = round(REACH * self.sample_rate / self.stft.hop)
+            return active_masks(self._scores(heard, centroids), audible, reach)
+        if self.model.settings.masks.head != "embedding":
+            return self._masks(self.model.network, heard, self.embeddings(heard), centroids)
+        blocks = self._embedded(heard)
+        return torch.cat([self._of_bins(nearest_masks, x, centroids) for x in blocks], dim=2)
 
     @property
     def soft(self) -> bool:
@@ -180,24 +173,35 @@ class DeepClustering:
         settings = self.model.settings.masks
         return settings.sharpness is not None or settings.head == "masks"
 
-    def talker_signs(
-        self, heard: Tensor, magnitude: Tensor, centroids: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def talkers(self, heard: Tensor, magnitude: Tensor, centroids: Tensor) -> Talkers:
         """What tells who talks in a window heard (L, H) of magnitude (L, F), for a model with a
-        network of that: signs of the clusters (C, l, OF_CLUSTERS), then levels (C + 1, l', bands)
-        and loudness (C + 1, n) for its VoiceNetwork.
-        """
+        network of that; centroids: (C, K)."""
         assert self.model.activity is not None
         whitening = self._whitening(centroids)
         if whitening is None:
             whitening = torch.eye(centroids.shape[-1]).to(centroids)
-        audible = self.audible(magnitude)[::STRIDE]
-        some = magnitude[:: voice.STRIDE]  # (l', F)
-        embeddings = self.embeddings(heard[None, :: voice.STRIDE]).view(*some.shape, -1)
+        scores, some = [], []
+        for block in self._embedded(heard[None]):
+            scores.append(self._of_bins(similarities, block, centroids[None])[0])
+            some.append(block[0, :: voice.STRIDE])
+        embeddings = torch.cat(some)  # (l', F, K)
         every = STRIDE // voice.STRIDE
+        audible = self.audible(magnitude)[::STRIDE]
         signs = cluster_signs(embeddings[::every], audible, centroids, whitening)
         masks = (SOFT * functional.normalize(centroids, dim=-1) @ embeddings.mT).softmax(1)
-        return signs, *self.model.activity.voice.levels(masks.transpose(0, 1), some)
+        levels, loudness = self.model.activity.voice.levels(
+            masks.transpose(0, 1), magnitude[:: voice.STRIDE]
+        )
+        if self.model.settings.masks.head == "embedding":
+            return Talkers(signs, levels, loudness, torch.cat(scores, 1))
+        return Talkers(signs, levels, loudness, self._scores(heard[None], centroids[None])[0])
+
+    def told_masks(self, scores: Tensor, odds: Tensor) -> Tensor:
+        """Scores (C, L, F) that `talkers` gave -> masks in which who is silent is held back.
+
+        odds: (C, l), log odds that each is active, see TalkerActivity.
+        """
+        return held_back(scores, functional.logsigmoid(odds), STRIDE)
 
     @cached_property
     def fast(self) -> DeepClustering:
@@ -215,6 +219,25 @@ class DeepClustering:
         """The model's (K, K), if it has one, where and in the numbers that `like` is."""
         rows = self.model.settings.whitening
         return None if rows is None else like.new_tensor(rows)
+
+    def _scores(self, heard: Tensor, centroids: Tensor) -> Tensor:
+        """(B, L, H), (B, C, K) -> the log of masks (B, C, L, F) as they are when all are active, up
+        to what is common to all sources."""
+        if self.model.settings.masks.head != "embedding":
+            masks = self._masks(self.model.network, heard, self.embeddings(heard), centroids)
+            return masks.clamp_min(FLOOR).log()
+        blocks = self._embedded(heard)
+        return torch.cat([self._of_bins(similarities, x, centroids) for x in blocks], dim=2)
+
+    def _embedded(self, heard: Tensor) -> Iterator[Tensor]:
+        """(B, L, H) -> embeddings (B, FRAMES, F, K) of its frames, the last ones fewer."""
+        for frames in torch.split(heard, FRAMES, 1):
+            yield self.embeddings(frames).view(*frames.shape[:2], self.stft.bins, -1)
+
+    def _of_bins(self, finish: Finish, embeddings: Tensor, centroids: Tensor) -> Tensor:
+        """What `finish` makes of embeddings (B, l, F, K) and centroids (B, C, K): (B, C, l, F)."""
+        found = finish(embeddings.flatten(1, 2), centroids, self.model.settings.masks)
+        return found.view(*found.shape[:2], *embeddings.shape[1:3])
 
     def _masks(
         self, network: EmbeddingNetwork, heard: Tensor, embeddings: Tensor, centroids: Tensor

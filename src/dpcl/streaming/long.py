@@ -4,17 +4,15 @@ First the network hears the recording window by window. A sample of its embeddin
 is clustered at once, so one set of centroids holds for the whole recording: a source is the same
 before and after a pause. A model that knows voices then tells who talks when. Last, the masks of
 each window are found, joined by cross-fades, and laid over the recording's own spectrum. What the
-network heard is kept between the passes, a few hundred numbers a frame, in memory or beyond `SPOOL`
-bytes on disk: embeddings are a hundred times as many, and hearing again would take twice the time.
+network heard is kept between the passes, or how like the centroids every bin is, once that is
+known: embeddings are ten times as many, and hearing again would take twice the time.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +24,7 @@ from dpcl.signal.band import Band
 from dpcl.signal.block_stft import BlockISTFT, BlockSTFT
 from dpcl.streaming.recording import Recording, Scan, blocks, scan
 from dpcl.streaming.sampling import STRETCH, Sampling
+from dpcl.streaming.spool import Spool
 from dpcl.streaming.windows import Windows
 from dpcl.streaming.workers import Workers
 
@@ -34,8 +33,7 @@ OVERLAP = 0.8  # s that windows share
 FEW = 5  # windows that are heard before a faster network would be made
 BATCH = 8  # windows in one call of the network, at most
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
-SPOOL = 1 << 26  # bytes of what was heard that are kept in memory
-HEARING, TELLING = 0.5, 0.7  # of the time, about, has gone by after the first and second pass
+HEARING, TELLING = 0.5, 0.9  # of the time, about, has gone by after the first and second pass
 PIECE = 1 << 22  # values of a spectrum that are worked on at once
 
 Report = Callable[[float], None]
@@ -85,7 +83,7 @@ class LongSeparation:
         self._report = report
         self.separator = separator.fast if self.windows.count > FEW else separator
         self._workers = Workers(threads)
-        self._spool = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115
+        self._heard, self._scores = Spool(), Spool()
         try:
             points, weights, frames = self._listen()
             self.num_sources = sources or separator.count(points, weights, frames, most)
@@ -101,7 +99,8 @@ class LongSeparation:
     def close(self) -> None:
         """Give back what was kept."""
         self._workers.close()
-        self._spool.close()
+        self._heard.close()
+        self._scores.close()
 
     def __enter__(self) -> LongSeparation:
         return self
@@ -115,13 +114,13 @@ class LongSeparation:
         analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
         spectra = _frames(blocks(self.recording), analysis)  # (channels, l, F)
         size = max(16, PIECE // (stft.bins * self.recording.channels * self.num_sources))
-        done = 0
+        done, begun = 0, HEARING if self._odds is None else TELLING
         for masks, spectrum in _in_step(self.windows.join(self._masks()), spectra, size):
             # One set of masks for all channels keeps the image.
             laid = self.band.spread(masks, (spectrum / self.scan.peak).abs().mean(0))  # (C, l, F)
             done += laid.shape[1]
             yield Piece(synthesis.push(laid[:, None] * spectrum), laid)
-            self._report(TELLING + (1 - TELLING) * done / self.windows.frames)
+            self._report(begun + (1 - begun) * done / self.windows.frames)
         yield Piece(synthesis.finish(), laid[:, :0])
 
     @torch.no_grad()
@@ -151,7 +150,7 @@ class LongSeparation:
         batches = zip(first, self.windows.gather(frames, batch), strict=True)
         for heard, samples in self._workers.map(self._hear, batches):
             for window, magnitude, (x, w, numbers, loud) in zip(*heard, samples, strict=True):
-                self._keep(window, magnitude)
+                self._heard.keep(window, magnitude)
                 points.append(x)
                 weights.append(w)
                 frames_of.append(numbers)
@@ -177,30 +176,12 @@ class LongSeparation:
             weights = self.separator.weights(magnitude).view_as(magnitude)
             sample = self._sampling.sample(number, window, weights, self.separator.embeddings)
             samples.append((*sample, magnitude.amax()))
-        return (heard.to(torch.float16), magnitudes.to(torch.float16)), samples
+        return (heard.half(), magnitudes.half()), samples
 
-    def _keep(self, heard: Tensor, magnitude: Tensor) -> None:
-        """A window heard (W, H), and its magnitude (W, F')."""
-        self._width = heard.shape[-1]
-        try:
-            self._spool.write(heard.numpy().tobytes())
-            self._spool.write(magnitude.numpy().tobytes())
-        except OSError as error:
-            raise InputError(
-                f"{tempfile.gettempdir()}: cannot keep what was heard there ({error.strerror});"
-                " free some space, or name another folder in TMPDIR"
-            ) from error
-
-    def kept(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What was heard of each window (W, H), and its magnitude (W, F')."""
-        self._spool.seek(0)
-        for _ in range(self.windows.count):
-            yield self._read(self._width), self._read(self.separator.stft.bins)
-
-    def _read(self, width: int) -> Tensor:
-        """The next (W, width)."""
-        values = np.frombuffer(self._spool.read(2 * self.windows.length * width), np.float16)
-        return torch.from_numpy(values.astype(np.float32)).view(self.windows.length, width)
+    def kept(self) -> Iterator[tuple[Tensor, ...]]:
+        """What was heard of each window (W, H), and its magnitude (W, F'): of a model that does not
+        know who talks, which needs no more of it than scores."""
+        return self._heard.kept()
 
     def _who_talks(self) -> list[Tensor] | None:
         """Of each window, the log odds (C, l) that each source is active, if the model knows."""
@@ -210,32 +191,42 @@ class LongSeparation:
             return None
         signs: list[Tensor] = []
         voices: list[Voices] = []
-        for told, voice in self._workers.map(self._talkers, self.kept()):
+        for told, voice, scores in self._workers.map(self._talkers, self.kept()):
             signs.append(told)
             voices.append(voice)
+            self._scores.keep(scores)
             self._report(HEARING + (TELLING - HEARING) * len(signs) / self.windows.count)
+        self._heard.close()
         with torch.no_grad():
             return activity.who_talks(signs, voices)
 
     @torch.no_grad()
-    def _talkers(self, kept: tuple[Tensor, Tensor]) -> tuple[Tensor, Voices]:
+    def _talkers(self, kept: tuple[Tensor, ...]) -> tuple[Tensor, Voices, Tensor]:
+        heard, magnitude = kept
         assert self.separator.model.activity is not None
-        signs, levels, loudness = self.separator.talker_signs(*kept, self.centroids)
-        return signs, Voices(self.separator.model.activity.voice(levels), loudness)
+        talkers = self.separator.talkers(heard, magnitude, self.centroids)
+        vectors = self.separator.model.activity.voice(talkers.levels)
+        return talkers.signs, Voices(vectors, talkers.loudness), talkers.scores.half()
 
     def _masks(self) -> Iterator[Tensor]:
         """Masks (C, W, F') of each window."""
-        odds: Sequence[Tensor | None] = self._odds or [None] * self.windows.count
-        return self._workers.map(self._masks_of, zip(self.kept(), odds, strict=True))
+        if self._odds is None:
+            return self._workers.map(self._masks_of, self.kept())
+        return self._workers.map(
+            self._told_masks, zip(self._scores.kept(), self._odds, strict=True)
+        )
 
     @torch.no_grad()
-    def _masks_of(self, window: tuple[tuple[Tensor, Tensor], Tensor | None]) -> Tensor:
-        (heard, magnitude), odds = window
-        audible = None
+    def _masks_of(self, kept: tuple[Tensor, ...]) -> Tensor:
+        heard, magnitude = kept
         # In ten seconds most sources have something to say.
-        if odds is None and self.windows.count > 1:
-            audible = self.separator.audible(magnitude[None])
-        return self.separator.masks(heard[None], self.centroids, audible, odds)[0]
+        audible = self.separator.audible(magnitude[None]) if self.windows.count > 1 else None
+        return self.separator.masks(heard[None], self.centroids, audible)[0]
+
+    @torch.no_grad()
+    def _told_masks(self, window: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
+        (scores,), odds = window
+        return self.separator.told_masks(scores, odds)
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
