@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcl.clustering.activity import LEAST, active_masks, held_back
+from dpcl.clustering.activity import SILENT, active_masks, held_back
 
 FRAMES, BINS, REACH = 400, 30, 40
 
@@ -78,7 +78,7 @@ def test_a_source_is_held_back_as_far_as_it_is_silent() -> None:
     torch.testing.assert_close(masks.sum(0), torch.ones(FRAMES, BINS))
     odds = masks[1, 200:] / masks[0, 200:]
     before = (scores[1] - scores[0])[200:].exp()
-    torch.testing.assert_close(odds, LEAST * before)
+    torch.testing.assert_close(odds, SILENT * before)
 
 
 def test_frames_that_are_no_whole_number_of_strides() -> None:

@@ -19,6 +19,7 @@ from dpcl.networks.model import (
     NetworkSettings,
     build_network,
 )
+from dpcl.networks.talker_activity import STRIDE, TalkerActivity
 from dpcl.separators import deep_clustering
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.oracle import ibm
@@ -337,3 +338,36 @@ def test_where_all_sources_are_active_who_is_audible_changes_little(
         told = clustering.masks(heard, centroids, torch.ones(1, 300, 129))
     torch.testing.assert_close(told, plain, atol=0.1, rtol=0)
     torch.testing.assert_close(told.sum(1), torch.ones(1, 300, 129))
+
+
+@pytest.mark.parametrize("head", ["embedding", "masks"])
+def test_scores_of_talkers_are_those_of_the_masks(head: str) -> None:
+    """In parts and from the embeddings that tell who talks; known to be active, nobody loses."""
+    torch.manual_seed(0)
+    network = {"layers": 1, "width": 8, "embedding": 4, "unfolded": {"width": 4}}
+    chosen = ModelSettings.model_validate(
+        {"network": network, "masks": {"head": head, "sharpness": 5.0}}
+    )
+    activity = TalkerActivity(129, 4).eval()
+    clustering = DeepClustering(Model(chosen, build_network(chosen).eval(), {}, activity))
+    with torch.no_grad():
+        magnitude = torch.rand(200, 129)  # more than FRAMES
+        heard, centroids = clustering.hear(magnitude[None]), torch.eye(4)[:3]
+        talkers = clustering.talkers(heard[0], magnitude, centroids)
+        masks = clustering.masks(heard, centroids)[0]
+        active = clustering.told_masks(talkers.scores, torch.full((3, 50), 20.0))
+    torch.testing.assert_close(active, masks)
+    assert masks.std() > 1e-3
+
+
+def test_who_talks_is_a_matter_of_a_second() -> None:
+    """What the odds say of a single frame does not cut into a turn; a pause of two seconds does."""
+    clustering = separator(sharpness=5.0)
+    second = clustering.sample_rate // clustering.stft.hop // STRIDE  # frames of odds
+    odds = torch.full((2, 12 * second), 10.0)
+    odds[1, 3 * second] = -10.0
+    odds[1, 6 * second : 8 * second] = -10.0
+    share = clustering.told_masks(torch.zeros(2, 12 * second * STRIDE, 129), odds)[1, ::STRIDE, 0]
+    assert share[: 5 * second].min() > 0.4
+    assert share[7 * second] < 1e-4
+    assert share[10 * second :].min() > 0.49

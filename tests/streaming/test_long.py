@@ -243,7 +243,7 @@ def test_who_talks_is_asked_of_every_window_and_obeyed() -> None:
     sources = torch.cat([piece.sources[:, 0] for piece in pieces], -1)
     torch.testing.assert_close(sources.sum(0), torch.from_numpy(recording[0]), rtol=0, atol=1e-4)
     powers = sources.square().mean(-1)
-    assert powers[1:].max() < 1e-2 * powers[0]
+    assert powers[1:].max() < 1e-5 * powers[0]
 
 
 def test_short_recordings_and_one_talker_need_nobody_to_ask() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 ENOUGH = 0.3
 EVEN = 0.9
 LEAST = 1e-3  # activity of a source that has no bin
+SILENT = 1e-5  # of one that is known not to talk, see held_back
 STEPS = 3
 STRIDE = 4  # one frame of so many tells who is active
 
@@ -45,5 +46,5 @@ def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
 def held_back(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
     """Masks (..., C, L, F) of scores (..., C, L, F) and the log activity (..., C, l) of every
     stride-th frame, which holds until the next."""
-    each = activity.clamp_min(math.log(LEAST)).repeat_interleave(stride, -1)
+    each = activity.clamp_min(math.log(SILENT)).repeat_interleave(stride, -1)
     return (scores + each[..., : scores.shape[-2], None]).softmax(-3)
