@@ -135,7 +135,7 @@ def test_progress_goes_from_nought_to_one() -> None:
     assert shares[-1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("threads", "windows"), [(1, [7] * 4), (2, [7] * 4), (3, [5] * 5 + [3])])
+@pytest.mark.parametrize(("threads", "windows"), [(1, [14] * 2), (2, [14] * 2), (3, [10, 10, 8])])
 def test_windows_go_through_the_network_in_batches(threads: int, windows: list[int]) -> None:
     """As few as hold all, and every thread gets as many."""
     separator = ByPitch()

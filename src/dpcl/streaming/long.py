@@ -31,7 +31,7 @@ from dpcl.streaming.workers import Workers
 WINDOW = 10.0  # s that the network hears at once, at most
 OVERLAP = 0.8  # s that windows share
 FEW = 5  # windows that are heard before a faster network would be made
-BATCH = 8  # windows in one call of the network, at most
+BATCH = 20  # windows in one call of the network, at most: of 8, an LSTM takes up to twice the time
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 HEARING, TELLING = 0.5, 0.9  # of the time, about, has gone by after the first and second pass
 PIECE = 1 << 22  # values of a spectrum that are worked on at once
