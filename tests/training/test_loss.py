@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import bin_weights, ideal_assignments
 from dpcl.networks.model import build_network
-from dpcl.objectives import affinity_loss, mask_inference_loss
+from dpcl.objectives import affinity_loss, mask_inference_loss, waveform_loss
 from dpcl.objectives.masks import phase_sensitive_targets
 from dpcl.training.loss import BY_ASSIGNMENTS, batch_loss
 from dpcl.training.recipe import Recipe
@@ -118,3 +119,29 @@ def test_what_does_not_fit_is_refused_before_it_starts(
 ) -> None:
     with pytest.raises((InputError, ValueError), match=problem):
         recipe_for(make_recipe, network, **objective)
+
+
+def test_windows_share_one_clustering_and_one_order(make_recipe: MakeRecipe) -> None:
+    """Masks of both windows come from the embeddings of both, and are compared as one waveform."""
+    network = {"unfolded": {"layers": 0, "weighting": "magnitude"}}
+    masks = {"targets": "waveform", "distance": "l1"}
+    sources = torch.randn(3, 2, 2, 320)
+    recipe = recipe_for(make_recipe, network, kind="none", masks=masks | {"across_windows": True})
+    loss, built = loss_of(recipe, sources)
+
+    stft = recipe.model.signal.stft()
+    spectra = stft(sources.transpose(1, 2))  # (B, W, C, L, F)
+    features = recipe.model.signal.features(spectra.sum(2))  # (B, W, L, F)
+    heard = torch.cat([built.hear(window) for window in features.unbind(1)], 1)
+    layers = built.infer_masks(heard, 2).unflatten(2, (2, -1))  # (B, C, W, L, F)
+    estimates = stft.inverse(layers.transpose(1, 2) * spectra.sum(2).unsqueeze(2), 320)
+    one = waveform_loss(estimates.transpose(1, 2).flatten(2), sources.flatten(2)).mean()
+    torch.testing.assert_close(loss, one.detach())
+
+    apart, _ = loss_of(recipe_for(make_recipe, network, kind="none", masks=masks), sources)
+    assert loss != pytest.approx(float(apart), rel=1e-3)
+
+
+def test_windows_of_a_mask_head_are_never_clustered_together(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValidationError, match="across_windows needs"):
+        recipe_for(make_recipe, {"masks": 2}, masks={"across_windows": True})

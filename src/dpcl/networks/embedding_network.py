@@ -67,16 +67,26 @@ class EmbeddingNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("std", torch.ones(bins))
 
-    def forward(self, features: Tensor, num_sources: int | None = None) -> Outputs:
+    def forward(
+        self, features: Tensor, num_sources: int | None = None, together: int = 1
+    ) -> Outputs:
         """features (B, L, F) -> embeddings (B, L*F, K) and masks (B, C, L, F).
 
-        num_sources: C, for a network that gives masks of any number; else that of its head.
+        num_sources: C, for a network that gives masks of any number; else that of its head;
+        together: so many neighbours of the batch are windows of one mixture and get their masks as
+        one, (B/together, C, together*L, F), while each is heard by itself.
         """
         heard = self.hear(features)
         count = self.heads.masks if num_sources is None else num_sources
         embeddings = self.embed(heard) if self.heads.embedding else None
-        masks = self.infer_masks(heard, count, embeddings) if self.gives_masks(count) else None
-        return Outputs(embeddings, masks)
+        if not self.gives_masks(count):
+            return Outputs(embeddings, None)
+        mixtures = len(features) // together
+        joined = (
+            None if embeddings is None else embeddings.reshape(mixtures, -1, self.heads.embedding)
+        )
+        heard = heard.reshape(mixtures, -1, heard.shape[-1])
+        return Outputs(embeddings, self.infer_masks(heard, count, joined))
 
     def hear(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> what the heads need of each frame (B, L, H)."""

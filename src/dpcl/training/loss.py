@@ -48,17 +48,15 @@ def batch_loss(recipe: Recipe, network: EmbeddingNetwork, stft: STFT, sources: T
     if recipe.input_noise:
         deviation = math.sqrt(recipe.input_noise) * network.std  # (F,)
         features = features + deviation * torch.randn_like(features)
-    embeddings, masks = network(features, sources.shape[1])
+    settings, windows = objective.masks, sources.shape[2]
+    together = windows if settings is not None and settings.across_windows else 1
+    embeddings, masks = network(features, sources.shape[1], together)
     losses = []
     if objective.kind != "none":
         loss = _embedding_loss(recipe, network, embeddings, spectra, mixture)
-        losses.append(loss if objective.masks is None else objective.share * loss)
-    if objective.masks is not None:
-        windows = sources.transpose(1, 2).flatten(0, 1)  # (B*W, C, T)
-        masks = masks.flatten(2).mT  # (B*W, N, C)
-        loss = _mask_loss(
-            objective.masks, masks, spectra.flatten(0, 1), mixture.flatten(0, 1), windows, stft
-        )
+        losses.append(loss if settings is None else objective.share * loss)
+    if settings is not None:
+        loss = _mask_loss(settings, masks.flatten(2).mT, sources, together, stft)
         losses.append(loss if objective.kind == "none" else (1 - objective.share) * loss)
     return torch.stack(losses).sum()
 
@@ -83,28 +81,38 @@ def _embedding_loss(
 
 
 def _mask_loss(
-    settings: MaskObjective,
-    masks: Tensor,
-    spectra: Tensor,
-    mixture: Tensor,
-    sources: Tensor,
-    stft: STFT,
+    settings: MaskObjective, masks: Tensor, sources: Tensor, together: int, stft: STFT
 ) -> Tensor:
-    """Of masks (B, N, C), source spectra (B, C, L, F), mixture (B, L, F) and samples (B, C, T)."""
+    """Of masks (M, N, C) of sources (B, C, W, T); those of so many windows together are one item.
+
+    M: B*W/together; N: bins of all its windows.
+    """
+    talkers, length = sources.shape[1], sources.shape[-1]
+    samples = sources.reshape(len(sources), talkers, -1, together * length)  # (B, C, W/W', W'*T)
+    samples = samples.transpose(1, 2).flatten(0, 1)  # (M, C, W'*T)
+
+    def spectrum(x: Tensor) -> Tensor:  # (..., W'*T) -> (..., W'*L, F): windows do not overlap
+        return stft(x.reshape(*x.shape[:-1], together, -1)).flatten(-3, -2)
+
+    def inverse(x: Tensor, length: int) -> Tensor:
+        windows = x.reshape(*x.shape[:-2], together, -1, x.shape[-1])
+        return stft.inverse(windows, length // together).flatten(-2)
+
     if settings.order == "strongest":  # louder sources first, and no other order will do
-        ranks = sources.square().sum(-1).argsort(-1, descending=True)  # (B, C)
-        items = torch.arange(len(ranks), device=ranks.device).unsqueeze(-1)
-        spectra, sources = spectra[items, ranks], sources[items, ranks]
+        ranks = samples.square().sum(-1).argsort(-1, descending=True)  # (M, C)
+        samples = samples[torch.arange(len(ranks), device=ranks.device).unsqueeze(-1), ranks]
     if settings.targets == "waveform":
         return waveform_approximation_loss(
             masks,
-            sources.sum(1),
-            sources,
-            stft,
-            stft.inverse,
+            samples.sum(1),
+            samples,
+            spectrum,
+            inverse,
             settings.iterations,
             settings.distance,
         ).mean()
+    spectra = spectrum(samples)  # (M, C, W'*L, F)
+    mixture = spectra.sum(1)
     if settings.targets == "magnitude":
         targets = magnitude_targets(spectra)
     else:

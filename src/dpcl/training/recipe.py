@@ -85,6 +85,9 @@ class MaskObjective(Settings):
     iterations: int = Field(default=0, ge=0, le=10)
     # Sources in whichever order costs least, or from the strongest to the weakest.
     order: Literal["best", "strongest"] = "best"
+    # The windows of a mixture clustered as one and compared in one order: a talker who drifts from
+    # window to window then costs something. For masks through the clustering.
+    across_windows: bool = False
 
     @model_validator(mode="after")
     def _spectra_have_no_waveform(self) -> MaskObjective:
@@ -197,6 +200,8 @@ class Recipe(Settings):
                 f"objective.masks needs model.network.masks of {self.data.num_sources}, one for"
                 " each source of data.num_sources, or model.network.unfolded"
             )
+        if objective.masks and objective.masks.across_windows and not network.unfolded:
+            raise ValueError("objective.masks.across_windows needs model.network.unfolded")
         return self
 
     @property
