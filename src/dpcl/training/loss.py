@@ -48,15 +48,15 @@ def batch_loss(recipe: Recipe, network: EmbeddingNetwork, stft: STFT, sources: T
     if recipe.input_noise:
         deviation = math.sqrt(recipe.input_noise) * network.std  # (F,)
         features = features + deviation * torch.randn_like(features)
-    settings, windows = objective.masks, sources.shape[2]
-    together = windows if settings is not None and settings.across_windows else 1
+    settings = objective.masks
+    together = sources.shape[2] if settings is not None and settings.across_windows else 1
     embeddings, masks = network(features, sources.shape[1], together)
     losses = []
     if objective.kind != "none":
         loss = _embedding_loss(recipe, network, embeddings, spectra, mixture)
         losses.append(loss if settings is None else objective.share * loss)
     if settings is not None:
-        loss = _mask_loss(settings, masks.flatten(2).mT, sources, together, stft)
+        loss = _mask_loss(settings, masks.flatten(2).mT, spectra, sources, together, stft)
         losses.append(loss if objective.kind == "none" else (1 - objective.share) * loss)
     return torch.stack(losses).sum()
 
@@ -67,7 +67,7 @@ def _embedding_loss(
     """Of embeddings (B*W, N, K) of sources (B, W, C, L, F) that add up to the mixture."""
     objective = recipe.objective
     # The bins of all windows together: pairs across windows count like those within.
-    spectra, mixture = spectra.transpose(1, 2).flatten(2, 3), mixture.flatten(1, 2)
+    spectra, mixture = _joined(spectra, spectra.shape[1]), mixture.flatten(1, 2)
     weights = bin_weights(mixture, objective.weighting, objective.floor_db)  # (B, W*N)
     together = embeddings.reshape(*weights.shape, -1)  # (B, W*N, K)
     if objective.kind in BY_ASSIGNMENTS:
@@ -80,16 +80,26 @@ def _embedding_loss(
     return anchored_attractor_loss(together, network.anchors, magnitude, targets, weights).mean()
 
 
-def _mask_loss(
-    settings: MaskObjective, masks: Tensor, sources: Tensor, together: int, stft: STFT
-) -> Tensor:
-    """Of masks (M, N, C) of sources (B, C, W, T); those of so many windows together are one item.
+def _joined(windows: Tensor, together: int) -> Tensor:
+    """(B, W, C, n, ...) -> (B*W/together, C, together*n, ...): windows one after the other."""
+    groups = windows.reshape(-1, together, *windows.shape[2:])
+    return groups.transpose(1, 2).flatten(2, 3)
 
-    M: B*W/together; N: bins of all its windows.
+
+def _mask_loss(
+    settings: MaskObjective,
+    masks: Tensor,
+    spectra: Tensor,
+    sources: Tensor,
+    together: int,
+    stft: STFT,
+) -> Tensor:
+    """Of masks (M, N, C), source spectra (B, W, C, L, F) and samples (B, C, W, T).
+
+    So many windows together are one item, with one order: M is B*W/together, N all their bins.
     """
-    talkers, length = sources.shape[1], sources.shape[-1]
-    samples = sources.reshape(len(sources), talkers, -1, together * length)  # (B, C, W/W', W'*T)
-    samples = samples.transpose(1, 2).flatten(0, 1)  # (M, C, W'*T)
+    spectra = _joined(spectra, together)  # (M, C, W'*L, F)
+    samples = _joined(sources.transpose(1, 2), together)  # (M, C, W'*T)
 
     def spectrum(x: Tensor) -> Tensor:  # (..., W'*T) -> (..., W'*L, F): windows do not overlap
         return stft(x.reshape(*x.shape[:-1], together, -1)).flatten(-3, -2)
@@ -100,7 +110,8 @@ def _mask_loss(
 
     if settings.order == "strongest":  # louder sources first, and no other order will do
         ranks = samples.square().sum(-1).argsort(-1, descending=True)  # (M, C)
-        samples = samples[torch.arange(len(ranks), device=ranks.device).unsqueeze(-1), ranks]
+        items = torch.arange(len(ranks), device=ranks.device).unsqueeze(-1)
+        spectra, samples = spectra[items, ranks], samples[items, ranks]
     if settings.targets == "waveform":
         return waveform_approximation_loss(
             masks,
@@ -111,7 +122,6 @@ def _mask_loss(
             settings.iterations,
             settings.distance,
         ).mean()
-    spectra = spectrum(samples)  # (M, C, W'*L, F)
     mixture = spectra.sum(1)
     if settings.targets == "magnitude":
         targets = magnitude_targets(spectra)
