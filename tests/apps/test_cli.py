@@ -496,13 +496,18 @@ def test_mix_draws_the_kinds_that_a_file_names(corpus: Path, dpcl: Program) -> N
 
     name = read_corpus(corpus).utterances[0].corpus
     kinds = Path("kinds.yaml")
-    kinds.write_text(f"groups: {{x: ['{name}']}}\nmixtures: [{{of: [x, x]}}]\n")
+    kinds.write_text(f"groups: {{x: ['{name}']}}\nmixtures: [{{of: [x]}}, {{of: [x, x]}}]\n")
     draw = ("mix", "draw", corpus, "--count", 2, "--shortest", 0.4, "--longest", 0.5)
     assert dpcl(*draw, "--out", "k.csv", "--kinds", kinds).status == 0
     assert {row.kind for row in read_list("k.csv")} == {"x+x"}
+    assert dpcl(*draw, "--out", "one.csv", "--kinds", kinds, "--sources", 1).status == 0
+    assert {row.kind for row in read_list("one.csv")} == {"x"}
     ran = dpcl(*draw, "--out", "l.csv", "--kinds", kinds, "--sources", 3)
     assert (ran.status, Path("l.csv").exists()) == (2, False)
-    assert "is of 2 sources, not of 3" in " ".join(ran.err.split())
+    assert "are of 1 or 2 sources, not of 3" in " ".join(ran.err.split())
+    kinds.write_text(f"groups: {{x: ['{name}']}}\nmixtures: [{{of: [x]}}]\n")
+    assert dpcl(*draw, "--out", "ones.csv", "--kinds", kinds).status == 0
+    assert {row.kind for row in read_list("ones.csv")} == {"x"}
     kinds.write_text("groups: {}\n")
     ran = dpcl(*draw, "--out", "l.csv", "--kinds", kinds)
     assert ran.status == 2 and "kinds.yaml: mixtures: Field required" in " ".join(ran.err.split())

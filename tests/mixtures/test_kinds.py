@@ -105,7 +105,6 @@ def test_pauses_part_the_sounds_that_are_joined(packed: PackedCorpus) -> None:
     [
         ({"mixtures": [{"of": ["speech", "music"]}]}, "no group music"),
         ({"mixtures": [{"of": ["speech", "sound"], "same": True}]}, "cannot be the same class"),
-        ({"mixtures": [{"of": ["speech"]}, {"of": ["speech", "sound"]}]}, "same number"),
         ({"groups": {"a b": ["talk"], "speech": ["x"], "sound": ["x"]}}, "cannot be called"),
         ({"mixtures": []}, "at least 1"),
         ({"pause": -1}, "greater than or equal to 0"),
@@ -162,6 +161,22 @@ def test_a_list_holds_its_kinds_in_their_shares(make_corpus: Any, tmp_path: Path
         render_mixture(row, tmp_path / "corpus", 8000)  # no source ends too early
 
 
+def test_of_kinds_of_several_numbers_of_sources_a_list_has_those_of_one(make_corpus: Any) -> None:
+    corpus = make_corpus(SPEAKERS)
+    alone = [{"of": ["sound"]}, {"of": ["speech"]}, {"of": ["speech", "sound", "sound"]}]
+    more = [*(kind.model_dump() for kind in KINDS.mixtures), *alone]
+    kinds = Kinds.model_validate({**KINDS.model_dump(), "mixtures": more})
+    assert (kinds.numbers, KINDS.numbers) == ([1, 2, 3], [2])
+    two = draw_list(corpus, "t", 0, 8, 2, (1.0, 2.0), kinds=kinds)
+    assert two == draw_list(corpus, "t", 0, 8, 2, (1.0, 2.0), kinds=KINDS)
+    for number, names in (1, {"sound": 2, "speech": 2}), (3, {"speech+sound+sound": 4}):
+        rows = draw_list(corpus, "t", 0, 4, number, (1.0, 2.0), kinds=kinds)
+        assert Counter(row.kind for row in rows) == names
+        assert {len(row.sources) for row in rows} == {number}
+    with pytest.raises(InputError, match="1 or 2 or 3 sources, not of 4"):
+        draw_list(corpus, "t", 0, 1, 4, kinds=kinds)
+
+
 def test_a_list_is_rendered_with_its_pauses(make_corpus: Any, tmp_path: Path) -> None:
     make_corpus(SPEAKERS)
     bell = SourceRow("bell", ("noise/bell/0.wav",) * 3, 0.1, 0.0, 0.2, "sound")
@@ -176,15 +191,28 @@ def test_a_list_is_rendered_with_its_pauses(make_corpus: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "count"), [("open", "test", 500), ("valid", "valid", 200)]
+    ("name", "kinds_of", "split", "count", "number"),
+    [
+        ("open-general", "open-general", "test", 500, 2),
+        ("open-general1", "open-general", "test", 100, 1),
+        ("open-general3", "open-general", "test", 100, 3),
+        ("valid-general", "valid-general", "valid", 200, 2),
+    ],
 )
 def test_the_committed_lists_are_drawn_again_and_hold_no_class_that_is_trained_on(
-    name: str, split: str, count: int, shared_audio: Path, tmp_path: Path
+    name: str,
+    kinds_of: str,
+    split: str,
+    count: int,
+    number: int,
+    shared_audio: Path,
+    tmp_path: Path,
 ) -> None:
-    path = REPOSITORY / "lists" / f"{name}-general.csv"
-    kinds = Kinds.model_validate(yaml.safe_load(path.with_suffix(".yaml").read_text()))
+    lists = REPOSITORY / "lists"
+    path = lists / f"{name}.csv"
+    kinds = Kinds.model_validate(yaml.safe_load((lists / f"{kinds_of}.yaml").read_text()))
     corpus = read_corpus(shared_audio, split)
-    write_list(draw_list(corpus, path.stem, 0, count, 2, kinds=kinds), tmp_path / "again.csv")
+    write_list(draw_list(corpus, name, 0, count, number, kinds=kinds), tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
 
     recipe = yaml.safe_load((REPOSITORY / "recipes" / "general.yaml").read_text())

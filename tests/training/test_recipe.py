@@ -106,6 +106,12 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
             "data",
             "leave out same_speaker",
         ),
+        (
+            "data={corpora: [{path: speech}], num_sources: 2,"
+            " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}, {of: [x]}]}}",
+            "data",
+            "kinds are of 1 and 2 sources",
+        ),
         ("data.relative_level_db=.inf", "data.relative_level_db", "not inf"),
         ("objective.floor_db=3", "objective.floor_db", "not 3"),
         ("stages.0.frames=1", "stages.0.frames", "not 1"),  # a segment of no samples

@@ -26,10 +26,10 @@ def draw(
     count: Annotated[int, typer.Option(help="Mixtures.", min=1)] = 300,
     sources: Annotated[
         int | None,
-        typer.Option(help="Talkers of a mixture, 1 to 10; 2 if left out.", min=1, max=10),
+        typer.Option(help="Sources of a mixture, 1 to 10; 2 if left out.", min=1, max=10),
     ] = None,
     kinds: Annotated[
-        Path | None, typer.Option(help="Which sounds meet (YAML); see lists/open-general.yaml.")
+        Path | None, typer.Option(help="Which sounds meet (YAML); those of --sources are drawn.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Rows of the index to use.")] = None,
     only: Annotated[
@@ -62,12 +62,8 @@ def draw(
         from dpcl.training.recipe import read_kinds
 
         found_kinds = read_kinds(kinds)
-        if sources not in (None, found_kinds.num_sources):
-            raise InputError(
-                f"{kinds} is of {found_kinds.num_sources} sources, not of {sources}; leave out"
-                " --sources"
-            )
-        sources = found_kinds.num_sources
+        if sources is None and 2 not in found_kinds.numbers:
+            sources = found_kinds.numbers[0]
     found = read_corpus(corpus, split, only or None)
     if speaker:
         found = found.of_speakers(speaker)

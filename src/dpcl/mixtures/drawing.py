@@ -42,7 +42,8 @@ def draw_list(
     gains are those of draw_gains_db, to 0.01 dB. Recordings shorter than the mixture are joined,
     and repeated where the speaker has no more. No two talkers of a mixture share a text. With
     `same_speaker` all of them are one speaker, each with recordings of his own. With `kinds` the
-    mixtures are of these, in their shares, their sources in the order of the groups.
+    mixtures are of those of `num_sources`, in their shares, their sources in the order of the
+    groups.
     Raises InputError if there are too few speakers, or too few different texts.
     """
     if not 0 < seconds[0] <= seconds[1] < math.inf:
@@ -58,7 +59,10 @@ def draw_list(
     draw = _Draw(corpus, rng, num_sources if same_speaker else 1)
     rows = []
     planned: list[Kind | tuple[str, ...]] = []
-    planned += draw.plan_kinds(count, kinds) if kinds else draw.plan(count, num_talkers)
+    if kinds:
+        planned += draw.plan_kinds(count, kinds.of_sources(num_sources))
+    else:
+        planned += draw.plan(count, num_talkers)
     for i, plan in enumerate(planned, 1):
         length = round(float(rng.uniform(*seconds)), 3)
         if isinstance(plan, Kind):

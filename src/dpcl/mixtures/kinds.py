@@ -46,16 +46,24 @@ class Kinds(Settings):
                 raise ValueError(f"there is no group {unknown[0]}; give groups.{unknown[0]}")
             if kind.same and len(set(kind.of)) > 1:
                 raise ValueError(f"{'+'.join(kind.of)} cannot be the same class; name one group")
-            if len(kind.of) != self.num_sources:
-                raise ValueError("all kinds of mixtures must have the same number of sources")
         if wrong := [name for name in self.groups if not name or set(name) & set("+: ")]:
             raise ValueError(f"a group cannot be called {wrong[0]!r}; leave out spaces, + and :")
         return self
 
     @property
-    def num_sources(self) -> int:
-        """Of every mixture."""
-        return len(self.mixtures[0].of)
+    def numbers(self) -> list[int]:
+        """How many sources there are in mixtures, in rising order."""
+        return sorted({len(kind.of) for kind in self.mixtures})
+
+    def of_sources(self, number: int) -> Kinds:
+        """The kinds of so many sources alone. Raises InputError where there are none."""
+        chosen = tuple(kind for kind in self.mixtures if len(kind.of) == number)
+        if not chosen:
+            raise InputError(
+                f"The kinds of mixtures are of {' or '.join(map(str, self.numbers))} sources, not"
+                f" of {number}: give one of these numbers, or add such a kind."
+            )
+        return self.model_copy(update={"mixtures": chosen})
 
     def members(self, speakers: Sequence[tuple[str, str]]) -> dict[str, NDArray[np.bool_]]:
         """Group -> (S,), which of the S speakers (corpus, name) are in it.

@@ -58,10 +58,10 @@ class DataSettings(Settings):
     def _kinds_say_what_meets(self) -> DataSettings:
         if self.kinds and self.same_speaker:
             raise ValueError("kinds have `same` of their own; leave out same_speaker")
-        if self.kinds and self.kinds.num_sources != self.num_sources:
+        if self.kinds and self.kinds.numbers != [self.num_sources]:
             raise ValueError(
-                f"kinds are of {self.kinds.num_sources} sources, not of num_sources ="
-                f" {self.num_sources}"
+                f"kinds are of {' and '.join(map(str, self.kinds.numbers))} sources, not all of"
+                f" num_sources = {self.num_sources}"
             )
         return self
 
