@@ -76,6 +76,11 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("a.wav", lambda path: None, "does not exist"),
     "folder": ("a.wav", lambda path: path.mkdir(), "is a folder"),
     "empty": ("a.wav", lambda path: path.touch(), "is empty"),
+    "text called MP3": (
+        "a.mp3",
+        lambda path: path.write_text("hello\n" * 99),
+        r"cannot be read as audio \(no audio in it\)",
+    ),
     "text": ("a.wav", lambda path: path.write_text("hello\n" * 99), "cannot be read as audio"),
     "nan": ("a.wav", lambda path: _write(path, np.array([0.0, np.nan])), "NaN"),
     "infinite": ("a.wav", lambda path: _write(path, np.array([np.inf, 0.0])), "infinite"),

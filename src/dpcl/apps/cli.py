@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import experiment, live, mix, show
+from dpcl.apps import experiment, live, mix, show, web
 from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.errors import InputError
 
@@ -28,6 +28,7 @@ app.add_typer(mix.app, name="mix")
 app.command()(experiment.experiment)
 app.command()(show.show)
 app.command()(live.live)
+app.command()(web.web)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

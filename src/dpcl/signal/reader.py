@@ -23,6 +23,7 @@ from dpcl.signal.sphere import is_packed, sphere_fields, unpacked
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 _PIECE = 4096  # samples read at once: what a decoder loses where it meets an error
+_NO_MP3 = "File does not exist"  # libsndfile says that of a file whose name alone is that of an MP3
 
 
 class AudioReader:
@@ -199,6 +200,8 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 def reason(error: Exception) -> str:
     """What went wrong, without the path that libsndfile and the system put beside it."""
     text = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+    if _NO_MP3 in str(text):
+        return "no audio in it"
     return str(text).rstrip(".")
 
 
