@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import experiment, live, mix, show, web
+from dpcl.apps import bulk, experiment, live, mix, show, web
 from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.errors import InputError
 
@@ -29,6 +29,7 @@ app.command()(experiment.experiment)
 app.command()(show.show)
 app.command()(live.live)
 app.command()(web.web)
+app.command()(bulk.bulk)
 UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -1,0 +1,58 @@
+"""`dpcl bulk`: many recordings on many machines."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpcl.apps.screen import Force, progress
+from dpcl.errors import InputError
+
+
+def bulk(
+    recordings: Annotated[
+        list[Path],
+        typer.Argument(help="Audio files, and folders in which all are meant.", metavar="REC..."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder; below it sources lie as their recordings do.")],
+    sources: Annotated[
+        int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")
+    ] = None,
+    max_sources: Annotated[int, typer.Option(help="Where they are counted, at most so many.")] = 4,
+    model: Annotated[
+        str, typer.Option(help="A shipped model, or a .safetensors file.")
+    ] = "default",
+    file_format: Annotated[
+        str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
+    ] = "wav",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster, or auto; this machine if left out.", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Separate many recordings, one on each processor core of a Ray cluster or of this machine.
+
+    What became of each is in OUT/bulk.csv; stopped, the same command goes on. All machines must
+    have dpcl and see the same files. A recording that cannot be separated does not stop the others.
+
+    Example: **dpcl bulk recordings --out separated --address auto**
+    """
+    if find_spec("ray") is None:
+        raise InputError("many machines need Ray; install it with `pip install dpcl[bulk]`")
+    from dpcl.apps.cluster import Order, separate_on_cluster
+
+    order = Order(model, sources, max_sources, file_format.lower())
+    with progress("separating") as move:
+        failed, total = separate_on_cluster(
+            recordings, out, order, address, force, lambda done, total: move(done, total)
+        )
+    if failed:
+        raise InputError(
+            f"{failed} of {total} recordings could not be separated; {out / 'bulk.csv'} says why"
+        )

@@ -1,0 +1,206 @@
+"""Many recordings: which they are, what the journal says of them, and that a stop loses nothing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from dpcl.apps import bulk, cluster
+from dpcl.apps.cluster import find_recordings
+from dpcl.errors import InputError
+
+MakeRecording = Callable[..., Path]
+Program = Callable[..., Any]
+
+
+@pytest.fixture
+def separated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Work is done here, one after the other, and the last handed out is the first to come back.
+
+    Gives the recordings that were worked on.
+    """
+    names: list[str] = []
+
+    def remote(**resources: Any) -> Callable[..., Any]:
+        assert resources == {"num_cpus": 1}
+
+        def of(function: Callable[..., Any]) -> Any:
+            def run(recording: str, *arguments: Any) -> Any:
+                names.append(Path(recording).name)
+                return function(recording, *arguments)
+
+            return SimpleNamespace(remote=run)
+
+        return of
+
+    @contextmanager
+    def two_cores(address: str | None) -> Iterator[int]:
+        yield 2
+
+    def wait(out: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        assert num_returns == 1 and len(out) <= 2 * cluster.AHEAD
+        return out[-1:], out[:-1]
+
+    here = SimpleNamespace(remote=remote, wait=wait, get=lambda outcome: outcome)
+    monkeypatch.setattr(cluster, "ray", here)
+    monkeypatch.setattr(cluster, "_cluster", two_cores)
+    return names
+
+
+@pytest.fixture
+def recordings(make_recording: MakeRecording) -> Path:
+    """A folder of three recordings, one of them in a folder, and a text that is none."""
+    for name in ("a", "b", "c"):
+        make_recording(f"{name}.wav")
+    inside = Path("in", "deep")
+    inside.mkdir(parents=True)
+    Path("a.wav").rename("in/a.wav")
+    Path("b.wav").rename("in/b.wav")
+    Path("c.wav").rename("in/deep/a.wav")
+    Path("in/notes.txt").write_text("hello")
+    return Path("in")
+
+
+def journal(path: Path = Path("out/bulk.csv")) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def test_sources_lie_as_their_recordings_do(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert (ran.status, ran.err) == (0, "")
+    assert sorted(separated) == ["a.wav", "a.wav", "b.wav"]
+    written = sorted(str(path) for path in Path("out").rglob("*.wav"))
+    names = [f"{name}_s{k}.wav" for name in ("a", "b", "deep/a") for k in (1, 2)]
+    assert written == [f"out/{name}" for name in names]
+    rows = journal()
+    assert {row["recording"] for row in rows} == {
+        str(path.resolve()) for path in recordings.rglob("*.wav")
+    }
+    assert {(row["sources"], row["seconds"], row["told"]) for row in rows} == {("2", "0.25", "")}
+
+
+def test_stopped_it_goes_on_with_what_is_left(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    command = ("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert dpcl(*command).status == 0
+    path = Path("out/bulk.csv")
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:2]) + whole[2][:-9])  # killed in the middle of a line
+    separated.clear()
+    assert dpcl(*command).status == 0
+    assert len(separated) == 2
+    assert sorted(path.read_bytes().splitlines()[:2]) == sorted(line.strip() for line in whole[:2])
+    assert len({row["recording"] for row in journal()}) == len(journal()) == 3
+    separated.clear()
+    assert dpcl(*command).status == 0 and separated == []
+    # asked for something else, it is done again
+    assert dpcl(*command[:-1], 3).status == 0
+    assert len(separated) == 3 and Path("out/deep/a_s3.wav").exists()
+    separated.clear()
+    assert dpcl(*command, "--force").status == 0
+    assert len(separated) == len(journal()) == 3 and not Path("out/deep/a_s3.wav").exists()
+
+
+def test_a_recording_that_cannot_be_separated_does_not_stop_the_others(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    command = ("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    whole = Path("in/a.wav").read_bytes()
+    Path("in/a.wav").write_text("hello\n" * 99)
+    ran = dpcl(*command)
+    assert ran.status == 2
+    assert "1 of 3 recordings could not be separated; out/bulk.csv says why" in ran.err
+    (told,) = [row["told"] for row in journal() if row["sources"] == "0"]
+    assert "a.wav cannot be read as audio" in told
+    Path("in/a.wav").write_bytes(whole)
+    separated.clear()
+    assert dpcl(*command).status == 0
+    assert separated == ["a.wav"] and Path("out/a_s2.wav").exists()
+
+
+def test_what_lies_in_the_folder_already_is_not_replaced(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    Path("out").mkdir()
+    Path("out/b_s1.wav").write_text("mine")
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert ran.status == 2 and Path("out/b_s1.wav").read_text() == "mine"
+    (told,) = [row["told"] for row in journal() if row["sources"] == "0"]
+    assert "b_s1.wav: exists" in told
+
+
+def test_outputs_below_the_recordings_are_none(recordings: Path) -> None:
+    out = recordings / "separated"
+    before = find_recordings([recordings], out)
+    out.mkdir()
+    (recordings / "b.wav").rename(out / "b_s1.wav")
+    assert find_recordings([recordings], out).keys() == before.keys() - {
+        str((recordings / "b.wav").resolve())
+    }
+
+
+def test_wrong_arguments_are_told_before_anything_is_written(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    Path("empty").mkdir()
+    Path("more").mkdir()
+    Path("more/a.flac").touch()
+    Path("other").mkdir()
+    Path("other/bulk.csv").write_text("mine\n")
+    for arguments, told in [
+        (["empty"], "empty: holds no recordings"),
+        (["none.wav"], "none.wav: does not exist"),
+        (["in", "more"], "would share output names"),
+        (["in", "--sources", "11"], "cannot separate into 11 sources"),
+        (["in", "--model", "nobody"], "unknown model 'nobody'"),
+        (["in", "--out", "other"], "other/bulk.csv: is not of dpcl bulk"),
+    ]:
+        ran = dpcl("bulk", "--out", "out", *arguments)
+        assert ran.status == 2 and told in " ".join(ran.err.split()), arguments
+    assert separated == [] and not Path("out").exists()
+    assert Path("other/bulk.csv").read_text() == "mine\n"
+
+
+def test_without_ray_it_says_what_to_install(
+    dpcl: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "find_spec", lambda name: None)
+    ran = dpcl("bulk", "in", "--out", "out")
+    assert ran.status == 2 and "pip install dpcl[bulk]" in " ".join(ran.err.split())
+
+
+def test_ray_separates(recordings: Path, dpcl: Program, tiny_model: Path) -> None:
+    Path("in/b.wav").write_text("hello\n" * 99)
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert ran.status == 2 and "1 of 3 recordings" in ran.err
+    assert sorted(row["sources"] for row in journal()) == ["0", "2", "2"]
+    assert Path("out/deep/a_s2.wav").exists()
+
+
+def test_a_cluster_that_is_not_there_is_told(
+    recordings: Path, dpcl: Program, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--address", "auto")
+    assert ran.status == 2 and "no Ray cluster at auto" in ran.err
+    assert not Path("out").exists()
+
+
+def test_find_recordings_refuses_names_that_would_meet(make_recording: MakeRecording) -> None:
+    make_recording("a.wav")
+    make_recording("a.flac")
+    with pytest.raises(InputError, match="share output names"):
+        find_recordings([Path("a.wav"), Path("a.flac")], Path("out"))
+    assert len(find_recordings([Path("a.wav"), Path("a.wav")], Path("out"))) == 1
