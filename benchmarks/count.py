@@ -10,16 +10,16 @@
     for n in 1 2 3; do dpcl mix draw CORPUS --split valid --kinds lists/valid-general.yaml \\
         --sources $n --count 400 --seed 77 --out runs/general$n.csv; done
     python benchmarks/count.py general --root CORPUS --lists runs/general{1,2,3}.csv --limit 400 \\
-        --write src/dpcl/weights/general.safetensors
+        --prior 1 2 1 --write src/dpcl/weights/general.safetensors
     python benchmarks/count.py general --root CORPUS --test lists/open-general{1,,3}.csv
 
 Every mixture of a list is heard twice: as the list has it, and with talkers who take turns; and
 there are conversations of half a minute to three, as benchmarks/conversation.py makes them, with
 talkers of `valid`, or of `test` with --test. --overlapping leaves both of these out. Two sounds of
-one class, which a network hears as one, are passed over. Ways with
-thresholds, and the one in use, are fitted on seven eighths of the mixtures and tried on the rest,
-eight times. --write then fits the one in use on all and puts its numbers into the weights. --test
-counts with the numbers that the weights have. --cache keeps what the network made of a list.
+one class, which a network hears as one, are passed over. Ways with thresholds, and the one in use,
+are fitted on seven eighths of the mixtures and tried on the rest, eight times. --write then fits
+the one in use on all and puts its numbers into the weights. --test counts with the numbers that the
+weights have. --cache keeps what the network made of a list.
 """
 
 from __future__ import annotations
