@@ -135,9 +135,21 @@ def test_progress_goes_from_nought_to_one() -> None:
     assert shares[-1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("threads", "windows"), [(1, [14] * 2), (2, [14] * 2), (3, [10, 10, 8])])
-def test_windows_go_through_the_network_in_batches(threads: int, windows: list[int]) -> None:
-    """As few as hold all, and every thread gets as many."""
+@pytest.mark.parametrize(
+    ("threads", "dtype", "windows"),
+    [
+        (1, torch.float32, [10, 10, 8]),
+        (2, torch.float32, [7] * 4),
+        (3, torch.float32, [10, 10, 8]),
+        (1, torch.bfloat16, [14] * 2),
+        (2, torch.bfloat16, [14] * 2),
+    ],
+)
+def test_windows_go_through_the_network_in_batches(
+    threads: int, dtype: torch.dtype, windows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As few as hold all in the memory that their numbers take, and every thread gets as many."""
+    monkeypatch.setattr(long, "input_dtype", lambda network: dtype)
     separator = ByPitch()
     recording = InMemory(np.ones((1, 250 * RATE), np.float32), RATE)
     with LongSeparation(recording, separator, 2, threads=threads) as separation:
