@@ -105,7 +105,13 @@ def test_the_page_is_served_and_separates(make_recording: MakeRecording, folder:
     recording = make_recording("talk.wav", seconds=1.0)
     command = [sys.executable, "-m", "dpcl", "web", "--no-browser", "--port", "0"]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "kept")}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as server:  # tests that run in the background ignore Ctrl-C, and so would what they start
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()

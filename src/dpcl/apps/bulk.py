@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, progress
+from dpcl.apps.screen import FileFormat, Force, MaxSources, ModelName, Sources, progress
 from dpcl.errors import InputError
 
 
@@ -18,16 +18,10 @@ def bulk(
         typer.Argument(help="Audio files, and folders in which all are meant.", metavar="REC..."),
     ],
     out: Annotated[Path, typer.Option(help="Folder; below it sources lie as their recordings do.")],
-    sources: Annotated[
-        int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")
-    ] = None,
-    max_sources: Annotated[int, typer.Option(help="Where they are counted, at most so many.")] = 4,
-    model: Annotated[
-        str, typer.Option(help="A shipped model, or a .safetensors file.")
-    ] = "default",
-    file_format: Annotated[
-        str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
-    ] = "wav",
+    sources: Sources = None,
+    max_sources: MaxSources = 4,
+    model: ModelName = "default",
+    file_format: FileFormat = "wav",
     address: Annotated[
         str | None,
         typer.Option(

@@ -16,7 +16,18 @@ import typer
 
 import dpcl
 from dpcl.apps import bulk, experiment, live, mix, show, web
-from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
+from dpcl.apps.screen import (
+    FileFormat,
+    Force,
+    Limit,
+    MaxSources,
+    Metrics,
+    ModelName,
+    Sources,
+    more_metrics,
+    progress,
+    screen,
+)
 from dpcl.errors import InputError
 
 app = typer.Typer(
@@ -78,16 +89,10 @@ def separate(
         list[Path], typer.Argument(help="Audio files; - is standard input.", metavar="REC...")
     ],
     out: Annotated[Path, typer.Option(help="Folder for STEM_s1.wav, STEM_s2.wav, …")],
-    sources: Annotated[
-        int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")
-    ] = None,
-    max_sources: Annotated[int, typer.Option(help="Where they are counted, at most so many.")] = 4,
-    model: Annotated[
-        str, typer.Option(help="A shipped model, or a .safetensors file.")
-    ] = "default",
-    file_format: Annotated[
-        str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
-    ] = "wav",
+    sources: Sources = None,
+    max_sources: MaxSources = 4,
+    model: ModelName = "default",
+    file_format: FileFormat = "wav",
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -15,6 +15,12 @@ screen = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_w
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many mixtures.", min=1)]
 
+Sources = Annotated[int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")]
+MaxSources = Annotated[int, typer.Option(help="Where they are counted, at most so many.")]
+ModelName = Annotated[str, typer.Option(help="A shipped model, or a .safetensors file.")]
+FileFormat = Annotated[
+    str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
+]
 Metrics = Annotated[
     str, typer.Option(help="pesq, stoi or pesq,stoi, besides si_sdr,sdr.", show_default=False)
 ]
