@@ -39,14 +39,12 @@ def bulk(
     """
     if find_spec("ray") is None:
         raise InputError("many machines need Ray; install it with `pip install dpcl[bulk]`")
-    from dpcl.apps.cluster import Order, separate_on_cluster
+    from dpcl.apps.cluster import JOURNAL, Order, separate_on_cluster
 
     order = Order(model, sources, max_sources, file_format.lower())
     with progress("separating") as move:
-        failed, total = separate_on_cluster(
-            recordings, out, order, address, force, lambda done, total: move(done, total)
-        )
+        failed, total = separate_on_cluster(recordings, out, order, address, force, move)
     if failed:
         raise InputError(
-            f"{failed} of {total} recordings could not be separated; {out / 'bulk.csv'} says why"
+            f"{failed} of {total} recordings could not be separated; {out / JOURNAL} says why"
         )

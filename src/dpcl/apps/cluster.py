@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,15 +17,15 @@ import soundfile
 
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
+from dpcl.mixtures.corpus import AUDIO_SUFFIXES
 from dpcl.separators.limits import check_sources
 from dpcl.separators.load import load_separator, shipped_models
 
 JOURNAL = "bulk.csv"  # in the folder of the outputs
 COLUMNS = ("recording", "order", "sources", "seconds", "took", "told")
 AHEAD = 2  # recordings handed out for every core
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {
-    ".aif", ".oga", ".opus", ".sph", ".wv1", ".wv2"
-}  # fmt: skip
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()}
+SUFFIXES |= AUDIO_SUFFIXES | {".oga", ".wv2"}
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ def separate_on_cluster(
     places = find_recordings(given, out)
     journal = out / JOURNAL
     begun = journal.is_file()  # else what is in the folder is not ours to replace
-    done = {} if force else _done(journal, str(order))
-    progress(len(done.keys() & places.keys()), len(places))
+    done = set() if force else _done(journal, str(order))
+    left = [recording for recording in places if recording not in done]
+    progress(len(places) - len(left), len(places))
     failed = 0
     with _cluster(address) as cores, _opened(journal, anew=force) as file:
         writer = csv.writer(file)
         if force or not begun:
             writer.writerow(COLUMNS)
-        left = [recording for recording in places if recording not in done]
         one = ray.remote(num_cpus=1)(separate_one)
         orders = (
             one.remote(name, str(places[name].resolve()), model, order, force or begun)
@@ -157,16 +158,15 @@ def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
     return places
 
 
-def _done(journal: Path, order: str) -> dict[str, int]:
-    """Recordings that were separated by this order, and their sources."""
+def _done(journal: Path, order: str) -> set[str]:
+    """Recordings that were separated by this order."""
     if not journal.is_file():
-        return {}
+        return set()
     lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = csv.DictReader(line for line in lines if line.endswith("\n"))
     if tuple(rows.fieldnames or ()) != COLUMNS:
         raise InputError(f"{journal}: is not of dpcl bulk; give another --out")
-    mine = (row for row in rows if row["order"] == order)
-    return {row["recording"]: n for row in mine if (n := int(row["sources"]))}
+    return {row["recording"] for row in rows if row["order"] == order and int(row["sources"])}
 
 
 def _opened(journal: Path, anew: bool) -> TextIO:
@@ -203,12 +203,8 @@ def _cluster(address: str | None) -> Iterator[int]:
 
 def _in_turn(orders: Iterator[Any], ahead: int) -> Iterator[Outcome]:
     """Outcomes as they come, of orders of which so many are out at once."""
-    out: list[Any] = []
-    for order in orders:
-        out.append(order)
-        if len(out) >= ahead:
-            (ready,), out = ray.wait(out, num_returns=1)
-            yield ray.get(ready)
+    out = [*islice(orders, ahead)]
     while out:
         (ready,), out = ray.wait(out, num_returns=1)
+        out += islice(orders, 1)
         yield ray.get(ready)

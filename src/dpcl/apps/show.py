@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, screen
+from dpcl.apps.screen import Force, ModelName, screen
 
 
 def show(
@@ -18,9 +18,7 @@ def show(
     sources: Annotated[
         int | None, typer.Option(help="How many sounds, 1 to 10; two if left out.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="A shipped model, or a .safetensors file.")
-    ] = "default",
+    model: ModelName = "default",
     start: Annotated[float, typer.Option(help="Seconds to leave out.")] = 0.0,
     seconds: Annotated[float, typer.Option(help="Seconds to show, at most 120.")] = 8.0,
     force: Force = False,

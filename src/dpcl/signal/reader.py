@@ -177,8 +177,11 @@ class AudioReader:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> InputError:
+        why = reason(error)
+        if why.startswith(_NO_MP3):
+            why = "no audio in it"
         return InputError(
-            f"{self.name} cannot be read as audio ({reason(error)}): convert it to WAV or FLAC."
+            f"{self.name} cannot be read as audio ({why}): convert it to WAV or FLAC."
         )
 
     def _no_samples(self) -> InputError:
@@ -200,8 +203,6 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 def reason(error: Exception) -> str:
     """What went wrong, without the path that libsndfile and the system put beside it."""
     text = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
-    if _NO_MP3 in str(text):
-        return "no audio in it"
     return str(text).rstrip(".")
 
 
