@@ -149,6 +149,8 @@ def test_outputs_below_the_recordings_are_none(recordings: Path) -> None:
     assert find_recordings([recordings], out).keys() == before.keys() - {
         str((recordings / "b.wav").resolve())
     }
+    again = find_recordings([recordings], out.resolve())  # called by another of its names
+    assert again.keys() == find_recordings([recordings], out).keys()
 
 
 def test_wrong_arguments_are_told_before_anything_is_written(
