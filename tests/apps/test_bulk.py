@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from dpcl.apps import bulk, cluster
+from dpcl.apps import cluster
 from dpcl.apps.cluster import find_recordings
 from dpcl.errors import InputError
 
@@ -153,6 +154,12 @@ def test_outputs_below_the_recordings_are_none(recordings: Path) -> None:
     assert again.keys() == find_recordings([recordings], out).keys()
 
 
+def test_hidden_files_are_no_recordings(recordings: Path) -> None:
+    before = find_recordings([recordings], Path("out"))
+    (recordings / "._b.wav").write_bytes(b"what a Macintosh leaves beside b.wav")
+    assert find_recordings([recordings], Path("out")) == before
+
+
 def test_wrong_arguments_are_told_before_anything_is_written(
     recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
 ) -> None:
@@ -178,9 +185,9 @@ def test_wrong_arguments_are_told_before_anything_is_written(
 def test_without_ray_it_says_what_to_install(
     dpcl: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     ran = dpcl("bulk", "in", "--out", "out")
-    assert ran.status == 2 and "pip install dpcl[bulk]" in " ".join(ran.err.split())
+    assert ran.status == 2 and 'pip install "dpcl[bulk]"' in " ".join(ran.err.split())
 
 
 def test_ray_separates(recordings: Path, dpcl: Program, tiny_model: Path) -> None:

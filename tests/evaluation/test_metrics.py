@@ -188,7 +188,7 @@ def test_sdr_of_signals_shorter_than_the_filter() -> None:
 
 def test_missing_package_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fast_bss_eval", None)
-    with pytest.raises(InputError, match=r"pip install dpcl\[eval\]"):
+    with pytest.raises(InputError, match=r'pip install "dpcl\[eval\]"'):
         sdr(_noise(1, 100), _noise(1, 100))
 
 

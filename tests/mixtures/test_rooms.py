@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import builtins
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -87,15 +86,8 @@ def test_references_are_reverberant_at_the_levels_of_the_list(
 def test_without_pyroomacoustics_one_sentence_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    there = builtins.__import__
-
-    def without(name: str, *arguments: Any, **more: Any) -> Any:
-        if name == "pyroomacoustics":
-            raise ImportError(name)
-        return there(name, *arguments, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"pip install \"dpcl\[rooms\]\""):
+    monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
+    with pytest.raises(InputError, match=r'pip install "dpcl\[rooms\]"'):
         reverberant([np.zeros(9, np.float32)] * 2, ROOM, 8000)
 
 

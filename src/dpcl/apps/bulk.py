@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dpcl.apps.screen import FileFormat, Force, MaxSources, ModelName, Sources, progress
-from dpcl.errors import InputError
+from dpcl.errors import InputError, need_packages
 
 
 def bulk(
@@ -37,8 +36,7 @@ def bulk(
 
     Example: **dpcl bulk recordings --out separated --address auto**
     """
-    if find_spec("ray") is None:
-        raise InputError("many machines need Ray; install it with `pip install dpcl[bulk]`")
+    need_packages("bulk", "many machines need", "ray")
     from dpcl.apps.cluster import JOURNAL, Order, separate_on_cluster
 
     order = Order(model, sources, max_sources, file_format.lower())

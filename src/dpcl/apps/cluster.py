@@ -144,6 +144,7 @@ def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
         found = {path: out}
         if path.is_dir():
             files = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
+            files = (p for p in files if not p.name.startswith("."))  # such as macOS's ._x.wav
             inside = (p for p in files if p.is_file() and out.resolve() not in p.resolve().parents)
             found = {p: out / p.parent.relative_to(path) for p in inside}
             if not found:

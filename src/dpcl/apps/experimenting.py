@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from dpcl.apps.files import refuse_existing
-from dpcl.errors import InputError
+from dpcl.errors import InputError, need_packages
 from dpcl.evaluation.cached import Report, ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
 from dpcl.evaluation.examples import separated, truth
@@ -101,8 +100,7 @@ def run_experiment(
     """
     for name in ("report.md", "report.csv", "report.html"):
         refuse_existing(places.out / name, force)
-    if find_spec("matplotlib") is None:
-        raise InputError("the report has pictures, which need matplotlib: `pip install dpcl[show]`")
+    need_packages("show", "the report has pictures, which need", "matplotlib")
     workers = workers or _cores()
     named = {system.name: _separator(system, places) for system in experiment.systems}
     names = [name for name in named.values() if name is not None]

@@ -116,8 +116,8 @@ def _microphone(rate: int) -> Iterator[NDArray[np.float32]]:
         import sounddevice
     except ImportError as error:
         raise InputError(
-            "the microphone needs the package sounddevice; install it with"
-            " `pip install 'dpcl[live]'`"
+            "the microphone needs sounddevice, which is not installed; install it with"
+            ' `pip install "dpcl[live]"`'
         ) from error
     except OSError as error:  # the package is there, what it calls is not
         raise InputError(

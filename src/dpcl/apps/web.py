@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
-from dpcl.errors import InputError
+from dpcl.errors import need_packages
 
 
 def web(
@@ -24,8 +23,7 @@ def web(
 
     Example: **dpcl web --port 8000**; Ctrl-C ends it. What is dropped there stays on this computer.
     """
-    if find_spec("gradio") is None:
-        raise InputError("the page needs gradio; install it with `pip install dpcl[web]`")
+    need_packages("web", "the page needs", "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nor is anything told to others about it
     from dpcl.apps.web_page import serve
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpcl.errors import InputError
+from dpcl.errors import InputError, need_packages
 
 CAP_DB = 100.0
 FILTER_TAPS = 512  # BSS Eval: distortions by any filter of this length are forgiven
@@ -61,13 +61,9 @@ def sdr(estimates: Tensor, references: Tensor) -> Tensor:
     Raises InputError where fast_bss_eval is not installed.
     Source: Vincent et al. 2006, computed by Scheibler 2021 ("SDR, medium rare").
     """
-    try:
-        import fast_bss_eval
-    except ImportError as error:
-        raise InputError(
-            "SDR needs the package fast_bss_eval, which is not installed; "
-            "install it with `pip install dpcl[eval]`"
-        ) from error
+    need_packages("eval", "SDR needs", "fast_bss_eval")
+    import fast_bss_eval
+
     estimates, references = _unit(estimates), _unit(references)
     audible = references.any(dim=-1)  # (C,)
     scores = references.new_full((references.shape[0], estimates.shape[0]), torch.nan)

@@ -7,16 +7,15 @@ reference or estimate, too little speech) the score is NaN, and never part of a 
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dpcl.errors import InputError
+from dpcl.errors import InputError, need_packages
 
 MEASURES = ("pesq", "stoi")
-_PACKAGES = {"pesq": ("pesq", "dpcl[pesq]"), "stoi": ("pystoi", "dpcl[eval]")}
+_PACKAGES = {"pesq": ("pesq", "pesq"), "stoi": ("pystoi", "eval")}
 _PESQ_MODES = {8000: "nb", 16000: "wb"}  # P.862 and P.862.2
 
 
@@ -28,11 +27,7 @@ def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
                 f"no metric is called {measure!r}; there are si_sdr, sdr, {', '.join(MEASURES)}"
             )
         package, extra = _PACKAGES[measure]
-        if find_spec(package) is None:
-            raise InputError(
-                f"{measure.upper()} needs the package {package}, which is not installed; install"
-                f" it with `pip install '{extra}'`"
-            )
+        need_packages(extra, f"{measure.upper()} needs", package)
     if "pesq" in measures and sample_rate not in _PESQ_MODES:
         raise InputError(
             f"PESQ is defined at 8000 and 16000 Hz, but the separator gives {sample_rate} Hz;"

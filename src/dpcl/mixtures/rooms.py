@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from dpcl.errors import InputError
+from dpcl.errors import InputError, need_packages
 from dpcl.mixtures.rows import MixtureRow, Place, RoomRow
 
 _STREAM = 2  # of the seed: other draws of the same seed stay as they are
@@ -65,13 +65,9 @@ def reverberant(
     Image sources, walls that absorb alike so that Sabine's formula gives the RT60. Raises
     InputError where pyroomacoustics is not installed, ValueError for an RT60 too short for a room.
     """
-    try:
-        import pyroomacoustics
-    except ImportError as error:
-        raise InputError(
-            "pyroomacoustics is not installed, which simulates the rooms of a list; run"
-            ' `pip install "dpcl[rooms]"`'
-        ) from error
+    need_packages("rooms", "the rooms of a list need", "pyroomacoustics")
+    import pyroomacoustics
+
     absorption, order = pyroomacoustics.inverse_sabine(room.rt60, room.size)
     shoebox = pyroomacoustics.ShoeBox(
         room.size,

@@ -161,7 +161,8 @@ def _fabric(recipe: Recipe) -> Fabric:
     except ImportError as error:
         missing = error.name or "tensorboard"
         raise InputError(
-            f'{missing} is not installed, which training needs; run `pip install "dpcl[train]"`'
+            f"training needs {missing}, which is not installed; install it with"
+            ' `pip install "dpcl[train]"`'
         ) from error
     try:
         return Fabric(
