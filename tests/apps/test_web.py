@@ -35,9 +35,9 @@ def test_a_press_of_the_button_shows_a_player_for_each_source(
     number: int, make_recording: MakeRecording, tiny_model: Path
 ) -> None:
     recording = make_recording("talk.wav", seconds=1.0)
-    moved: list[tuple[int, int]] = []
+    moved: list[tuple[float, str]] = []
     pressed = separated(
-        str(recording), number, str(tiny_model), lambda share, unit: moved.append(share)
+        str(recording), number, str(tiny_model), lambda share, desc: moved.append((share, desc))
     )
     told, paths = shown(next(pressed))
     assert told.startswith(f"{number} sound{'s' if number > 1 else ''} in 1.0 s, separated in ")
@@ -46,7 +46,7 @@ def test_a_press_of_the_button_shows_a_player_for_each_source(
     sources = [soundfile.read(path) for path in paths]
     assert {of for _, of in sources} == {rate}
     assert np.abs(sum(samples for samples, _ in sources) - mixture).max() < 1e-3
-    assert moved and moved[-1][0] == moved[-1][1]
+    assert moved[-1] == (1.0, "1 of 1 s")
 
 
 def test_what_was_written_goes_when_the_page_has_it(

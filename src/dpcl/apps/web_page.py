@@ -70,7 +70,7 @@ def make_page() -> gr.Blocks:
                 )
                 button = gr.Button("Separate", variant="primary")
             with gr.Column():
-                told = gr.Markdown("The sources will be here.", min_height=60)
+                told = gr.Markdown("Sources come here.", min_height=60)
                 players = [
                     gr.Audio(
                         label=f"Source {n}", visible=False, interactive=False, buttons=["download"]
@@ -109,7 +109,9 @@ def separated(
                 model,
                 sources or None,
                 done=finished.append,
-                progress=lambda done, total: progress((round(done), round(total)), unit="s"),
+                progress=lambda done, total: progress(
+                    done / total, desc=f"{done:.0f} of {total:.0f} s"
+                ),
             )
         except InputError as error:
             raise gr.Error(_as_named(str(error), recording), print_exception=False) from error
