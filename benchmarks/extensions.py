@@ -29,6 +29,7 @@ from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import MaskSettings, Model, ModelSettings, load_model
 from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.training.recipe import read_recipe
 
 RESULTS = Path(__file__).resolve().parent / "results" / "extensions.json"
 # (recipe, masks of which head, what it is); binary: of the embeddings, and not soft
@@ -55,6 +56,10 @@ ROWS = (
     ("best-permutation", "masks", "masks, best permutation of a short segment"),
     ("strongest", "masks", "masks, strongest first"),
     ("scratch", "embedding", "affinity, BLSTM from fresh weights"),
+    ("scratch", "binary", "the same, binary masks"),
+    ("cascade", "masks", "unfolded k-means and dual-path enhancement of that BLSTM"),
+    ("cascade-end-to-end", "masks", "the same, trained end to end"),
+    ("cascade-end-to-end", "embedding", "its trunk alone, soft masks"),
     ("convolutional", "embedding", "affinity, convolutional from fresh weights"),
     ("dual-path", "embedding", "affinity, dual-path from fresh weights"),
     ("causal-scratch", "embedding", "affinity, causal LSTM from fresh weights"),
@@ -92,7 +97,8 @@ def main() -> None:
             chosen = choose(model, head, arguments.root, arguments.choose)
             row["masks"] = chosen.model_dump()
         separator = with_masks(model, MaskSettings.model_validate(row["masks"]))
-        row |= describe_run(separator, weights.parent)
+        devices = read_recipe(Path("recipes") / f"{recipe}.yaml").devices
+        row |= {"cpu": found["machine"]["cpu"]} | describe_run(separator, weights.parent, devices)
         for name in LISTS:
             if name not in row:
                 row[name] = scores(separator, name, arguments.root, arguments.limit)
@@ -143,7 +149,7 @@ def scores(
         return asdict(evaluate(listed, root, separator, folder, name="x", limit=limit).overall)
 
 
-def describe_run(separator: DeepClustering, run: Path) -> dict[str, float]:
+def describe_run(separator: DeepClustering, run: Path, cores: int) -> dict[str, float]:
     """Weights, hours of training and of audio, and processor time of a second of audio."""
     with (run / "log.csv").open() as file:
         log = [row for row in csv.DictReader(file) if row["speed"]]
@@ -160,7 +166,7 @@ def describe_run(separator: DeepClustering, run: Path) -> dict[str, float]:
     return {
         "parameters": sum(p.numel() for p in separator.model.network.parameters()),
         "audio_hours": before,
-        "training_hours": round(hours, 3),
+        "core_hours": round(cores * hours, 3),
         "real_time_factor": round((time.process_time() - started) / 30, 4),
     }
 
@@ -175,7 +181,7 @@ def line(recipe: str, head: str, row: dict[str, Any]) -> str:
     cells += [
         f"{row['parameters'] / 1e6:.2f}",
         f"{row['audio_hours']:.1f}",
-        f"{row['training_hours']:.2f}",
+        f"{row['core_hours']:.2f}",
         f"{row['real_time_factor']:.3f}",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -185,7 +191,7 @@ def table(rows: dict[str, Any]) -> str:
     """All that was scored, in Markdown."""
     heads = [f"`{name}`: {metric}" for name in LISTS for metric in ("SI-SDRi", "SDRi")]
     columns = ["objective, network", "recipe", *heads]
-    columns += ["weights, M", "audio, h", "training, h", "real-time factor"]
+    columns += ["weights, M", "audio, h", "training, core-hours", "real-time factor"]
     lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "--:|" * (len(columns) - 2)]
     lines += [
         line(recipe, head, rows[f"{recipe} {head}"])
