@@ -156,7 +156,8 @@ def test_without_matplotlib_one_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     ran = dpcl("show", "a.wav", "--out", "a.png")
     assert ran.status == 2
-    assert 'pip install "dpcl[show]"' in " ".join(ran.err.split())
+    told = 'matplotlib, which is not installed; install it with `pip install "dpcl[show]"`'
+    assert told in " ".join(ran.err.split())
     assert contents(folder) == before
 
 

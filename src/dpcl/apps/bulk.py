@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dpcl.apps.screen import FileFormat, Force, MaxSources, ModelName, Sources, progress
-from dpcl.errors import InputError, need_packages
+from dpcl.errors import InputError, need_package
 
 
 def bulk(
@@ -36,7 +36,7 @@ def bulk(
 
     Example: **dpcl bulk recordings --out separated --address auto**
     """
-    need_packages("bulk", "many machines need", "ray")
+    need_package("bulk", "many machines need", "ray")
     from dpcl.apps.cluster import JOURNAL, Order, separate_on_cluster
 
     order = Order(model, sources, max_sources, file_format.lower())

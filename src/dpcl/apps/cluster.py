@@ -17,7 +17,7 @@ import soundfile
 
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import AUDIO_SUFFIXES
+from dpcl.mixtures.corpus import AUDIO_SUFFIXES, is_audio
 from dpcl.separators.limits import check_sources
 from dpcl.separators.load import load_separator, shipped_models
 
@@ -143,8 +143,7 @@ def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
     for path in given:
         found = {path: out}
         if path.is_dir():
-            files = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
-            files = (p for p in files if not p.name.startswith("."))  # such as macOS's ._x.wav
+            files = (p for p in sorted(path.rglob("*")) if is_audio(p, SUFFIXES))
             inside = (p for p in files if p.is_file() and out.resolve() not in p.resolve().parents)
             found = {p: out / p.parent.relative_to(path) for p in inside}
             if not found:

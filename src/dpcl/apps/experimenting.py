@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpcl.apps.files import refuse_existing
-from dpcl.errors import InputError, need_packages
+from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cached import Report, ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
 from dpcl.evaluation.examples import separated, truth
@@ -100,7 +100,7 @@ def run_experiment(
     """
     for name in ("report.md", "report.csv", "report.html"):
         refuse_existing(places.out / name, force)
-    need_packages("show", "the report has pictures, which need", "matplotlib")
+    need_package("show", "the report has pictures, which need", "matplotlib")
     workers = workers or _cores()
     named = {system.name: _separator(system, places) for system in experiment.systems}
     names = [name for name in named.values() if name is not None]

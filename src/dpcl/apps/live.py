@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dpcl.apps.screen import screen
-from dpcl.errors import InputError
+from dpcl.errors import InputError, missing_package
 from dpcl.separators.limits import check_recording, check_sources
 
 if TYPE_CHECKING:
@@ -115,10 +115,7 @@ def _microphone(rate: int) -> Iterator[NDArray[np.float32]]:
     try:
         import sounddevice
     except ImportError as error:
-        raise InputError(
-            "the microphone needs sounddevice, which is not installed; install it with"
-            ' `pip install "dpcl[live]"`'
-        ) from error
+        raise missing_package("live", "the microphone needs", "sounddevice") from error
     except OSError as error:  # the package is there, what it calls is not
         raise InputError(
             "the microphone needs the PortAudio library (libportaudio2); install it first"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.apps.files import check_reader, folder_aside, refuse_existing
-from dpcl.errors import InputError, need_packages
+from dpcl.errors import InputError, need_package
 from dpcl.separators.limits import check_sources
 from dpcl.signal.reader import AudioReader
 
@@ -57,7 +57,7 @@ def show_file(
         raise InputError(f"cannot show {seconds} seconds; give more than 0 and up to {LONGEST:.0f}")
     if not 0 <= start < math.inf:
         raise InputError(f"{recording}: nothing starts at {start} s; give 0 or more")
-    need_packages("show", "pictures need", "matplotlib")
+    need_package("show", "pictures need", "matplotlib")
     part, rate, whole, cut_off = _part(recording, start, seconds)
     first = round(start * rate)
     # torch and matplotlib are imported here: a mistyped name is answered at once.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.errors import need_packages
+from dpcl.errors import need_package
 
 
 def web(
@@ -23,7 +23,7 @@ def web(
 
     Example: **dpcl web --port 8000**; Ctrl-C ends it. What is dropped there stays on this computer.
     """
-    need_packages("web", "the page needs", "gradio")
+    need_package("web", "the page needs", "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nor is anything told to others about it
     from dpcl.apps.web_page import serve
 

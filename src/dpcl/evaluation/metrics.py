@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpcl.errors import InputError, need_packages
+from dpcl.errors import InputError, need_package
 
 CAP_DB = 100.0
 FILTER_TAPS = 512  # BSS Eval: distortions by any filter of this length are forgiven
@@ -61,7 +61,7 @@ def sdr(estimates: Tensor, references: Tensor) -> Tensor:
     Raises InputError where fast_bss_eval is not installed.
     Source: Vincent et al. 2006, computed by Scheibler 2021 ("SDR, medium rare").
     """
-    need_packages("eval", "SDR needs", "fast_bss_eval")
+    need_package("eval", "SDR needs", "fast_bss_eval")
     import fast_bss_eval
 
     estimates, references = _unit(estimates), _unit(references)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpcl.errors import InputError, need_packages
+from dpcl.errors import InputError, need_package
 
 MEASURES = ("pesq", "stoi")
 _PACKAGES = {"pesq": ("pesq", "pesq"), "stoi": ("pystoi", "eval")}
@@ -27,7 +27,7 @@ def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
                 f"no metric is called {measure!r}; there are si_sdr, sdr, {', '.join(MEASURES)}"
             )
         package, extra = _PACKAGES[measure]
-        need_packages(extra, f"{measure.upper()} needs", package)
+        need_package(extra, f"{measure.upper()} needs", package)
     if "pesq" in measures and sample_rate not in _PESQ_MODES:
         raise InputError(
             f"PESQ is defined at 8000 and 16000 Hz, but the separator gives {sample_rate} Hz;"

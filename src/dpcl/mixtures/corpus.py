@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,9 +143,9 @@ def _read_speaker_folders(root: Path) -> Corpus:
     return Corpus(root, tuple(utterances))
 
 
-def is_audio(path: Path) -> bool:
+def is_audio(path: Path, suffixes: Set[str] = AUDIO_SUFFIXES) -> bool:
     """Whether a file is a recording by its name; what is hidden is none."""
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def measure_seconds(path: Path, where: str) -> float:

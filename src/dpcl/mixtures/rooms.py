@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from dpcl.errors import InputError, need_packages
+from dpcl.errors import InputError, need_package
 from dpcl.mixtures.rows import MixtureRow, Place, RoomRow
 
 _STREAM = 2  # of the seed: other draws of the same seed stay as they are
@@ -65,7 +65,7 @@ def reverberant(
     Image sources, walls that absorb alike so that Sabine's formula gives the RT60. Raises
     InputError where pyroomacoustics is not installed, ValueError for an RT60 too short for a room.
     """
-    need_packages("rooms", "the rooms of a list need", "pyroomacoustics")
+    need_package("rooms", "the rooms of a list need", "pyroomacoustics")
     import pyroomacoustics
 
     absorption, order = pyroomacoustics.inverse_sabine(room.rt60, room.size)

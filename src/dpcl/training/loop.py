@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpcl.errors import InputError
+from dpcl.errors import InputError, missing_package
 from dpcl.networks.embedding_network import HEADS, EmbeddingNetwork
 from dpcl.networks.model import Model, build_network, load_model, save_model
 from dpcl.separators.load import weights_path
@@ -159,11 +159,7 @@ def _fabric(recipe: Recipe) -> Fabric:
         from lightning.fabric.utilities.exceptions import MisconfigurationException
         from torch.utils import tensorboard  # noqa: F401
     except ImportError as error:
-        missing = error.name or "tensorboard"
-        raise InputError(
-            f"training needs {missing}, which is not installed; install it with"
-            ' `pip install "dpcl[train]"`'
-        ) from error
+        raise missing_package("train", "training needs", error.name or "tensorboard") from error
     try:
         return Fabric(
             accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision
