@@ -23,7 +23,8 @@ from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.networks.model import MaskSettings, load_model, save_model
-from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.masks import nearest_masks
 
 SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
 

@@ -8,8 +8,8 @@ import torch
 from dpcl.clustering.alone import alone_centroids
 from dpcl.errors import InputError
 from dpcl.networks.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
-from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
-from dpcl.separators.heads import both, in_order_of
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.masks import both, in_order_of, nearest_masks
 
 
 def separator(network: dict[str, object], **masks: object) -> DeepClustering:

@@ -59,9 +59,10 @@ def draw(
     refuse_existing(out, force)
     found_kinds = None
     if kinds is not None:
-        from dpcl.training.recipe import read_kinds
+        from dpcl.mixtures.kinds import Kinds
+        from dpcl.settings import read_settings
 
-        found_kinds = read_kinds(kinds)
+        found_kinds = read_settings(Kinds, kinds)
         if sources is None and 2 not in found_kinds.numbers:
             sources = found_kinds.numbers[0]
     found = read_corpus(corpus, split, only or None)

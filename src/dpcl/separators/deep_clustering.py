@@ -27,8 +27,8 @@ from dpcl.networks.model import MaskSettings, Model
 from dpcl.networks.precision import fastest
 from dpcl.networks.talker_activity import SOFT, STRIDE, cluster_signs
 from dpcl.objectives.attractor import anchored_attractors
-from dpcl.separators.heads import both, in_order_of
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
+from dpcl.separators.masks import both, in_order_of, nearest_masks, similarities
 from dpcl.separators.separation import Separation
 from dpcl.signal.features import FLOOR
 
@@ -275,23 +275,3 @@ class DeepClustering:
 
     def _features(self, spectrum: Tensor) -> Tensor:
         return self.model.settings.signal.features(spectrum).float()
-
-
-def nearest_masks(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
-    """embeddings (B, N, K), centroids (B, C, K) -> masks (B, C, N), adding up to one in each bin.
-
-    Binary ones (sharpness None) say which centroid is nearest; soft ones share a bin by its
-    similarity to the centroids, which loses less where the network is in doubt.
-    """
-    if settings.sharpness is None:
-        distances = torch.cdist(embeddings, centroids)  # (B, N, C)
-        nearest = distances.argmin(-1)
-        return functional.one_hot(nearest, centroids.shape[1]).to(embeddings.dtype).mT
-    return similarities(embeddings, centroids, settings).softmax(1)
-
-
-def similarities(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
-    """embeddings (B, N, K), centroids (B, C, K) -> the log of soft masks, up to a constant."""
-    if settings.similarity == "cosine":
-        centroids = functional.normalize(centroids, dim=-1)
-    return (settings.sharpness or 1.0) * (centroids @ embeddings.mT)

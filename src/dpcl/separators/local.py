@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcl.separators.deep_clustering import DeepClustering, nearest_masks
+from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.limits import check_mixture
+from dpcl.separators.masks import nearest_masks
 from dpcl.separators.separation import Separation
 
 SEGMENT = 100  # frames

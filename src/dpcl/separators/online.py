@@ -13,8 +13,8 @@ from dpcl.clustering.online import OnlineClusters, follow, start
 from dpcl.errors import InputError
 from dpcl.mixtures.ideal import weigh
 from dpcl.networks.model import Model
-from dpcl.separators.deep_clustering import nearest_masks
 from dpcl.separators.limits import check_mixture
+from dpcl.separators.masks import nearest_masks
 from dpcl.separators.separation import Separation
 from dpcl.signal.features import running_log_magnitude
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dpcl.errors import InputError
 from dpcl.mixtures.ideal import Weighting
 from dpcl.mixtures.kinds import Kinds
 from dpcl.networks.model import ModelSettings
-from dpcl.settings import Settings
+from dpcl.settings import Settings, read_settings
 
-Whole = TypeVar("Whole", bound=Settings)
 NonNegative = Annotated[float, Field(ge=0)]
 
 # What says where and how fast to train, not what: it may change when a run is resumed.
@@ -220,63 +217,5 @@ class Recipe(Settings):
 
 
 def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
-    """Read a YAML recipe; `changes` are "dotted.key=value", values as YAML.
-
-    Raises InputError that names the file and the key that is unknown, missing or impossible.
-    """
+    """Read a YAML recipe; `changes` and errors as of read_settings."""
     return read_settings(Recipe, path, changes)
-
-
-def read_kinds(path: Path) -> Kinds:
-    """Read kinds of mixtures (YAML, as `data.kinds` of a recipe); raises InputError likewise."""
-    return read_settings(Kinds, path)
-
-
-def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) -> Whole:
-    """Read settings from YAML, whole and checked; raises InputError as read_recipe."""
-    name = what.__name__.lower()
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the {name}; {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: not a YAML {name}; {detail}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: not a {name}; it must hold settings as `key: value`")
-    for change in changes:
-        _apply(data, change)
-    try:
-        return what.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise InputError(
-                f"{path}: unknown key {key}; see recipes/ for the keys there are"
-            ) from error
-        problem = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict | Settings) else f", not {first['input']!r}"
-        raise InputError(": ".join([str(path), *key.split(), problem]) + given) from error
-
-
-def _apply(data: dict[str, Any], change: str) -> None:
-    """Set one dotted key; lists take a number as a key."""
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {change}: write it as key=value, such as --set seed=1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {change}: what follows = is not YAML") from error
-    *path, last = key.split(".")
-    place: Any = data
-    try:
-        for part in path:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        if isinstance(place, list):
-            place[int(last)] = value
-        else:
-            place[last] = value
-    except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"--set {change}: the recipe has no such place as {key}") from error
