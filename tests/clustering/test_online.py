@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering import online
+from dpcl.clustering.kmeans import kmeans
 from dpcl.clustering.online import OnlineClusters, follow, start
 
 HOP = 0.02  # s
@@ -71,6 +72,8 @@ def test_pieces_are_the_whole(cuts: list[int], sources: int, seed: int) -> None:
         pieces.append(centroids)
     assert torch.equal(torch.cat(pieces), whole)
     assert torch.equal(state.masses, end.masses) and state.found == end.found
+    known = whole.any(-1)
+    assert (known[1:] >= known[:-1]).all()  # who is found is not lost
 
 
 @pytest.mark.parametrize("frame", [0, 10, 45, 100, 149])
@@ -103,11 +106,27 @@ def test_one_talker_alone_is_not_two() -> None:
 
 
 def test_who_enters_late_gets_the_next_place() -> None:
-    centroids, state = run(seconds(6, 3) + seconds(6, 1) + seconds(6, 3, 1) + seconds(3, 4), 3)
+    centroids, _ = run(seconds(6, 3) + seconds(6, 1) + seconds(6, 3, 1) + seconds(3, 4), 3)
     assert places(centroids[int(6 / HOP)]) == [3, -1, -1]
     assert places(centroids[int(11 / HOP)]) == [3, 1, -1]
     assert places(centroids[-1]) == [3, 1, 4]
-    assert state.recent == ()  # all are found: nothing is kept to look for them
+
+
+def test_a_poor_start_is_put_right() -> None:
+    """While nothing is settled, centroids are those of k-means on all that was heard."""
+    points, weights = heard(seconds(3, 0, 1))
+    blurred = points[:20] + points[:20].roll(1, 1)  # at first every bin has much of another
+    points[:20] = functional.normalize(blurred, dim=-1)
+    weights[:20] *= 3
+    _, state = follow(points, weights, start(2, BINS, K), HOP)
+    found = kmeans(points.flatten(0, 1), 2, weights.flatten()).centroids
+    cosines = functional.cosine_similarity(state.centroids[:, None], found, dim=-1)
+    assert cosines.amax(1).min() > 0.999
+
+
+def test_of_what_was_heard_some_seconds_are_kept() -> None:
+    _, state = run(seconds(30, 0, 1), 2)
+    assert sum(heard for _, _, heard in state.recent) < online.RECENT + 2 * online.BLOCK
 
 
 def test_who_enters_louder_takes_no_place_of_another() -> None:

@@ -3,8 +3,9 @@
 Nothing is known at first. When enough has been heard, k-means on it gives the first centroids, as
 many as are really apart: two halves of one voice are not two sources. What is missing is looked
 for in what was heard lately until all are found, so that a source that enters late gets a
-centroid of its own; those that are known keep their places. From then on each centroid is a mean
-that forgets, but only as more of the same is heard: a source that is silent keeps its centroid.
+centroid of its own; those that are known keep their places. Whose a point is that was heard lately
+is asked again at every step, as the centroids become better known; then it is settled, in means
+that forget, but only as more of the same is heard: a source that is silent keeps its centroid.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from dpcl.clustering.kmeans import kmeans
 
 START = 0.2  # s with anything to hear in them before the first clustering
 AGAIN = 0.2  # s, likewise, between attempts to find who is missing
-RECENT = 4.0  # s, likewise, in which they are looked for
-POINTS = 4096  # in which they are looked for: enough, and quick enough to do it often
+RECENT = 4.0  # s, likewise, in which they are looked for, and nothing is settled
+POINTS = 4096  # that stand for these seconds: enough, and quick enough to go through them often
 BLOCK = 0.2  # s between steps of the centroids
-MEMORY = 10.0  # s of a source after which its centroid has forgotten all but 1/e
+ROUNDS = 3  # of k-means, in each step
+MEMORY = 5.0  # s of a source after which what is settled has forgotten all but 1/e
 APART = 0.9  # cosine between centroids that are of two sources, at most: 0.7 loses 2.5 dB on valid2
-SHARPNESS = 20.0  # of the assignment softmax(sharpness * cosine) that centroids learn from
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,21 @@ class OnlineClusters:
     """All that `follow` has to know of what it heard before."""
 
     centroids: Tensor  # (C, K), zero rows for sources that are not found yet
-    masses: Tensor  # (C,) weight behind each centroid
+    settled: Tensor  # (C, K) means of the points that are settled,
+    masses: Tensor  # (C,) and the weight behind them
     found: int  # how many of the sources are found
     points: Tensor  # (l, F, K) of the block that is not complete
     weights: Tensor  # (l, F) of the same
     recent: tuple[tuple[Tensor, Tensor, float], ...]  # blocks: points, weights, seconds heard
     heard: float  # s since the last attempt to find sources
-    most: float  # the mass at which a centroid begins to forget
+    most: float  # the mass at which what is settled begins to forget
 
 
 def start(num_sources: int, bins: int, embedding: int) -> OnlineClusters:
     """The state before anything was heard, for `bins` F and embeddings of K dimensions."""
     return OnlineClusters(
         centroids=torch.zeros(num_sources, embedding),
+        settled=torch.zeros(num_sources, embedding),
         masses=torch.zeros(num_sources),
         found=0,
         points=torch.zeros(0, bins, embedding),
@@ -65,7 +68,7 @@ def follow(
     (L, C, K) and the state after the last frame. Frames in pieces give the same as all at once.
     Centroids change at whole multiples of BLOCK seconds; frames in which nothing weighs anything
     change nothing. Rows of zeros are sources that are not found yet.
-    Sources: MacQueen 1967 (means that follow); Bezdek 1981, in spirit (shared assignment).
+    Source: MacQueen 1967 (means that follow), with k-means on what is not settled.
     """
     block = max(1, round(BLOCK / hop))
     before = len(state.points)
@@ -89,30 +92,30 @@ def _learn(points: Tensor, weights: Tensor, state: OnlineClusters, hop: float) -
     seconds = hop * int(audible.any(-1).sum())
     if not seconds:
         return state
-    x, w = points[audible], weights[audible]  # (n, K), (n,)
-    if state.found < len(state.centroids):
-        recent = (*state.recent, (x, w, seconds))
-        while len(recent) > 1 and sum(s for _, _, s in recent[1:]) >= RECENT:
-            recent = recent[1:]
-        state = replace(state, recent=recent, heard=state.heard + seconds)
-        if state.heard >= AGAIN - hop / 2:
-            searched = _search(replace(state, heard=0.0))
-            if searched.found > state.found:
-                return searched  # learned from this block as well
-            state = searched
-    return _step(x, w, state) if state.found else state
+    recent = (*state.recent, (points[audible], weights[audible], seconds))
+    state = replace(state, recent=recent, heard=state.heard + seconds)
+    if state.found < len(state.centroids) and state.heard >= AGAIN - hop / 2:
+        state = _search(replace(state, heard=0.0))
+    while sum(s for _, _, s in state.recent[1:]) >= RECENT:
+        state = _settle(state)
+    return _refine(state) if state.found else state
+
+
+def _lately(state: OnlineClusters) -> tuple[Tensor, Tensor]:
+    """What was heard lately, (n, K) and its weights (n,): of many points one for some."""
+    x = torch.cat([points for points, _, _ in state.recent])
+    w = torch.cat([weights for _, weights, _ in state.recent])
+    thin = -(-len(x) // POINTS)
+    return x[::thin], thin * w[::thin]
 
 
 def _search(state: OnlineClusters) -> OnlineClusters:
     """Look for the sources that are missing in what was heard lately."""
-    x = torch.cat([points for points, _, _ in state.recent])
-    w = torch.cat([weights for _, weights, _ in state.recent])
-    thin = -(-len(x) // POINTS)
-    x, w = x[::thin], thin * w[::thin]  # each stands for those left out
+    x, w = _lately(state)
     wanted = len(state.centroids)
     for count in range(wanted, state.found, -1):
-        clusters = kmeans(x, count, w)
-        directions = functional.normalize(clusters.centroids, dim=-1)
+        centroids = kmeans(x, count, w).centroids
+        directions = functional.normalize(centroids, dim=-1)
         cosines = directions @ directions.mT - 2 * torch.eye(count)  # the diagonal out of the way
         if count == 1 or cosines.max() <= APART:
             break
@@ -122,31 +125,45 @@ def _search(state: OnlineClusters) -> OnlineClusters:
     _, order = linear_sum_assignment((known @ directions.mT).numpy(), maximize=True)
     # those that are known keep their places, and the heaviest of the new ones comes next
     places = [*order.tolist(), *(i for i in range(count) if i not in order)]
-    masses = torch.zeros(count).index_add(0, clusters.labels, w)[places]
-    most = state.most or MEMORY * float(w.sum()) / sum(s for _, _, s in state.recent) / wanted
-    missing = wanted - count
     return replace(
         state,
-        centroids=functional.pad(clusters.centroids[places], (0, 0, 0, missing)),
-        masses=functional.pad(masses.clamp(max=most), (0, missing)),
+        centroids=functional.pad(centroids[places], (0, 0, 0, wanted - count)),
         found=count,
-        recent=state.recent if missing else (),
-        most=most,
+        most=state.most or MEMORY * float(w.sum()) / sum(s for _, _, s in state.recent) / wanted,
     )
 
 
-def _step(x: Tensor, w: Tensor, state: OnlineClusters) -> OnlineClusters:
-    """Each centroid a step towards the mean of its share of points (n, K), weights (n,)."""
-    found = state.found
+def _shares(x: Tensor, w: Tensor, state: OnlineClusters) -> Tensor:
+    """The weights (n,) of points (n, K) for the source that each is nearest to, else 0, (C, n)."""
     # The zero rows of those that are missing take what is like none of the found.
     directions = functional.normalize(state.centroids, dim=-1)
-    share = (SHARPNESS * (directions @ x.mT)).softmax(0)[:found] * w  # (C', n)
-    gained = share.sum(-1)  # (C',)
-    total = state.masses[:found] + gained
-    moved = (state.centroids[:found] * state.masses[:found, None] + share @ x) / total[:, None]
-    missing = len(state.centroids) - found
+    nearest = (directions @ x.mT).argmax(0)
+    shares = functional.one_hot(nearest, len(directions)).mT * w
+    shares[state.found :] = 0
+    return shares
+
+
+def _settle(state: OnlineClusters) -> OnlineClusters:
+    """The oldest of what was heard lately becomes part of what is settled."""
+    (x, w, _), *recent = state.recent
+    settled, masses = _mean(x, _shares(x, w, state), state)
     return replace(
-        state,
-        centroids=functional.pad(moved, (0, 0, 0, missing)),
-        masses=functional.pad(total.clamp(max=state.most), (0, missing)),
+        state, recent=tuple(recent), settled=settled, masses=masses.clamp(max=state.most)
     )
+
+
+def _refine(state: OnlineClusters) -> OnlineClusters:
+    """Centroids of what is settled and what was heard lately."""
+    x, w = _lately(state)
+    for _ in range(ROUNDS):
+        means, masses = _mean(x, _shares(x, w, state), state)
+        means = torch.where(masses[:, None] > 0, means, state.centroids)  # none is lost
+        state = replace(state, centroids=means)
+    return state
+
+
+def _mean(x: Tensor, shares: Tensor, state: OnlineClusters) -> tuple[Tensor, Tensor]:
+    """Means (C, K) of what is settled and of shares (C, n) in points (n, K), and their masses."""
+    masses = state.masses + shares.sum(-1)  # (C,)
+    sums = state.settled * state.masses[:, None] + shares @ x
+    return sums / masses[:, None].clamp_min(torch.finfo(masses.dtype).tiny), masses
