@@ -55,7 +55,7 @@ class EmbeddingNetwork(nn.Module):
         self, bins: int, width: int, heads: Heads, dropout: float = 0.0, per_bin: bool = False
     ) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.per_bin = heads, dropout, per_bin
         columns = 1 if per_bin else bins
         if heads.embedding:
             self.project = nn.Linear(width, columns * heads.embedding)

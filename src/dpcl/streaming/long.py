@@ -35,6 +35,7 @@ FEW = 5  # windows that are heard before a faster network would be made
 # Windows in one call of the network, at most; an hour takes 1.25 GB with 20 in float32. In bfloat16
 # they take half of that, and of 8 windows an LSTM takes up to twice the time.
 BATCH, BATCH_BFLOAT16 = 12, 20
+BATCH_PER_BIN = 2  # of a network that keeps values of every bin, which are many
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 HEARING, TELLING = 0.5, 0.9  # of the time, about, has gone by after the first and second pass
 PIECE = 1 << 22  # values of a spectrum that are worked on at once
@@ -147,8 +148,9 @@ class LongSeparation:
         frames_of: list[Tensor] = []
         loudness: list[Tensor] = []
         # Equally many windows for each thread: none waits for the others at the end.
-        bfloat16 = input_dtype(self.separator.model.network) == torch.bfloat16
-        most = BATCH_BFLOAT16 if bfloat16 else BATCH
+        network = self.separator.model.network
+        most = BATCH_BFLOAT16 if input_dtype(network) == torch.bfloat16 else BATCH
+        most = BATCH_PER_BIN if network.per_bin else most
         rounds = -(-self.windows.count // (most * self._workers.number))
         batch = -(-self.windows.count // (rounds * self._workers.number))
         first = range(0, self.windows.count, batch)  # of each batch
