@@ -2,12 +2,14 @@
 
 python benchmarks/live_speed.py                  # random weights of the size of recipes/causal.yaml
 python benchmarks/live_speed.py --model causal --rate 16000
+python benchmarks/live_speed.py --model causal --busy 2    # beside other programs
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,26 @@ def main() -> None:
     parser.add_argument("--rate", type=int, help="Hz; the network's own if left out")
     parser.add_argument("--block", type=float, default=0.02, help="seconds")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--busy", type=int, default=0, help="processes that keep a core busy each")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    others = [Process(target=keep_busy, daemon=True) for _ in range(arguments.busy)]
+    for other in others:
+        other.start()
+    measure(arguments)
+    for other in others:
+        other.kill()
+
+
+def keep_busy() -> None:
+    """Multiply matrices in one thread, without end."""
+    torch.set_num_threads(1)
+    matrix = torch.randn(1024, 1024)
+    while True:
+        matrix @ matrix
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Push blocks and print what they took."""
     torch.manual_seed(0)
     model: str | Model = arguments.model or random_model()
     stream = StreamSeparator(model, 2, arguments.rate)
@@ -49,7 +68,7 @@ def main() -> None:
     audio = arguments.seconds
     print(
         f"{stream.sample_rate} Hz, blocks of {1e3 * arguments.block:g} ms,"
-        f" threads: {torch.get_num_threads()}"
+        f" {arguments.busy} other programs"
     )
     print(
         f"latency: {1e3 * stream.latency / stream.sample_rate:g} ms; after a push at most"

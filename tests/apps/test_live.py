@@ -226,7 +226,7 @@ class Microphone:
         if not len(self.samples):
             raise KeyboardInterrupt
         block, self.samples = self.samples[:size], self.samples[size:]
-        return block.tobytes(), len(self.samples) == 0
+        return block.tobytes(), len(self.samples) <= size  # the last two
 
 
 def sounddevice(stream: type) -> ModuleType:
@@ -243,7 +243,7 @@ def test_a_microphone(causal_model: Path, run_live: Live, monkeypatch: pytest.Mo
     assert ran.status == 0
     y = np.frombuffer(ran.out, "<f4").reshape(-1, 2)
     np.testing.assert_allclose(y, expected(causal_model, noises()), rtol=0, atol=2e-5)
-    assert "samples were lost" in ran.err
+    assert ran.err.count("samples were lost") == 1
 
 
 def test_a_microphone_that_there_is_not(

@@ -161,6 +161,27 @@ def test_a_long_block_is_worked_on_in_parts(
     torch.testing.assert_close(run(stream, x), whole, rtol=0, atol=2e-5)
 
 
+def test_a_second_thread_does_not_wait_for_busy_cores(
+    stream: StreamSeparator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    masks = stream.separator.masks
+
+    def watched(*arguments: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return masks(*arguments)
+
+    monkeypatch.setattr(stream.separator, "masks", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(stream, noises(8000, 3))
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_above_the_networks_band_the_mixture_is_shared_too(causal_model: Path) -> None:
     stream = StreamSeparator(str(causal_model), 2, 32000)
     x = noises(32000, 3)

@@ -125,10 +125,14 @@ def _microphone(rate: int) -> Iterator[NDArray[np.float32]]:
         with sounddevice.RawInputStream(
             samplerate=rate, blocksize=size, channels=1, dtype="float32"
         ) as device:
+            told = False
             while True:
                 data, lost = device.read(size)
-                if lost:
-                    screen.print("dpcl: too slow for the microphone; some samples were lost")
+                if lost and not told:
+                    told = True
+                    screen.print(
+                        "dpcl: too slow for the microphone; some samples were lost", style="yellow"
+                    )
                 yield np.frombuffer(data, np.float32)
     except sounddevice.PortAudioError as error:
         raise InputError(
