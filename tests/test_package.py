@@ -59,6 +59,14 @@ def test_separating_does_not_wait_for_what_it_does_without() -> None:
     assert loaded.strip() == "['torch', 'safetensors']"
 
 
+def test_a_stream_does_not_wait_for_a_compiler() -> None:
+    """A second went into loading torch._dynamo, for random weights that were replaced at once."""
+    loaded = run(
+        "import sys, dpcl; dpcl.StreamSeparator('causal'); print('torch._dynamo' in sys.modules)"
+    )
+    assert loaded.strip() == "False"
+
+
 def test_the_names_that_others_build_on() -> None:
     for name in dpcl.__all__:
         assert getattr(dpcl, name).__name__ == name

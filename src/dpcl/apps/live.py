@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dpcl.apps.process import heavy_imports
 from dpcl.apps.screen import screen
 from dpcl.errors import InputError, missing_package
 from dpcl.separators.limits import check_recording, check_sources
@@ -67,7 +68,8 @@ def separate_live(
         raise InputError(
             "standard output is a terminal, which shows no sound; pipe it into a player or a file"
         )
-    from dpcl.streaming.stream import StreamSeparator
+    with heavy_imports():
+        from dpcl.streaming.stream import StreamSeparator
 
     stream = StreamSeparator(model, sources, rate)
     if screen.is_interactive:

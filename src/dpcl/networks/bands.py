@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -20,3 +21,11 @@ def overlapping_bands(values: Tensor, stride: int) -> Tensor:
     bins = values.shape[-1]
     above = band_count(bins, stride) * stride - bins
     return functional.pad(values, (stride, above)).unfold(-1, 2 * stride, stride)
+
+
+def band_vectors(bands: int, width: int) -> nn.Parameter:
+    """A learned vector for each band, (N, width), by which networks tell them apart."""
+    vectors = torch.empty(bands, width)
+    if not vectors.is_meta:  # there, for load_model, random numbers take torch a second of imports
+        vectors.normal_(std=0.1)
+    return nn.Parameter(vectors)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bands import band_count, overlapping_bands
+from dpcl.networks.bands import band_count, band_vectors, overlapping_bands
 from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
 from dpcl.networks.lstm_frames import LSTMState
@@ -44,7 +43,7 @@ class DualPathEmbedding(EmbeddingNetwork):
         self.causal = causal
         bands = band_count(bins, STRIDE)
         self.split = nn.Linear(2 * STRIDE, width)
-        self.place = nn.Parameter(0.1 * torch.randn(bands, width))
+        self.place = band_vectors(bands, width)
         self.blocks = nn.ModuleList(DualPath(width, dropout, causal) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.join = nn.ConvTranspose1d(width, PER_BIN, 2 * STRIDE, STRIDE)

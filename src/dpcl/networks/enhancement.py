@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bands import band_count, overlapping_bands
+from dpcl.networks.bands import band_count, band_vectors, overlapping_bands
 from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.precision import input_dtype
 
@@ -55,7 +55,7 @@ class DualPathEnhancement(nn.Module):
         super().__init__()
         bands = band_count(bins, STRIDE)
         self.split = nn.Linear(4 * STRIDE, width)
-        self.place = nn.Parameter(0.1 * torch.randn(bands, width))
+        self.place = band_vectors(bands, width)
         self.blocks = nn.ModuleList(Block(bands, width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = _silent(nn.Linear(width, 2 * STRIDE))
