@@ -255,7 +255,7 @@ def models(
 
     Example: **dpcl models default**
     """
-    from dpcl.separators.load import shipped_models
+    from dpcl.separators.shipped import shipped_models
 
     found = shipped_models()
     if name is not None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from dpcl.mixtures.lists import MixtureRow, row_files
 from dpcl.separators.classical import CLASSICAL
-from dpcl.separators.load import LOCAL, named_separator, weights_path
+from dpcl.separators.load import LOCAL, named_separator
 from dpcl.separators.oracle import ORACLES
+from dpcl.separators.shipped import weights_path
 from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT, SpeakerDependent
 
 SCORING = ("dpcl.evaluation.metrics", "dpcl.evaluation.perceptual", "dpcl.mixtures.lists")

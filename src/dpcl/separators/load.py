@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,42 +10,12 @@ from dpcl.errors import InputError
 from dpcl.networks.model import load_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.separation import OracleSeparator, Separator
+from dpcl.separators.shipped import shipped_models, weights_path
 
 if TYPE_CHECKING:
     from dpcl.separators.speaker_dependent import SpeakerDependent
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 LOCAL = ":local"  # behind a model's name
-
-
-@dataclass(frozen=True)
-class ShippedModel:
-    """One network of the package, with its model card."""
-
-    name: str
-    path: Path  # .safetensors
-    card: str  # Markdown
-
-    @property
-    def summary(self) -> str:
-        """The first paragraph of the card under its heading, in one line."""
-        paragraphs = self.card.strip().split("\n\n")
-        return " ".join(next((p for p in paragraphs if not p.startswith("#")), "").split())
-
-
-def shipped_models() -> list[ShippedModel]:
-    """What ships, in the order of the names."""
-    return [
-        ShippedModel(path.stem, path, path.with_suffix(".md").read_text(encoding="utf-8"))
-        for path in sorted(WEIGHTS.glob("*.safetensors"))
-    ]
-
-
-def weights_path(name: str) -> Path | None:
-    """The file of a shipped model's name or of a path; None where there is none."""
-    shipped = WEIGHTS / f"{name}.safetensors"
-    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
-    return path if path.is_file() else None
 
 
 def load_separator(name: str = "default") -> DeepClustering:

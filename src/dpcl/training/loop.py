@@ -16,7 +16,7 @@ from torch import nn
 from dpcl.errors import InputError, missing_package
 from dpcl.networks.embedding_network import HEADS, EmbeddingNetwork
 from dpcl.networks.model import Model, build_network, load_model, save_model
-from dpcl.separators.load import weights_path
+from dpcl.separators.shipped import weights_path
 from dpcl.training.batches import batches, pack, statistics
 from dpcl.training.checkpoint import (
     clear,
