@@ -1,6 +1,6 @@
 """One table of all objectives and networks, trained with the same data and the same budget.
 
-    for recipe in chimera affinity-weighted upit ...; do dpcl train recipes/$recipe.yaml; done
+    for recipe in affinity chimera upit ...; do dpcl train recipes/$recipe.yaml; done
     python benchmarks/extensions.py --root CORPUS
 
 Takes the best weights of each run that is there. How soft the masks of clusters are is chosen for
@@ -34,15 +34,30 @@ from dpcl.training.recipe import read_recipe
 RESULTS = Path(__file__).resolve().parent / "results" / "extensions.json"
 # (recipe, masks of which head, what it is); binary: of the embeddings, and not soft
 ROWS = (
-    ("affinity", "embedding", "affinity (Hershey et al. 2016)"),
-    ("affinity-weighted", "embedding", "affinity, bins weighted by magnitude"),
-    ("whitened-kmeans", "embedding", "whitened k-means"),
+    # from fresh weights, and on from these
+    ("affinity", "binary", "affinity, binary masks (Hershey et al. 2016)"),
+    ("affinity", "embedding", "the same, soft masks"),
+    ("affinity-weighted", "binary", "affinity, bins weighted by magnitude: binary masks"),
+    ("affinity-weighted", "embedding", "the same, soft masks"),
     ("spectral", "embedding", "projector, gradient through spectral clustering"),
     ("attractor", "embedding", "attractor"),
-    ("anchored-attractor", "embedding", "anchored attractor"),
     ("chimera", "embedding", "chimera++, embeddings"),
     ("chimera", "masks", "chimera++, masks"),
     ("chimera", "both", "chimera++, both"),
+    ("cascade", "masks", "unfolded k-means and dual-path enhancement of weighted affinity"),
+    ("cascade-end-to-end", "masks", "the same, trained end to end"),
+    ("cascade-end-to-end", "embedding", "its trunk alone, soft masks"),
+    ("convolutional", "embedding", "weighted affinity, convolutional"),
+    ("dual-path", "embedding", "weighted affinity, dual-path"),
+    ("causal-scratch", "embedding", "weighted affinity, causal LSTM"),
+    ("causal-conv", "embedding", "weighted affinity, causal convolutional"),
+    ("causal-dual-path", "embedding", "weighted affinity, causal dual-path"),
+    # on from a trunk that had heard 150 h
+    ("whitened-kmeans", "embedding", "whitened k-means"),
+    ("anchored-attractor", "embedding", "anchored attractor"),
+    ("upit", "masks", "uPIT masks"),
+    ("best-permutation", "masks", "masks, best permutation of a short segment"),
+    ("strongest", "masks", "masks, strongest first"),
     ("enhanced", "masks", "unfolded k-means and enhancement"),
     ("end-to-end", "masks", "the same, trained end to end"),
     (
@@ -52,19 +67,6 @@ ROWS = (
     ),
     ("enhanced-dual-path", "embedding", "the same trunk, soft masks"),
     ("enhanced-dual-path", "masks", "unfolded k-means and dual-path enhancement of it"),
-    ("upit", "masks", "uPIT masks"),
-    ("best-permutation", "masks", "masks, best permutation of a short segment"),
-    ("strongest", "masks", "masks, strongest first"),
-    ("scratch", "embedding", "affinity, BLSTM from fresh weights"),
-    ("scratch", "binary", "the same, binary masks"),
-    ("cascade", "masks", "unfolded k-means and dual-path enhancement of that BLSTM"),
-    ("cascade-end-to-end", "masks", "the same, trained end to end"),
-    ("cascade-end-to-end", "embedding", "its trunk alone, soft masks"),
-    ("convolutional", "embedding", "affinity, convolutional from fresh weights"),
-    ("dual-path", "embedding", "affinity, dual-path from fresh weights"),
-    ("causal-scratch", "embedding", "affinity, causal LSTM from fresh weights"),
-    ("causal-conv", "embedding", "affinity, causal convolutional from fresh weights"),
-    ("causal-dual-path", "embedding", "affinity, causal dual-path from fresh weights"),
 )
 SHARPNESS = (None, 1.0, 2.0, 3.5, 5.0, 7.0, 10.0, 15.0)
 LISTS = ("open2", "open3")
