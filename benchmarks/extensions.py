@@ -1,4 +1,4 @@
-"""One table of all objectives and networks, trained with the same data and the same budget.
+"""All objectives and networks side by side, trained with the same data: see recipes/README.md.
 
     for recipe in affinity chimera upit ...; do dpcl train recipes/$recipe.yaml; done
     python benchmarks/extensions.py --root CORPUS

@@ -30,24 +30,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--busy", type=int, default=0, help="processes that keep a core busy each")
     arguments = parser.parse_args()
-    others = [Process(target=keep_busy, daemon=True) for _ in range(arguments.busy)]
-    for other in others:
-        other.start()
-    measure(arguments)
-    for other in others:
-        other.kill()
-
-
-def keep_busy() -> None:
-    """Multiply matrices in one thread, without end."""
-    torch.set_num_threads(1)
-    matrix = torch.randn(1024, 1024)
-    while True:
-        matrix @ matrix
-
-
-def measure(arguments: argparse.Namespace) -> None:
-    """Push blocks and print what they took."""
+    for _ in range(arguments.busy):
+        Process(target=keep_busy, daemon=True).start()
     torch.manual_seed(0)
     model: str | Model = arguments.model or random_model()
     stream = StreamSeparator(model, 2, arguments.rate)
@@ -82,6 +66,14 @@ def measure(arguments: argparse.Namespace) -> None:
     print(
         f"a push takes {middle:.1f} ms (median), {slow:.1f} ms (99 %), {slowest:.1f} ms (slowest)"
     )
+
+
+def keep_busy() -> None:
+    """Multiply matrices in one thread, until the benchmark ends."""
+    torch.set_num_threads(1)
+    matrix = torch.randn(1024, 1024)
+    while True:
+        matrix @ matrix
 
 
 def random_model() -> Model:

@@ -66,6 +66,12 @@ def test_a_stream_does_not_wait_for_a_compiler() -> None:
         "import sys, dpcl; dpcl.StreamSeparator('causal'); print('torch._dynamo' in sys.modules)"
     )
     assert loaded.strip() == "False"
+    loaded = run(
+        "import sys, torch; from dpcl.networks.model import NetworkSettings\n"
+        "with torch.device('meta'): NetworkSettings(embedding=4, anchors=3).build(33)\n"
+        "print('torch.fx.experimental.symbolic_shapes' in sys.modules)"
+    )
+    assert loaded.strip() == "False"
 
 
 def test_the_names_that_others_build_on() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 
@@ -21,11 +20,3 @@ def overlapping_bands(values: Tensor, stride: int) -> Tensor:
     bins = values.shape[-1]
     above = band_count(bins, stride) * stride - bins
     return functional.pad(values, (stride, above)).unfold(-1, 2 * stride, stride)
-
-
-def band_vectors(bands: int, width: int) -> nn.Parameter:
-    """A learned vector for each band, (N, width), by which networks tell them apart."""
-    vectors = torch.empty(bands, width)
-    if not vectors.is_meta:  # there, for load_model, random numbers take torch a second of imports
-        vectors.normal_(std=0.1)
-    return nn.Parameter(vectors)

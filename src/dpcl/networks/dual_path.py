@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bands import band_count, band_vectors, overlapping_bands
+from dpcl.networks.bands import band_count, overlapping_bands
 from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
 from dpcl.networks.lstm_frames import LSTMState
+from dpcl.networks.random_vectors import random_vectors
 
 STRIDE = 8  # bins from band to band; a band reaches over twice as many
 PER_BIN = 24  # values that the heads see of a bin
@@ -43,7 +44,7 @@ class DualPathEmbedding(EmbeddingNetwork):
         self.causal = causal
         bands = band_count(bins, STRIDE)
         self.split = nn.Linear(2 * STRIDE, width)
-        self.place = band_vectors(bands, width)
+        self.place = random_vectors(bands, width, 0.1)
         self.blocks = nn.ModuleList(DualPath(width, dropout, causal) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.join = nn.ConvTranspose1d(width, PER_BIN, 2 * STRIDE, STRIDE)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpcl.networks.precision import in_bfloat16, in_int8, input_dtype
+from dpcl.networks.random_vectors import random_vectors
 from dpcl.networks.unit_length import unit_length
 
 # How the names of what is not trunk begin, in a file of weights.
@@ -62,7 +63,7 @@ class EmbeddingNetwork(nn.Module):
         if heads.masks:
             self.mask_head = nn.Linear(width, columns * heads.masks)
         if heads.anchors:
-            self.anchors = nn.Parameter(torch.randn(heads.anchors, heads.embedding))
+            self.anchors = random_vectors(heads.anchors, heads.embedding)
         # Statistics of the training features, one per bin; they travel with the weights.
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("std", torch.ones(bins))

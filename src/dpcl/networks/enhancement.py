@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bands import band_count, band_vectors, overlapping_bands
+from dpcl.networks.bands import band_count, overlapping_bands
 from dpcl.networks.bf16_lstm import lstm_layers
 from dpcl.networks.precision import input_dtype
+from dpcl.networks.random_vectors import random_vectors
 
 STRIDE = 16  # bins from band to band; a band reaches over twice as many
 SHARE = 24  # values of a band that the other bands of its frame hear
@@ -55,7 +56,7 @@ class DualPathEnhancement(nn.Module):
         super().__init__()
         bands = band_count(bins, STRIDE)
         self.split = nn.Linear(4 * STRIDE, width)
-        self.place = band_vectors(bands, width)
+        self.place = random_vectors(bands, width, 0.1)
         self.blocks = nn.ModuleList(Block(bands, width, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = _silent(nn.Linear(width, 2 * STRIDE))
