@@ -8,7 +8,7 @@ from contextlib import suppress
 from copy import deepcopy
 from functools import cache
 from time import perf_counter
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,9 @@ def in_int8(module: nn.Module) -> nn.Module:
 
     with warnings.catch_warnings():  # that a later torch may not have it: see fastest
         warnings.simplefilter("ignore")
-        copy = quantize_dynamic(deepcopy(module).eval(), {nn.LSTM, nn.Linear})  # type: ignore[no-untyped-call]
-    return cast(nn.Module, copy)
+        copy = deepcopy(module).eval()
+        quantize_dynamic(copy, {nn.LSTM, nn.Linear}, inplace=True)  # type: ignore[no-untyped-call]
+    return copy
 
 
 def in_bfloat16(module: nn.Module) -> nn.Module:

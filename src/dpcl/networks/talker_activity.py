@@ -8,7 +8,8 @@ cluster holds elsewhere, tells the two apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,10 @@ TAPS, DILATIONS = 9, (1, 2, 4, 8)  # of the convolutions: they reach 4 s, at fra
 SOFT = 5.0  # owners share a bin in softmax(SOFT * cosine)
 PURE = 3  # power of its share of the loudness with which a block tells of a talker's voice
 BLOCK = voice.HOP * voice.STRIDE // STRIDE  # frames that share a vector
-BATCH = 32  # windows at once
+BATCH = 8  # windows at once
 PASSES = 2  # over a recording: who talks alone is better known after the first
+
+Each = Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]]
 
 
 class TalkerActivity(nn.Module):
@@ -65,19 +68,27 @@ class TalkerActivity(nn.Module):
         odds: Tensor = self.active(x).squeeze(-1)
         return odds
 
-    def who_talks(self, clusters: Sequence[Tensor], voices: Sequence[Voices]) -> list[Tensor]:
+    @torch.no_grad()
+    def who_talks(
+        self, clusters: Sequence[Tensor], voices: Sequence[Voices], each: Each = map
+    ) -> list[Tensor]:
         """Log odds (C, l) of each window of a recording.
 
-        clusters: cluster_signs (C, l, OF_CLUSTERS) of each; voices: what `voice` found of each.
+        clusters: cluster_signs (C, l, OF_CLUSTERS) of each; voices: what `voice` found of each;
+        each: as `map`, perhaps in threads.
         """
         alone: list[Tensor] | None = None
         for _ in range(PASSES):
             told = voice_signs(voices, alone)
-            odds: list[Tensor] = []
-            for first in range(0, len(told), BATCH):
-                some = slice(first, first + BATCH)
-                odds += [*self(together(clusters[some], told[some]))]
+            some = (slice(first, first + BATCH) for first in range(0, len(told), BATCH))
+            batches = ((clusters[windows], told[windows]) for windows in some)
+            odds = [x for heard in each(self._odds, batches) for x in heard]
             alone = [_alone(x, v.vectors.shape[1]) for x, v in zip(odds, voices, strict=True)]
+        return odds
+
+    @torch.no_grad()  # in every thread anew
+    def _odds(self, batch: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tensor:
+        odds: Tensor = self(together(*batch))
         return odds
 
 

@@ -59,14 +59,27 @@ class BlockISTFT:
 
     def push(self, spectrum: Tensor) -> Tensor:
         """spectrum (..., l, F) -> the samples that no later frame reaches (..., n)."""
-        window, hop, frames = self.stft.window, self.stft.hop, spectrum.shape[-2]
-        taper = self.stft.taper(spectrum.real)
+        return self.add(self.frames(spectrum))
+
+    def frames(self, spectrum: Tensor) -> Tensor:
+        """spectrum (..., l, F) -> its windows of samples (..., l, window), as `add` takes them.
+
+        The part of `push` that knows of no other block, so that threads may share it.
+        """
+        if not spectrum.shape[-2]:
+            return spectrum.real.new_zeros(*spectrum.shape[:-1], self.stft.window)
+        pieces: Tensor = torch.fft.irfft(spectrum, self.stft.window)
+        return pieces * self.stft.taper(pieces)
+
+    def add(self, pieces: Tensor) -> Tensor:
+        """What `frames` gave (..., l, window) -> the samples that no later one reaches (..., n)."""
+        (frames, window), hop = pieces.shape[-2:], self.stft.hop
+        taper = self.stft.taper(pieces)
         if self._overlap is None:
-            self._overlap = taper.new_zeros(*spectrum.shape[:-2], window - hop)
+            self._overlap = taper.new_zeros(*pieces.shape[:-2], window - hop)
             self._envelope = taper.new_zeros(window - hop)
         if not frames:
             return self._overlap[..., :0]
-        pieces = torch.fft.irfft(spectrum, window) * taper  # (..., l, window)
         added = _overlap_add(pieces, hop, self._overlap)
         envelope = _overlap_add(taper.square().expand(frames, -1), hop, self._envelope)
         done = frames * hop

@@ -116,14 +116,20 @@ class LongSeparation:
         """The separated recording from the beginning, in stretches of some seconds."""
         stft = self.band.stft
         analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
+
+        def lay(both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            masks, spectrum = both
+            # One set of masks for all channels keeps the image.
+            laid = self.band.spread(masks, (spectrum / self.scan.peak).abs().mean(0))  # (C, l, F)
+            return laid, synthesis.frames(laid[:, None] * spectrum)
+
         spectra = _frames(blocks(self.recording), analysis)  # (channels, l, F)
         size = max(16, PIECE // (stft.bins * self.recording.channels * self.num_sources))
         done, begun = 0, HEARING if self._odds is None else TELLING
-        for masks, spectrum in _in_step(self.windows.join(self._masks()), spectra, size):
-            # One set of masks for all channels keeps the image.
-            laid = self.band.spread(masks, (spectrum / self.scan.peak).abs().mean(0))  # (C, l, F)
+        both = _in_step(self.windows.join(self._masks()), spectra, size)
+        for laid, frames in self._workers.map(lay, both):
             done += laid.shape[1]
-            yield Piece(synthesis.push(laid[:, None] * spectrum), laid)
+            yield Piece(synthesis.add(frames), laid)
             self._report(begun + (1 - begun) * done / self.windows.frames)
         yield Piece(synthesis.finish(), laid[:, :0])
 
@@ -204,8 +210,7 @@ class LongSeparation:
             self._scores.keep(scores)
             self._report(HEARING + (TELLING - HEARING) * len(signs) / self.windows.count)
         self._heard.close()
-        with torch.no_grad():
-            return activity.who_talks(signs, voices)
+        return activity.who_talks(signs, voices, self._workers.map)
 
     @torch.no_grad()
     def _talkers(self, kept: tuple[Tensor, ...]) -> tuple[Tensor, Voices, Tensor]:

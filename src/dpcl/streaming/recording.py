@@ -67,12 +67,14 @@ def scan(recording: Recording) -> Scan:
     for block in blocks(recording):
         samples += block.shape[1]
         peak = max(peak, float(block.abs().max()))
+        if recording.channels == 1:  # is the mean of all
+            continue
         wide = block.double()
         energies += wide.square().sum(1).numpy()
         energy_of_mean += float(wide.mean(0).square().sum())
     if not samples:
         raise InputError("the recording holds no samples; give one that is not of length zero")
-    cancels = energy_of_mean < 0.01 * energies.mean()
+    cancels = recording.channels > 1 and energy_of_mean < 0.01 * energies.mean()
     return Scan(samples, peak or 1.0, int(energies.argmax()) if cancels else None)
 
 

@@ -6,7 +6,6 @@ import math
 import tempfile
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,5 +54,5 @@ class Spool:
         return self._file.closed
 
     def _read(self, shape: torch.Size) -> Tensor:
-        values = np.frombuffer(self._file.read(2 * math.prod(shape)), np.float16)
-        return torch.from_numpy(values.astype(np.float32)).view(shape)
+        values = bytearray(self._file.read(2 * math.prod(shape)))
+        return torch.frombuffer(values, dtype=torch.float16).float().view(shape)
