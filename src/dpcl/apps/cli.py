@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import bulk, experiment, live, mix, show, web
+from dpcl.apps import bulk, experiment, export, live, mix, show, web
 from dpcl.apps.screen import (
     FileFormat,
     Force,
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.add_typer(mix.app, name="mix")
 app.command()(experiment.experiment)
 app.command()(show.show)
+app.command()(export.export)
 app.command()(live.live)
 app.command()(web.web)
 app.command()(bulk.bulk)

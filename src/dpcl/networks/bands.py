@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 
 def band_count(bins: int, stride: int) -> int:
     """How many bands N `overlapping_bands` makes of so many bins."""
-    return -(-bins // stride) + 1
+    return (bins + stride - 1) // stride + 1
 
 
 def overlapping_bands(values: Tensor, stride: int) -> Tensor:
@@ -19,4 +20,6 @@ def overlapping_bands(values: Tensor, stride: int) -> Tensor:
     """
     bins = values.shape[-1]
     above = band_count(bins, stride) * stride - bins
-    return functional.pad(values, (stride, above)).unfold(-1, 2 * stride, stride)
+    padded = functional.pad(values, (stride, above))
+    halves = padded.reshape(*values.shape[:-1], -1, stride)  # (..., N + 1, stride)
+    return torch.cat([halves[..., :-1, :], halves[..., 1:, :]], dim=-1)

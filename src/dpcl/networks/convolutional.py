@@ -90,7 +90,7 @@ class GatedConvolution(nn.Module):
         """
         frames = functional.pad(self.norm(x), (0, 0, self.back, self.ahead))
         if before is None:
-            kernel = self.convolution.weight.mT.flatten(1)
+            kernel = self.convolution.weight.transpose(1, 2).flatten(1)
         else:
             frames[:, : self.back], kernel = before
         # As one matrix product: torch's convolution is far slower on the few frames that a stream

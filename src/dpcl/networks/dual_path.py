@@ -71,9 +71,10 @@ class DualPathEmbedding(EmbeddingNetwork):
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             bands, after = block(bands, before)
             states.append(after)
-        joined = self.join(self.norm(bands).flatten(0, 1).mT)  # (B*L, PER_BIN, STRIDE + F or more)
+        frames = self.norm(bands).flatten(0, 1).transpose(1, 2)  # (B*L, width, N)
+        joined = self.join(frames)  # (B*L, PER_BIN, STRIDE + F or more)
         near = functional.leaky_relu(near + joined[..., STRIDE : STRIDE + bins], 0.1)
-        return near.mT.reshape(*x.shape[:2], -1), tuple(states)
+        return near.transpose(1, 2).reshape(*x.shape[:2], -1), tuple(states)
 
 
 class DualPath(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional
 
 LSTMState = tuple[Tensor, Tensor]  # hidden and cell (layers, H)
@@ -23,7 +24,8 @@ def lstm_frames(
     if state is None:
         zeros = inputs.new_zeros(lstm.num_layers, lstm.hidden_size)
         state = zeros, zeros
-    if len(inputs) >= MANY:
+    tracing: bool = is_tracing()  # type: ignore[no-untyped-call]
+    if len(inputs) >= MANY or tracing:  # onnx_graph: ONNX has an operator for all of it
         outputs, (h, c) = lstm(inputs.unsqueeze(1), (state[0].unsqueeze(1), state[1].unsqueeze(1)))
         return outputs.squeeze(1), (h.squeeze(1), c.squeeze(1))
     hidden, cells = [], []

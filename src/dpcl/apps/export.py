@@ -1,0 +1,44 @@
+"""`dpcl export`: a network for programs in other languages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpcl.apps.screen import Force
+from dpcl.errors import InputError, need_package
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, or a .safetensors file.", metavar="MODEL")
+    ],
+    out: Annotated[Path, typer.Option(help="The .onnx file.")],
+    force: Force = False,
+) -> None:
+    """Write a network as an ONNX file: magnitudes of a mixture in, an embedding of each bin out.
+
+    What is left to the program that runs it is the STFT, whose sample_rate, window and hop are in
+    the file's metadata, and k-means. A network for streams takes one frame at a time.
+
+    Example: **dpcl export default --out default.onnx**
+    """
+    from dpcl.apps.files import folder_aside, refuse_existing
+
+    if out.suffix.lower() != ".onnx":
+        raise InputError(f"{out}: the suffix says no format that can be written; give .onnx")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; give a file")
+    refuse_existing(out, force)
+    need_package("onnx", "ONNX files need", "onnx")
+
+    from dpcl.networks.onnx_graph import onnx_graph
+    from dpcl.separators.load import load_separator
+
+    graph = onnx_graph(load_separator(model).model)
+    with folder_aside(out.parent) as aside:
+        (aside / out.name).write_bytes(graph)
+        (aside / out.name).replace(out)
+    print(out)

@@ -1,0 +1,54 @@
+"""`dpcl export`: the file is whole or not there, and wrong arguments are told in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpcl import errors
+
+onnxruntime = pytest.importorskip("onnxruntime")
+Program = Callable[..., Any]
+
+
+def test_a_shipped_network_becomes_a_file(dpcl: Program, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "causal.onnx"
+    ran = dpcl("export", "causal", "--out", str(out))
+    assert ran.status == 0
+    assert ran.out == f"{out}\n"
+    assert [path.name for path in out.parent.iterdir()] == ["causal.onnx"]
+    graph = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    assert graph.get_inputs()[0].name == "magnitude"
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "reason"),
+    [
+        ("causal", "network.pt", ".onnx"),
+        ("causal", "there.onnx", "--force"),
+        ("causal", "folder.onnx", "folder"),
+        ("nobody", "network.onnx", "unknown model 'nobody'"),
+    ],
+)
+def test_what_cannot_be_written(
+    dpcl: Program, tmp_path: Path, model: str, name: str, reason: str
+) -> None:
+    (tmp_path / "there.onnx").write_text("keep")
+    (tmp_path / "folder.onnx").mkdir()
+    ran = dpcl("export", model, "--out", str(tmp_path / name))
+    assert ran.status == 2
+    assert reason in ran.err and ran.err.count("\n") == 1
+    assert (tmp_path / "there.onnx").read_text() == "keep"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_without_onnx_it_says_what_to_install(
+    dpcl: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "find_spec", lambda package: None)
+    ran = dpcl("export", "causal", "--out", str(tmp_path / "causal.onnx"))
+    assert ran.status == 2
+    assert 'pip install "dpcl[onnx]"' in ran.err
