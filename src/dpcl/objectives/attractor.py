@@ -10,6 +10,8 @@ from torch import Tensor
 from dpcl.objectives.inputs import labelled, over_bins, reciprocal, weighted
 from dpcl.objectives.masks import mask_inference_loss
 
+SOME = 2048  # bins that are drawn by all choices of anchors at once
+
 
 def attractors(embeddings: Tensor, assignments: Tensor, weights: Tensor | None = None) -> Tensor:
     """The weighted mean embedding of each source, all zeros for a source without weight.
@@ -89,12 +91,10 @@ def anchored_attractors(
             f"got {tuple(anchors.shape)}"
         )
     anchors = anchors.to(v.dtype)
-    choices = list(combinations(range(len(anchors)), num_sources))
-    with torch.no_grad():  # one at a time: no more than one (B, N, C) is in memory
-        closeness = [_closeness(_drawn(v, anchors[list(choice)], w)) for choice in choices]
-        best = torch.stack(closeness, -1).argmin(-1)  # (B,)
-        chosen = torch.tensor(choices, device=v.device)[best]  # (B, C)
-    return _drawn(v, anchors[chosen], w)
+    choices = torch.tensor(list(combinations(range(len(anchors)), num_sources)), device=v.device)
+    with torch.no_grad():
+        best = _closeness(_drawn_by_each(v, anchors, w, choices)).argmin(-1)  # (B,)
+    return _drawn(v, anchors[choices[best]], w)
 
 
 def anchored_attractor_loss(
@@ -118,7 +118,23 @@ def _drawn(v: Tensor, anchors: Tensor, w: Tensor) -> Tensor:
     return over_bins(share, v) * reciprocal(share.sum(1)).unsqueeze(-1)
 
 
+def _drawn_by_each(v: Tensor, anchors: Tensor, w: Tensor, choices: Tensor) -> Tensor:
+    """As `_drawn` by each choice of anchors (P, C), numbers of (A, K): (B, P, C, K).
+
+    Some bins of one item at a time, which stay in a processor's cache.
+    """
+    drawn = []
+    for item, weights in zip(v, w, strict=True):
+        sums, shares = v.new_zeros(()), v.new_zeros(())
+        for x, weight in zip(torch.split(item, SOME), torch.split(weights, SOME), strict=True):
+            share = weight.T * (anchors @ x.T)[choices].softmax(1)  # (P, C, n)
+            sums = sums + share @ x
+            shares = shares + share.sum(-1, keepdim=True)
+        drawn.append(sums * reciprocal(shares))
+    return torch.stack(drawn)
+
+
 def _closeness(points: Tensor) -> Tensor:
-    """The largest inner product between two of the points: (B, C, K) -> (B,)."""
-    same = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
-    return (points @ points.mT).masked_fill(same, -torch.inf).amax((1, 2))
+    """The largest inner product between two of the points: (..., C, K) -> (...)."""
+    same = torch.eye(points.shape[-2], dtype=torch.bool, device=points.device)
+    return (points @ points.mT).masked_fill(same, -torch.inf).amax((-2, -1))
