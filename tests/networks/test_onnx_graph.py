@@ -103,9 +103,11 @@ def test_silence_is_finite() -> None:
     assert np.isfinite(embeddings).all()
 
 
-def test_the_file_says_what_stft_it_wants() -> None:
+def test_the_file_says_what_stft_it_wants_and_how_masks_are_made() -> None:
     about = session(model_of(WHOLE[0], "whole")).get_modelmeta().custom_metadata_map
-    assert about == {"sample_rate": "8000", "window": "64", "hop": "16"}
+    assert {"sample_rate": "8000", "window": "64", "hop": "16"}.items() <= about.items()
+    assert about["weighting"] == "threshold"
+    assert "sharpness" not in about  # masks are binary
 
 
 def test_making_a_graph_leaves_the_network_as_it_was() -> None:

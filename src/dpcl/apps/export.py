@@ -20,8 +20,8 @@ def export(
 ) -> None:
     """Write a network as an ONNX file: magnitudes of a mixture in, an embedding of each bin out.
 
-    What is left to the program that runs it is the STFT, whose sample_rate, window and hop are in
-    the file's metadata, and k-means. A network for streams takes one frame at a time.
+    What is left to the program that runs it is the STFT, k-means and masks, whose settings are in
+    the file's metadata. A network for streams takes one frame at a time.
 
     Example: **dpcl export default --out default.onnx**
     """

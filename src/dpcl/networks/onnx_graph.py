@@ -25,7 +25,8 @@ def onnx_graph(model: Model) -> bytes:
     (L, C, F). A network that follows streams takes a frame at a time: magnitude (F,), loudest (),
     state_0, state_1, … -> embeddings (F, K), masks (C, F), next_loudest, next_state_0, …, which go
     in with the next frame; before the first one they are zeros.
-    Metadata: sample_rate in Hz, window and hop in samples of the STFT (dpcl.signal.stft.STFT).
+    Metadata: sample_rate in Hz, window and hop in samples of the STFT (dpcl.signal.stft.STFT), and
+    how clusters become masks (MaskSettings; binary ones without a sharpness).
     Raises InputError for a network that needs all frames at once and hears them relative to those
     before; ImportError without onnx.
     """
@@ -57,11 +58,7 @@ def onnx_graph(model: Model) -> bytes:
         for node in made.graph.node:
             if node.op_type == "LSTM":
                 node.input[5:7] = ["", ""]  # initial_h, initial_c
-    about = {
-        "sample_rate": settings.signal.sample_rate,
-        "window": settings.signal.window,
-        "hop": settings.signal.hop,
-    }
+    about = settings.signal.model_dump() | settings.masks.model_dump(exclude_none=True)
     onnx.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
     made.doc_string = "An embedding network for deep clustering, written by dpcl."
     onnx.checker.check_model(made)
