@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from dpcl import errors
+from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.separators.load import load_separator
+from dpcl.signal.audio import read_audio
+from dpcl.signal.resample import resample
 
 onnxruntime = pytest.importorskip("onnxruntime")
 Program = Callable[..., Any]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def test_a_shipped_network_becomes_a_file(dpcl: Program, tmp_path: Path) -> None:
@@ -52,3 +61,17 @@ def test_without_onnx_it_says_what_to_install(
     ran = dpcl("export", "causal", "--out", str(tmp_path / "causal.onnx"))
     assert ran.status == 2
     assert 'pip install "dpcl[onnx]"' in ran.err
+
+
+def test_a_program_without_torch_separates_as_we_do(dpcl: Program, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    graph, separated = tmp_path / "default.onnx", tmp_path / "separated"
+    assert dpcl("export", "default", "--out", graph).status == 0
+    command = [EXAMPLES / "onnx_separation.py", graph, EXAMPLES / "two_talkers.flac", separated]
+    subprocess.run([sys.executable, *command], check=True)
+    found = [read_audio(path)[0][0] for path in sorted(separated.iterdir())]
+    samples, rate = read_audio(EXAMPLES / "two_talkers.flac")
+    mixture = torch.from_numpy(resample(samples[0], rate, 8000))
+    ours = load_separator("default")(mixture, 2).sources
+    theirs = torch.from_numpy(np.stack(found))
+    assert si_sdr(theirs[best_permutation(theirs, ours)], ours).min() > 40  # dB
