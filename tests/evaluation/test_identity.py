@@ -50,6 +50,11 @@ def test_weights_count_by_content_and_not_by_place(tiny_model: Path, tmp_path: P
     assert separator_identity(f"{tiny_model}:local") != words[0]
 
 
+def test_the_causal_network_in_a_stream_by_either_name() -> None:
+    assert separator_identity("causal:live") == separator_identity("live")
+    assert separator_identity("causal") != separator_identity("live")
+
+
 def test_every_separator_has_a_word_of_its_own() -> None:
     names = ["default", "default:local", "live", "nmf", "fhmm", "casa", "spectral", "ibm", "irm"]
     words = [separator_identity(name) for name in names]

@@ -88,7 +88,7 @@ def test_embeddings_run_frame_by_frame() -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_forward_in_time_only(autocast: bool) -> None:
     """tky823's causal option made the network bidirectional."""
-    network = BLSTMEmbedding(5, 2, 8, Heads(3), bidirectional=False)
+    network = BLSTMEmbedding(5, 2, 8, Heads(3), causal=True)
     features = torch.randn(1, 6, 5)
     changed = features.clone()
     changed[0, 4:] += 1

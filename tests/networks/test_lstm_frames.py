@@ -37,7 +37,7 @@ def test_pieces_are_the_whole(pieces: list[int], layers: int, seed: int) -> None
 @pytest.mark.parametrize("frames", [3, MANY])
 def test_a_network_hears_on_as_it_hears(frames: int) -> None:
     torch.manual_seed(0)
-    network = BLSTMEmbedding(5, 2, 7, Heads(3), dropout=0.5, bidirectional=False).eval()
+    network = BLSTMEmbedding(5, 2, 7, Heads(3), dropout=0.5, causal=True).eval()
     network.mean.normal_()
     network.std.uniform_(0.5, 2)
     features = torch.randn(frames, 5)

@@ -71,11 +71,11 @@ def test_in_int8_embeddings_are_nearly_the_same() -> None:
 
 
 @pytest.mark.parametrize("bins", [64, 65])
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_in_bfloat16_embeddings_are_nearly_the_same(bins: int, bidirectional: bool) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_in_bfloat16_embeddings_are_nearly_the_same(bins: int, causal: bool) -> None:
     """Inputs of any number: where they are filled up, what was added has no say."""
     torch.manual_seed(0)
-    network = BLSTMEmbedding(bins, 2, 40, Heads(8), bidirectional=bidirectional).eval()
+    network = BLSTMEmbedding(bins, 2, 40, Heads(8), causal=causal).eval()
     network.std.fill_(2)
     half = network.in_bfloat16()
     assert half.lstm.input_size == bins + -bins % MULTIPLE

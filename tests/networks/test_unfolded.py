@@ -191,6 +191,44 @@ def test_known_centroids_are_taken_as_they_are() -> None:
     torch.testing.assert_close(masks, expected)
 
 
+TRUNKS: dict[str, dict[str, Any]] = {
+    "lstm": {"layers": 1, "width": 12},
+    "conv": {"layers": 2, "width": 12},
+    "dual_path": {"layers": 1, "width": 8},
+    "causal_conv": {"layers": 2, "width": 12},
+    "causal_dual_path": {"layers": 1, "width": 8},
+}
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_any_trunk_is_trained_through_the_clustering(kind: str, autocast: bool) -> None:
+    """Its embeddings are those of the trunk, which its weights fit; a stream hears the same."""
+    settings = {"kind": kind, "embedding": 5, "activation": "none", **TRUNKS[kind]}
+    plain = NetworkSettings.model_validate(settings).build(BINS)
+    unfolded = {"layers": 0, "weighting": "magnitude"}
+    built = NetworkSettings.model_validate(settings | {"unfolded": unfolded}).build(BINS)
+    unmatched = built.load_state_dict(plain.state_dict(), strict=False)
+    assert unmatched == (["log_alpha"], [])
+    features = log_magnitude(mixed())
+    expected = plain.embed(plain.hear(features))
+    torch.testing.assert_close(built.embed(built.hear(features)), expected)
+    if built.causal:
+        first, state = built.hear_on(features[0, :7])
+        rest, _ = built.hear_on(features[0, 7:], state)
+        heard = torch.cat([first, rest])
+        torch.testing.assert_close(built.embed(heard[None])[0], expected[0])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        masks = built.train()(features, 3).masks
+    assert masks is not None
+    torch.testing.assert_close(masks.sum(1), torch.ones(2, 20, BINS))
+    (masks[:, 0] * torch.rand(masks[:, 0].shape)).sum().backward()
+    for name, parameter in built.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
 def test_alpha_is_learned_or_fixed() -> None:
     learned, fixed = network(), network(learn_alpha=False)
     assert "log_alpha" in dict(learned.named_parameters())
@@ -308,8 +346,7 @@ def test_as_a_separator(kind: str, head: str) -> None:
     ("changes", "what"),
     [
         ({"embedding": 0, "masks": 2}, "unfolded clusters embeddings"),
-        ({"masks": 2}, "without a mask head"),
-        ({"kind": "lstm"}, "for kind blstm"),
+        ({"masks": 2}, "masks of its own"),
         ({"unfolded": {"steps": 0}}, "steps"),
         ({"unfolded": {"alpha": 0}}, "alpha"),
         ({"unfolded": {"depth": 1}}, "depth"),

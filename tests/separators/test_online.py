@@ -21,6 +21,7 @@ from dpcl.networks.model import (
     build_network,
     load_model,
 )
+from dpcl.separators.load import load_separator, named_separator
 from dpcl.separators.online import OnlineDeepClustering
 
 
@@ -35,6 +36,18 @@ def noises(seconds: float, seed: int = 0, batch: tuple[int, ...] = ()) -> Tensor
 @pytest.fixture
 def separator(causal_model: Path) -> OnlineDeepClustering:
     return OnlineDeepClustering(load_model(causal_model))
+
+
+def test_by_name(causal_model: Path, tiny_model: Path) -> None:
+    """Any causal network can be scored as a stream hears it, not only the one that ships."""
+    separator = named_separator(f"{causal_model}:live")
+    assert isinstance(separator, OnlineDeepClustering)
+    assert separator.model is load_separator(str(causal_model)).model
+    shipped = named_separator("live")
+    assert isinstance(shipped, OnlineDeepClustering)
+    assert shipped.model is load_separator("causal").model
+    with pytest.raises(InputError, match="cannot follow a stream"):
+        named_separator(f"{tiny_model}:live")
 
 
 def test_masks_and_sources_add_up(separator: OnlineDeepClustering) -> None:

@@ -201,8 +201,8 @@ def evaluate(
     separator: Annotated[
         str,
         typer.Option(
-            help="A model, a .safetensors file, either with :local behind it, live, nmf, fhmm,"
-            " casa, spectral, or mixture, ibm, irm, psm."
+            help="A model, a .safetensors file, either with :local or :live behind it, live, nmf,"
+            " fhmm, casa, spectral, or mixture, ibm, irm, psm."
         ),
     ] = "default",
     limit: Limit = None,

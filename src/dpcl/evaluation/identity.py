@@ -16,7 +16,7 @@ from typing import Any
 
 from dpcl.mixtures.lists import MixtureRow, row_files
 from dpcl.separators.classical import CLASSICAL
-from dpcl.separators.load import LOCAL, named_separator
+from dpcl.separators.load import LIVE, LOCAL, named_separator, split_name
 from dpcl.separators.oracle import ORACLES
 from dpcl.separators.shipped import weights_path
 from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT, SpeakerDependent
@@ -39,10 +39,10 @@ def separator_identity(name: str, modules: Sequence[str] = SCORING) -> str:
         ]
     else:
         own = [getattr(separator, "__module__", type(separator).__module__)]
-    base = name.removesuffix(LOCAL)
-    path = weights_path("causal" if base == "live" else base)
-    if path is not None and base not in {**CLASSICAL, **ORACLES, **SPEAKER_DEPENDENT}:
-        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()} {name != base} {base == 'live'}"
+    model, how = split_name(name)
+    path = weights_path(model)
+    if path is not None and model not in {**CLASSICAL, **ORACLES, **SPEAKER_DEPENDENT}:
+        name = f"{hashlib.sha256(path.read_bytes()).hexdigest()} {how == LOCAL} {how == LIVE}"
     return _hash(name, code_identity((*own, *modules)))
 
 

@@ -14,9 +14,10 @@ PAPER = Heads(40, activation="tanh")  # Hershey et al. 2016
 class BLSTMEmbedding(EmbeddingNetwork):
     """(Bidirectional) LSTMs over the frames.
 
-    layers, width: LSTM layers and units per direction; dropout: after every layer; bidirectional:
-    without, frames see only what came before them, for streams. Under autocast on a CPU the
-    recurrence runs in bfloat16 (dpcl.networks.bf16_lstm), with the same parameters.
+    layers, width: LSTM layers and units per direction; dropout: after every layer; if `causal`,
+    forward in time only, so that frames see what came before them alone, for streams. Under
+    autocast on a CPU the recurrence runs in bfloat16 (dpcl.networks.bf16_lstm), with the same
+    parameters.
     Source: Hershey et al. 2016, section 3.2.
     """
 
@@ -27,15 +28,15 @@ class BLSTMEmbedding(EmbeddingNetwork):
         width: int = 600,
         heads: Heads = PAPER,
         dropout: float = 0.0,
-        bidirectional: bool = True,
+        causal: bool = False,
     ) -> None:
-        super().__init__(bins, (1 + bidirectional) * width, heads, dropout)
-        self.causal = not bidirectional
+        super().__init__(bins, (2 - causal) * width, heads, dropout)
+        self.causal = causal
         self.lstm = nn.LSTM(
             bins,
             width,
             layers,
-            bidirectional=bidirectional,
+            bidirectional=not causal,
             dropout=dropout if layers > 1 else 0.0,
         )
 

@@ -23,11 +23,26 @@ from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.talker_activity import TalkerActivity
-from dpcl.networks.unfolded import UnfoldedBLSTM, UnfoldedSettings
+from dpcl.networks.unfolded import (
+    UnfoldedBLSTM,
+    UnfoldedConvolutional,
+    UnfoldedDualPath,
+    UnfoldedSettings,
+)
 from dpcl.settings import Settings
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
+TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]] = {
+    "lstm": BLSTMEmbedding,
+    "conv": ConvolutionalEmbedding,
+    "dual_path": DualPathEmbedding,
+}
+UNFOLDED: dict[str, type[UnfoldedBLSTM | UnfoldedConvolutional | UnfoldedDualPath]] = {
+    "lstm": UnfoldedBLSTM,
+    "conv": UnfoldedConvolutional,
+    "dual_path": UnfoldedDualPath,
+}
 ACTIVITY = "activity."  # begins the names of the weights that are not the embedding network's
 
 
@@ -79,8 +94,8 @@ class NetworkSettings(Settings):
             raise ValueError("anchors lie among embeddings; give embedding a size")
         if self.unfolded and not self.embedding:
             raise ValueError("unfolded clusters embeddings; give embedding a size")
-        if self.unfolded and (self.masks or self.kind != "blstm"):
-            raise ValueError("unfolded is for kind blstm without a mask head; set masks: 0")
+        if self.unfolded and self.masks:
+            raise ValueError("unfolded gives masks of its own; set masks: 0")
         return self
 
     def gives_masks(self, num_sources: int) -> bool:
@@ -91,12 +106,13 @@ class NetworkSettings(Settings):
         """The network with fresh random weights."""
         heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
         sizes = bins, self.layers, self.width, heads, self.dropout
-        if self.unfolded:
-            return UnfoldedBLSTM(*sizes, self.unfolded)
-        if self.kind in ("blstm", "lstm"):
-            return BLSTMEmbedding(*sizes, bidirectional=self.kind == "blstm")
-        trunk = ConvolutionalEmbedding if self.kind.endswith("conv") else DualPathEmbedding
-        return trunk(*sizes, causal=self.kind.startswith("causal_"))
+        causal = self.kind == "lstm" or self.kind.startswith("causal_")
+        trunk = self.kind.removeprefix("causal_").removeprefix("b")
+        if self.unfolded is None:
+            return TRUNKS[trunk](*sizes, causal=causal)
+        network = UNFOLDED[trunk](*sizes, causal=causal)
+        network.unfold(self.unfolded)
+        return network
 
 
 class MaskSettings(Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from dpcl.clustering.unfolded import hard_start, soft_kmeans
 from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import Heads
+from dpcl.networks.convolutional import ConvolutionalEmbedding
+from dpcl.networks.dual_path import DualPathEmbedding
+from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.enhancement import BLSTMEnhancement, DualPathEnhancement
 from dpcl.settings import Settings
 from dpcl.signal.features import FLOOR
@@ -35,39 +37,38 @@ class UnfoldedSettings(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
 
 
-class UnfoldedBLSTM(BLSTMEmbedding):
-    """A BLSTM whose embeddings are clustered inside, into masks of any number of sources.
+class Unfolded(EmbeddingNetwork):
+    """A trunk whose embeddings are clustered inside, into masks of any number of sources.
 
     Hard k-means gives the first centroids, without a gradient; steps of soft k-means move them, and
     their responsibilities are masks. Centroids that are known beforehand are taken as they are. An
     enhancement network then hears the mixture beside each source's masked mixture, and its masks
-    take the place of those of the clustering.
+    take the place of those of the clustering. In a stream it is a trunk as any other.
+    The trunk's class comes after this one among the bases, and `unfold` after its constructor.
     Source: Isik et al. 2016, sections 2.4 and 2.5.
     """
 
-    def __init__(
-        self,
-        bins: int,
-        layers: int,
-        width: int,
-        heads: Heads,
-        dropout: float,
-        unfolding: UnfoldedSettings,
-    ) -> None:
-        super().__init__(bins, layers, width, heads, dropout)
-        self.unfolding = unfolding
-        log_alpha = torch.tensor(math.log(unfolding.alpha))  # alpha itself stays above zero
-        if unfolding.learn_alpha:
+    def unfold(self, settings: UnfoldedSettings) -> None:
+        """Give it what the clustering needs, and the enhancement network."""
+        self.unfolding = settings
+        log_alpha = torch.tensor(math.log(settings.alpha))  # alpha itself stays above zero
+        if settings.learn_alpha:
             self.log_alpha = nn.Parameter(log_alpha)
         else:
             self.register_buffer("log_alpha", log_alpha)
-        if unfolding.layers:
-            kind = BLSTMEnhancement if unfolding.enhancement == "blstm" else DualPathEnhancement
-            self.enhance = kind(bins, unfolding.layers, unfolding.width, unfolding.dropout)
+        if settings.layers:
+            kind = BLSTMEnhancement if settings.enhancement == "blstm" else DualPathEnhancement
+            bins = len(self.mean)
+            self.enhance = kind(bins, settings.layers, settings.width, settings.dropout)
 
     def hear(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> these and the trunk's outputs, side by side (B, L, F + 2*width)."""
+        """features (B, L, F) -> these and what the trunk heard, side by side (B, L, F + H)."""
         return torch.cat([features, super().hear(features)], dim=-1)
+
+    def hear_on(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """As `hear` for the next frames of a stream: features (L, F) -> (L, F + H), new state."""
+        heard, state = super().hear_on(features, state)
+        return torch.cat([features, heard], dim=-1), state
 
     def embed(self, heard: Tensor) -> Tensor:
         """What was heard of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
@@ -114,6 +115,18 @@ class UnfoldedBLSTM(BLSTMEmbedding):
 
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.std
+
+
+class UnfoldedBLSTM(Unfolded, BLSTMEmbedding):
+    """As in Isik et al. 2016."""
+
+
+class UnfoldedConvolutional(Unfolded, ConvolutionalEmbedding):
+    """With convolutions in place of the BLSTM."""
+
+
+class UnfoldedDualPath(Unfolded, DualPathEmbedding):
+    """With a dual-path network in place of the BLSTM."""
 
 
 def _log(masks: Tensor) -> Tensor:

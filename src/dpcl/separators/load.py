@@ -15,7 +15,7 @@ from dpcl.separators.shipped import shipped_models, weights_path
 if TYPE_CHECKING:
     from dpcl.separators.speaker_dependent import SpeakerDependent
 
-LOCAL = ":local"  # behind a model's name
+LOCAL, LIVE = ":local", ":live"  # behind a model's name
 
 
 def load_separator(name: str = "default") -> DeepClustering:
@@ -37,6 +37,14 @@ def _load(path: Path, written: int) -> DeepClustering:
     return DeepClustering(load_model(path))
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """A separator's name as that of its model and what is to be done with it: LOCAL, LIVE or ""."""
+    if name == "live":
+        return "causal", LIVE
+    how = next((how for how in (LOCAL, LIVE) if name.endswith(how)), "")
+    return name.removesuffix(how), how
+
+
 def is_oracle(name: str) -> bool:
     """Whether the separator of this name is shown the references."""
     from dpcl.separators.oracle import ORACLES
@@ -48,22 +56,24 @@ def named_separator(name: str) -> Separator | OracleSeparator | SpeakerDependent
     """The separator that `dpcl evaluate` means by a name: any there is.
 
     mixture, ibm, irm, psm: shown the references; nmf, fhmm: told who speaks; casa, spectral:
-    without training; live: the causal network as a stream hears it; else as load_separator, which
-    raises InputError where there is none. With :local behind it a network's embeddings are
-    clustered in stretches of 100 frames that the references put in order.
+    without training; else as load_separator, which raises InputError where there is none. With
+    :live behind it a causal network separates as a stream hears it, and `live` is `causal:live`;
+    with :local a network's embeddings are clustered in stretches of 100 frames that the references
+    put in order.
     """
     from dpcl.separators.classical import CLASSICAL
     from dpcl.separators.online import OnlineDeepClustering
     from dpcl.separators.oracle import ORACLES
     from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT
 
-    if name.endswith(LOCAL):
+    model, how = split_name(name)
+    if how == LIVE:
+        return OnlineDeepClustering(load_separator(model).model)
+    if how == LOCAL:
         from dpcl.separators.local import LocalClustering
 
-        return LocalClustering(load_separator(name.removesuffix(LOCAL)))
+        return LocalClustering(load_separator(model))
     if name in CLASSICAL:
         return CLASSICAL[name]()
-    if name == "live":
-        return OnlineDeepClustering(load_separator("causal").model)
     known: dict[str, OracleSeparator | SpeakerDependent] = {**ORACLES, **SPEAKER_DEPENDENT}
     return known[name] if name in known else load_separator(name)
