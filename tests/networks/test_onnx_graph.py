@@ -25,12 +25,14 @@ WHOLE = [
     {"kind": "lstm", "layers": 2, "width": 8},
     {"kind": "conv", "layers": 3, "width": 8},
     {"kind": "dual_path", "layers": 2, "width": 8},
+    {"kind": "conv", "layers": 2, "width": 8, "unfolded": {}},
 ]
 STREAMS = [
     {"kind": "lstm", "layers": 2, "width": 8},
     {"kind": "lstm", "layers": 2, "width": 8, "masks": 2},
     {"kind": "causal_conv", "layers": 3, "width": 8},
     {"kind": "causal_dual_path", "layers": 2, "width": 8},
+    {"kind": "causal_dual_path", "layers": 1, "width": 8, "unfolded": {}},
 ]
 
 
