@@ -27,7 +27,8 @@ def main() -> None:
     first, second = load_model(arguments.first), load_model(arguments.second)
     ours, theirs = second.network.state_dict(), first.network.state_dict()
     share = arguments.share
-    average = {name: share * ours[name] + (1 - share) * theirs[name] for name in ours}
+    common = ours.keys() & theirs.keys()
+    average = {name: share * ours[name] + (1 - share) * theirs[name] for name in common}
     notes = second.notes | {"averaged_with": first.notes, "share": share}
     settings = second.settings.model_dump()
     if arguments.embeddings:

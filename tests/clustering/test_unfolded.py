@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
-from dpcl.clustering.unfolded import SAMPLE, hard_start, soft_kmeans
+from dpcl.clustering.unfolded import SAMPLE, following_kmeans, hard_start, soft_kmeans
 
 
 def blobs(
@@ -220,3 +220,53 @@ def test_the_hard_start_samples_what_has_weight() -> None:
     for item in starts:
         assert torch.cdist(item, places).min(0).values.max() < 0.02
     assert torch.equal(hard_start(points[1:], 2, weights[1:]), starts[1:])
+
+
+def framed(frames: int, clusters: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points (B, L, F, K) and weights (B, L, F)."""
+    points, weights = blobs(2, 15 * frames, clusters, 4, 0.3, seed)
+    return points.view(2, frames, 15, 4), weights.view(2, frames, 15)
+
+
+def test_one_block_of_all_frames_is_clustered_as_a_whole() -> None:
+    points, weights = framed(20, 3)
+    found = following_kmeans(points, 3, weights, 4.0, 2, 20)
+    flat = points.flatten(1, 2), weights.flatten(1, 2)
+    expected = soft_kmeans(flat[0], hard_start(flat[0], 3, flat[1]), flat[1], 4.0, 2)[1]
+    assert torch.equal(found, expected)
+
+
+def test_a_block_knows_what_came_before_it_alone() -> None:
+    points, weights = framed(30, 2)
+    found = following_kmeans(points, 2, weights, 4.0, 2, 8).view(2, 2, 30, 15)
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 30, 15, dtype=torch.float64))
+    for frame in (9, 15, 20, 29):
+        other, heavier = points.clone(), weights.clone()
+        other[:, frame:] = other[:, frame:].flip(-1) - 3
+        heavier[:, frame:] += 1
+        ours = following_kmeans(other, 2, heavier, 4.0, 2, 8).view(2, 2, 30, 15)
+        assert torch.equal(ours[:, :, :frame], found[:, :, :frame])
+        assert not torch.equal(ours[:, :, frame:], found[:, :, frame:])
+
+
+def test_clusters_keep_their_places_when_a_start_would_give_others() -> None:
+    """The heavier cluster of the first block is the lighter one of the others."""
+    where = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    labels = torch.tensor([0] * 9 + [1]).repeat(4, 1)  # frames of ten bins
+    labels[2:] = 1 - labels[2:]
+    points = where[labels].unsqueeze(0) + 0.01 * torch.randn(1, 4, 10, 2).double()
+    found = following_kmeans(points, 2, torch.ones(1, 4, 10).double(), 20.0, 2, 1).argmax(1)
+    same = found.view(4, 10) == labels
+    assert same.all() or not same.any()
+
+
+def test_what_is_heard_later_teaches_what_came_before() -> None:
+    """Its centroids are of the past: masks of the last block alone reach the first points."""
+    points, weights = framed(24, 2)
+    alpha = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
+    points.requires_grad_()
+    found = following_kmeans(points, 2, weights, alpha, 2, 8).view(2, 2, 24, 15)
+    found[:, 0, 16:].square().sum().backward()
+    assert points.grad is not None and alpha.grad is not None
+    assert points.grad.isfinite().all() and alpha.grad != 0
+    assert all(points.grad[:, first : first + 8].any() for first in (0, 8, 16))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.unfolded import hard_start, soft_kmeans
+from dpcl.clustering.unfolded import following_kmeans, hard_start, soft_kmeans
 from dpcl.mixtures.ideal import bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.embedding_network import HEADS, Heads
@@ -130,6 +130,20 @@ def test_without_enhancement_there_is_the_clustering_alone() -> None:
     start = hard_start(embeddings, 2, weights)
     expected = soft_kmeans(embeddings, start, weights, 2.0, 2)[1]
     torch.testing.assert_close(masks, expected.view_as(masks))
+
+
+def test_blocks_have_centroids_of_what_came_before_them() -> None:
+    built = network(layers=0, block=6)
+    features = log_magnitude(mixed())
+    embeddings, masks = built(features, 2)
+    points, weights = embeddings.view(2, 20, BINS, 5), bin_weights(features.exp())
+    expected = following_kmeans(points, 2, weights.view(2, 20, BINS), 3.0, 3, 6)
+    torch.testing.assert_close(masks, expected.view_as(masks))
+    heard = built.hear(features)
+    centroids = functional.normalize(torch.randn(2, 2, 5), dim=-1)
+    known = built.infer_masks(heard, 2, None, centroids)  # these hold everywhere
+    expected = soft_kmeans(embeddings, centroids, weights, 3.0, 0)[1]
+    torch.testing.assert_close(known, expected.view_as(known))
 
 
 @pytest.mark.parametrize("weighting", ["threshold", "magnitude", "energy"])

@@ -55,6 +55,36 @@ def soft_kmeans(
         return centroids, _responsibilities(points, centroids, alpha)
 
 
+def following_kmeans(
+    points: Tensor,
+    num_clusters: int,
+    weights: Tensor,
+    alpha: float | Tensor,
+    steps: int,
+    block: int,
+) -> Tensor:
+    """Responsibilities (B, C, L*F) as a stream has them: each block's for the centroids before it.
+
+    points: (B, L, F, K); weights: (B, L, F), at least zero; alpha, steps: as for soft_kmeans;
+    block: frames. Centroids begin with hard k-means on the first block, whose own they are, and
+    move before each block from where they were, so that no cluster changes places.
+    With a gradient for points and alpha. Source: soft_kmeans, on what was heard so far.
+    """
+
+    def part(first: int, end: int) -> tuple[Tensor, Tensor]:
+        return points[:, first:end].flatten(1, 2), weights[:, first:end].flatten(1, 2)
+
+    start, start_weights = part(0, block)
+    centroids = hard_start(start, num_clusters, start_weights)
+    shares = []
+    for first in range(0, points.shape[1], block):
+        heard, heard_weights = part(0, max(first, block))
+        centroids, _ = soft_kmeans(heard, centroids, heard_weights, alpha, steps)
+        now, now_weights = part(first, first + block)
+        shares.append(soft_kmeans(now, centroids, now_weights, alpha, 0)[1])
+    return torch.cat(shares, -1)
+
+
 def hard_start(points: Tensor, num_clusters: int, weights: Tensor) -> Tensor:
     """Centroids (B, C, K) by hard k-means on a sample, without a gradient.
 

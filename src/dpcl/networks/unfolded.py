@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dpcl.clustering.unfolded import hard_start, soft_kmeans
+from dpcl.clustering.unfolded import following_kmeans, hard_start, soft_kmeans
 from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.networks.blstm import BLSTMEmbedding
 from dpcl.networks.convolutional import ConvolutionalEmbedding
@@ -26,6 +26,8 @@ class UnfoldedSettings(Settings):
     steps: int = Field(default=3, ge=1, le=20)
     alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # how hard, at first
     learn_alpha: bool = True
+    # Frames of a block, whose centroids are of those before it, as in a stream; null: of all.
+    block: int | None = Field(default=None, ge=1)
     # bins that pull the centroids, and how much: as MaskSettings has them
     weighting: Weighting = "threshold"
     floor_db: float = Field(default=-40.0, lt=0)
@@ -96,11 +98,17 @@ class Unfolded(EmbeddingNetwork):
             embeddings = self.embed(heard)
         # Features are log magnitudes relative to the loudest bin.
         weights = bin_weights(features.exp(), self.unfolding.weighting, self.unfolding.floor_db)
-        steps = 0
-        if centroids is None:
-            centroids, steps = hard_start(embeddings, num_sources, weights), self.unfolding.steps
         alpha = self.log_alpha.float().exp()
-        _, masks = soft_kmeans(embeddings, centroids, weights, alpha, steps)
+        steps, block = self.unfolding.steps, self.unfolding.block
+        if centroids is not None:
+            _, masks = soft_kmeans(embeddings, centroids, weights, alpha, 0)
+        elif block is None:
+            start = hard_start(embeddings, num_sources, weights)
+            _, masks = soft_kmeans(embeddings, start, weights, alpha, steps)
+        else:
+            points = embeddings.view(*features.shape, -1)  # (B, L, F, K)
+            weights = weights.view_as(features)
+            masks = following_kmeans(points, num_sources, weights, alpha, steps, block)
         masks = masks.view(*masks.shape[:2], *features.shape[1:])
         if not self.unfolding.layers:
             return masks
