@@ -46,7 +46,9 @@ ROWS = (
     ("chimera", "embedding", "chimera++, embeddings"),
     ("chimera", "masks", "chimera++, masks"),
     ("chimera", "both", "chimera++, both"),
-    ("upit", "masks", "uPIT masks"),
+    ("upit", "masks", "masks, best order of the utterance (uPIT)"),
+    ("best-permutation", "masks", "masks, best order of a segment of 0.8 s"),
+    ("strongest", "masks", "masks, strongest first"),
     ("cascade", "masks", "unfolded k-means and dual-path enhancement of weighted affinity"),
     ("cascade-end-to-end", "masks", "the same, trained end to end"),
     ("cascade-end-to-end", "embedding", "its trunk alone, soft masks"),
@@ -56,8 +58,6 @@ ROWS = (
     ("causal-conv", "embedding", "weighted affinity, causal convolutional"),
     ("causal-dual-path", "embedding", "weighted affinity, causal dual-path"),
     # on from a trunk that had heard 150 h
-    ("best-permutation", "masks", "masks, best permutation of a short segment"),
-    ("strongest", "masks", "masks, strongest first"),
     ("enhanced", "masks", "unfolded k-means and enhancement"),
     ("end-to-end", "masks", "the same, trained end to end"),
     (
