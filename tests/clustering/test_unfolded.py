@@ -222,31 +222,24 @@ def test_the_hard_start_samples_what_has_weight() -> None:
     assert torch.equal(hard_start(points[1:], 2, weights[1:]), starts[1:])
 
 
-def framed(frames: int, clusters: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points (B, L, F, K) and weights (B, L, F)."""
-    points, weights = blobs(2, 15 * frames, clusters, 4, 0.3, seed)
-    return points.view(2, frames, 15, 4), weights.view(2, frames, 15)
-
-
 def test_one_block_of_all_frames_is_clustered_as_a_whole() -> None:
-    points, weights = framed(20, 3)
-    found = following_kmeans(points, 3, weights, 4.0, 2, 20)
-    flat = points.flatten(1, 2), weights.flatten(1, 2)
-    expected = soft_kmeans(flat[0], hard_start(flat[0], 3, flat[1]), flat[1], 4.0, 2)[1]
+    points, weights = blobs(2, 300, 3, 4, 0.3)
+    found = following_kmeans(points, 3, weights, 4.0, 2, 300)
+    expected = soft_kmeans(points, hard_start(points, 3, weights), weights, 4.0, 2)[1]
     assert torch.equal(found, expected)
 
 
 def test_a_block_knows_what_came_before_it_alone() -> None:
-    points, weights = framed(30, 2)
-    found = following_kmeans(points, 2, weights, 4.0, 2, 8).view(2, 2, 30, 15)
-    torch.testing.assert_close(found.sum(1), torch.ones(2, 30, 15, dtype=torch.float64))
-    for frame in (9, 15, 20, 29):
+    points, weights = blobs(2, 450, 2, 4, 0.3)
+    found = following_kmeans(points, 2, weights, 4.0, 2, 120)
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 450, dtype=torch.float64))
+    for place in (135, 225, 300, 435):
         other, heavier = points.clone(), weights.clone()
-        other[:, frame:] = other[:, frame:].flip(-1) - 3
-        heavier[:, frame:] += 1
-        ours = following_kmeans(other, 2, heavier, 4.0, 2, 8).view(2, 2, 30, 15)
-        assert torch.equal(ours[:, :, :frame], found[:, :, :frame])
-        assert not torch.equal(ours[:, :, frame:], found[:, :, frame:])
+        other[:, place:] = other[:, place:].flip(-1) - 3
+        heavier[:, place:] += 1
+        ours = following_kmeans(other, 2, heavier, 4.0, 2, 120)
+        assert torch.equal(ours[..., :place], found[..., :place])
+        assert not torch.equal(ours[..., place:], found[..., place:])
 
 
 def test_clusters_keep_their_places_when_a_start_would_give_others() -> None:
@@ -254,19 +247,19 @@ def test_clusters_keep_their_places_when_a_start_would_give_others() -> None:
     where = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     labels = torch.tensor([0] * 9 + [1]).repeat(4, 1)  # frames of ten bins
     labels[2:] = 1 - labels[2:]
-    points = where[labels].unsqueeze(0) + 0.01 * torch.randn(1, 4, 10, 2).double()
-    found = following_kmeans(points, 2, torch.ones(1, 4, 10).double(), 20.0, 2, 1).argmax(1)
+    points = where[labels].view(1, 40, 2) + 0.01 * torch.randn(1, 40, 2).double()
+    found = following_kmeans(points, 2, torch.ones(1, 40).double(), 20.0, 2, 10).argmax(1)
     same = found.view(4, 10) == labels
     assert same.all() or not same.any()
 
 
 def test_what_is_heard_later_teaches_what_came_before() -> None:
     """Its centroids are of the past: masks of the last block alone reach the first points."""
-    points, weights = framed(24, 2)
+    points, weights = blobs(2, 360, 2, 4, 0.3)
     alpha = torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
     points.requires_grad_()
-    found = following_kmeans(points, 2, weights, alpha, 2, 8).view(2, 2, 24, 15)
-    found[:, 0, 16:].square().sum().backward()
+    found = following_kmeans(points, 2, weights, alpha, 2, 120)
+    found[:, 0, 240:].square().sum().backward()
     assert points.grad is not None and alpha.grad is not None
     assert points.grad.isfinite().all() and alpha.grad != 0
-    assert all(points.grad[:, first : first + 8].any() for first in (0, 8, 16))
+    assert all(points.grad[:, first : first + 120].any() for first in (0, 120, 240))

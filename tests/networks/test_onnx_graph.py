@@ -107,9 +107,10 @@ def test_silence_is_finite() -> None:
 
 def test_the_file_says_what_stft_it_wants_and_how_masks_are_made() -> None:
     about = session(model_of(WHOLE[0], "whole")).get_modelmeta().custom_metadata_map
-    assert {"sample_rate": "8000", "window": "64", "hop": "16"}.items() <= about.items()
-    assert about["weighting"] == "threshold"
-    assert "sharpness" not in about  # masks are binary
+    stft = {"sample_rate": "8000", "window": "64", "hop": "16", "level": "whole"}
+    masks = {"head": "embedding", "centroids": "kmeans", "similarity": "cosine"}
+    bins = {"weighting": "threshold", "floor_db": "-40.0"}
+    assert about == stft | masks | bins  # no sharpness: masks are binary
 
 
 def test_making_a_graph_leaves_the_network_as_it_was() -> None:

@@ -63,25 +63,20 @@ def following_kmeans(
     steps: int,
     block: int,
 ) -> Tensor:
-    """Responsibilities (B, C, L*F) as a stream has them: each block's for the centroids before it.
+    """Responsibilities (B, C, N) as a stream has them: each block's for the centroids before it.
 
-    points: (B, L, F, K); weights: (B, L, F), at least zero; alpha, steps: as for soft_kmeans;
-    block: frames. Centroids begin with hard k-means on the first block, whose own they are, and
-    move before each block from where they were, so that no cluster changes places.
+    points: (B, N, K), in the order of time; weights: (B, N), at least zero; alpha, steps: as for
+    soft_kmeans; block: points. Centroids begin with hard k-means on the first block, whose own
+    they are, and move before each block from where they were, so that no cluster changes places.
     With a gradient for points and alpha. Source: soft_kmeans, on what was heard so far.
     """
-
-    def part(first: int, end: int) -> tuple[Tensor, Tensor]:
-        return points[:, first:end].flatten(1, 2), weights[:, first:end].flatten(1, 2)
-
-    start, start_weights = part(0, block)
-    centroids = hard_start(start, num_clusters, start_weights)
+    centroids = hard_start(points[:, :block], num_clusters, weights[:, :block])
     shares = []
     for first in range(0, points.shape[1], block):
-        heard, heard_weights = part(0, max(first, block))
-        centroids, _ = soft_kmeans(heard, centroids, heard_weights, alpha, steps)
-        now, now_weights = part(first, first + block)
-        shares.append(soft_kmeans(now, centroids, now_weights, alpha, 0)[1])
+        heard, now = slice(0, max(first, block)), slice(first, first + block)
+        centroids, _ = soft_kmeans(points[:, heard], centroids, weights[:, heard], alpha, steps)
+        _, share = soft_kmeans(points[:, now], centroids, weights[:, now], alpha, 0)
+        shares.append(share)
     return torch.cat(shares, -1)
 
 

@@ -33,15 +33,14 @@ from dpcl.settings import Settings
 from dpcl.signal.features import log_magnitude, running_log_magnitude
 from dpcl.signal.stft import STFT
 
-TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]] = {
-    "lstm": BLSTMEmbedding,
-    "conv": ConvolutionalEmbedding,
-    "dual_path": DualPathEmbedding,
-}
-UNFOLDED: dict[str, type[UnfoldedBLSTM | UnfoldedConvolutional | UnfoldedDualPath]] = {
-    "lstm": UnfoldedBLSTM,
-    "conv": UnfoldedConvolutional,
-    "dual_path": UnfoldedDualPath,
+Trunk = type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]
+UnfoldedTrunk = type[UnfoldedBLSTM | UnfoldedConvolutional | UnfoldedDualPath]
+# By kind, less what says that it is causal: the network, and the one with its clustering inside.
+TRUNKS: dict[str, tuple[Trunk, UnfoldedTrunk]] = {
+    "blstm": (BLSTMEmbedding, UnfoldedBLSTM),
+    "lstm": (BLSTMEmbedding, UnfoldedBLSTM),
+    "conv": (ConvolutionalEmbedding, UnfoldedConvolutional),
+    "dual_path": (DualPathEmbedding, UnfoldedDualPath),
 }
 ACTIVITY = "activity."  # begins the names of the weights that are not the embedding network's
 
@@ -107,10 +106,10 @@ class NetworkSettings(Settings):
         heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
         sizes = bins, self.layers, self.width, heads, self.dropout
         causal = self.kind == "lstm" or self.kind.startswith("causal_")
-        trunk = self.kind.removeprefix("causal_").removeprefix("b")
+        plain, unfolded = TRUNKS[self.kind.removeprefix("causal_")]
         if self.unfolded is None:
-            return TRUNKS[trunk](*sizes, causal=causal)
-        network = UNFOLDED[trunk](*sizes, causal=causal)
+            return plain(*sizes, causal=causal)
+        network = unfolded(*sizes, causal=causal)
         network.unfold(self.unfolded)
         return network
 

@@ -106,9 +106,8 @@ class Unfolded(EmbeddingNetwork):
             start = hard_start(embeddings, num_sources, weights)
             _, masks = soft_kmeans(embeddings, start, weights, alpha, steps)
         else:
-            points = embeddings.view(*features.shape, -1)  # (B, L, F, K)
-            weights = weights.view_as(features)
-            masks = following_kmeans(points, num_sources, weights, alpha, steps, block)
+            block *= features.shape[-1]  # in bins
+            masks = following_kmeans(embeddings, num_sources, weights, alpha, steps, block)
         masks = masks.view(*masks.shape[:2], *features.shape[1:])
         if not self.unfolding.layers:
             return masks

@@ -49,7 +49,7 @@ def is_oracle(name: str) -> bool:
     """Whether the separator of this name is shown the references."""
     from dpcl.separators.oracle import ORACLES
 
-    return name in ORACLES or name.endswith(LOCAL)
+    return name in ORACLES or split_name(name)[1] == LOCAL
 
 
 def named_separator(name: str) -> Separator | OracleSeparator | SpeakerDependent:
