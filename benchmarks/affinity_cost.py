@@ -27,7 +27,7 @@ from objective import _status as status
 from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
-from dpcl.clustering.spectral import (
+from dpcl.separators.classical.spectral import (
     dense_embedding,
     low_rank_embedding,
     nystrom_factor,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dpcl.networks.model import Model, ModelSettings, build_network, load_model, save_model
+from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
 
 
 def main() -> None:

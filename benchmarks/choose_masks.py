@@ -20,11 +20,11 @@ import torch
 
 from dpcl.clustering.kmeans import kmeans
 from dpcl.evaluation.metrics import best_permutation, si_sdr
-from dpcl.mixtures.ideal import Weighting, bin_weights
 from dpcl.mixtures.lists import read_list, render_mixture
-from dpcl.networks.model import MaskSettings, load_model, save_model
+from dpcl.model import MaskSettings, load_model, save_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.masks import nearest_masks
+from dpcl.signal.bins import Weighting, bin_weights
 
 SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
 

@@ -41,11 +41,11 @@ from dpcl.clustering.count import fit, score, signs
 from dpcl.mixtures.activity import come_and_go
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.lists import read_list, render_mixture
-from dpcl.networks.model import CountSettings, Model, save_model
+from dpcl.model import CountSettings, Model, save_model
+from dpcl.recordings.long import LongSeparation
+from dpcl.recordings.recording import InMemory
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.load import load_separator
-from dpcl.streaming.long import LongSeparation
-from dpcl.streaming.recording import InMemory
 
 LISTS = [Path(f"lists/valid{count}.csv") for count in (1, 2, 3)]
 FOLDS = 8

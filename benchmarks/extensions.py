@@ -27,7 +27,7 @@ from machine import describe, heading
 from dpcl.evaluation.evaluate import evaluate
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
-from dpcl.networks.model import MaskSettings, Model, ModelSettings, load_model
+from dpcl.model import MaskSettings, Model, ModelSettings, load_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.training.recipe import read_recipe
 

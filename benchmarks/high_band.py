@@ -24,8 +24,8 @@ from torch.nn import functional
 import dpcl
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
+from dpcl.signal.audio import resample
 from dpcl.signal.band import REACH
-from dpcl.signal.resample import resample
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 16_000

@@ -10,7 +10,7 @@ one from a single second, so that near and far pairs both count. Exponents and s
 where P_V projects on the top two eigenvectors of D^-1/2 W D^-1/2 (Bach and Jordan 2006); it lies in
 [0, 4]. (|D^-1/2 W D^-1/2 - P_Y|^2 would need no eigenvectors, but is least for an affinity that is
 the same for all pairs.) Prints the learned constants, for `LEARNED` in
-src/dpcl/separators/spectral.py, and the cost before and after.
+src/dpcl/separators/classical/spectral.py, and the cost before and after.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch.nn import functional
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import render_mixture
-from dpcl.separators.auditory import HOP, SAMPLE_RATE, listen, unit_power
-from dpcl.separators.kernels import CUES, combined, cue_distances, cue_features
-from dpcl.separators.voices import follow_voices
+from dpcl.separators.classical.auditory import HOP, SAMPLE_RATE, listen, unit_power
+from dpcl.separators.classical.spectral import CUES, combined, cue_distances, cue_features
+from dpcl.separators.classical.voices import follow_voices
 
 UNITS = 150  # of each set
 STEPS = 40

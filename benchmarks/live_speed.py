@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import yaml
 
-from dpcl.networks.model import Model, ModelSettings, build_network
-from dpcl.streaming.stream import StreamSeparator
+from dpcl.model import Model, ModelSettings, build_network
+from dpcl.recordings.stream import StreamSeparator
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "causal.yaml"
 

@@ -11,8 +11,7 @@ import time
 
 import torch
 
-from dpcl.evaluation.metrics import score
-from dpcl.evaluation.perceptual import perceive
+from dpcl.evaluation.metrics import perceive, score
 
 MIXTURES, SECONDS, RATE = 300, 6, 8000
 SAMPLE = 30  # mixtures that are timed

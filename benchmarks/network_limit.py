@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from machine import matmul_rate
 
 if TYPE_CHECKING:  # it imports torch, which separation_speed.py must not
-    from dpcl.networks.model import Model
+    from dpcl.model import Model
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def limits(model: Model, durations: Sequence[float]) -> list[Limit]:
 
 def main() -> None:
     """`network_limit.py WEIGHTS SECONDS...`: the limits as a JSON list."""
-    from dpcl.networks.model import load_model
+    from dpcl.model import load_model
 
     model = load_model(Path(sys.argv[1]))
     print(json.dumps([asdict(limit) for limit in limits(model, list(map(float, sys.argv[2:])))]))

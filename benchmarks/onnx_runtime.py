@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from torch import nn
 
-from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.separators.load import load_separator
 
 FRAMES = 612

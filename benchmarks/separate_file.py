@@ -70,9 +70,9 @@ def stages(recording: Path, folder: Path, model: str) -> dict[str, float]:
         import torch  # noqa: F401
     with stage("import dpcl"):
         import dpcl
+        from dpcl.recordings import long
         from dpcl.signal.reader import AudioReader
         from dpcl.signal.writer import AudioWriter
-        from dpcl.streaming import long
     with stage("load weights"):
         separator = dpcl.load_separator(model)
 

@@ -5,7 +5,7 @@
 
 Renders conversations of the `train` split (conversation.py), of two to four talkers with turns and
 pauses of very different lengths, and hears them as any long recording is heard. On what each
-cluster owns dpcl.networks.voice learns which talker that is, and dpcl.networks.talker_activity then
+cluster owns dpcl.networks.activity learns which talker that is, and dpcl.networks.activity then
 who talks within a quarter of a second. Conversations of `valid` tell how often that is right,
 in the first of two passes, beside whether a source owns more than a share of the bins, the best
 there is. Whitened embeddings come first (whitening.py).
@@ -25,13 +25,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.mixtures.corpus import read_corpus
-from dpcl.networks import voice
-from dpcl.networks.model import load_model, save_model
-from dpcl.networks.talker_activity import STRIDE, TalkerActivity, together, voice_signs
-from dpcl.networks.voice import Voices, around
+from dpcl.model import load_model, save_model
+from dpcl.networks import activity
+from dpcl.networks.activity import STRIDE, TalkerActivity, Voices, around, together, voice_signs
+from dpcl.recordings.long import LongSeparation
+from dpcl.recordings.recording import InMemory
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.streaming.long import LongSeparation
-from dpcl.streaming.recording import InMemory
 
 CORPORA = {"librispeech": 0.7, "speechocean762": 0.3}  # how often each is drawn
 TALKERS = {2: 0.25, 3: 0.5, 4: 0.25}
@@ -119,8 +118,8 @@ def learn_voices(network: TalkerActivity, train: list[Conversation], steps: int)
         for w in range(len(c.levels))
         for i in range(len(c.talkers))
     ]
-    shortest = min(len(level) for level, _, _ in tracks) // voice.HOP * voice.HOP
-    talkers = torch.nn.Parameter(0.1 * torch.randn(len(everybody), voice.SIZE))
+    shortest = min(len(level) for level, _, _ in tracks) // activity.HOP * activity.HOP
+    talkers = torch.nn.Parameter(0.1 * torch.randn(len(everybody), activity.SIZE))
     network.voice.train()
     parameters = [*network.voice.parameters(), talkers]
     optimiser = torch.optim.AdamW(parameters, weight_decay=1e-2)
@@ -132,7 +131,7 @@ def learn_voices(network: TalkerActivity, train: list[Conversation], steps: int)
         levels = torch.stack([level[:shortest].float() for level, _, _ in chosen])
         vectors = network.voice(levels + torch.randn(BATCH, 1, 1) * ramp)  # (B, n, D)
         active = torch.stack(
-            [a.repeat_interleave(STRIDE // voice.STRIDE)[:shortest] for _, a, _ in chosen]
+            [a.repeat_interleave(STRIDE // activity.VOICE_STRIDE)[:shortest] for _, a, _ in chosen]
         )
         heard = around(active.unsqueeze(1))[:, 0] > HEARD  # (B, n)
         names = torch.tensor([name for _, _, name in chosen])[:, None].expand_as(heard)[heard]

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import Heads
+from dpcl.networks.base import Heads
+from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.objectives.affinity import affinity_loss
 
 BINS, LAYERS, WIDTH, EMBEDDING, SOURCES = 129, 2, 300, 20, 2

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from dpcl.clustering.alone import FAINTEST, whiten
 from dpcl.mixtures.corpus import read_corpus
-from dpcl.networks.model import Model, ModelSettings, load_model, save_model
+from dpcl.model import Model, ModelSettings, load_model, save_model
+from dpcl.recordings.cache import STRETCH
+from dpcl.recordings.long import OVERLAP, WINDOW
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.streaming.long import OVERLAP, WINDOW
-from dpcl.streaming.sampling import STRETCH
-from dpcl.streaming.windows import Windows
+from dpcl.signal.windows import Windows
 
 ALONE = 0.9  # of the weight of a stretch, in bins that one talker dominates
 FEWEST = 5  # stretches of a talker

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from dpcl.evaluation.metrics import si_sdr
-from dpcl.mixtures.ideal import ideal_assignments
 from dpcl.mixtures.lists import read_list, render_mixture
+from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 8000

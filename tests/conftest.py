@@ -40,7 +40,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a small network that was never trained: quick, and as strict as a good one."""
     import torch
 
-    from dpcl.networks.model import Model, ModelSettings, NetworkSettings, build_network, save_model
+    from dpcl.model import Model, ModelSettings, NetworkSettings, build_network, save_model
 
     settings = ModelSettings(network=NetworkSettings(layers=1, width=8, embedding=6))
     with torch.random.fork_rng():
@@ -58,7 +58,7 @@ def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a small network that hears forward in time only, as streams need it."""
     import torch
 
-    from dpcl.networks.model import (
+    from dpcl.model import (
         MaskSettings,
         Model,
         ModelSettings,

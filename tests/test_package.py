@@ -67,7 +67,7 @@ def test_a_stream_does_not_wait_for_a_compiler() -> None:
     )
     assert loaded.strip() == "False"
     loaded = run(
-        "import sys, torch; from dpcl.networks.model import NetworkSettings\n"
+        "import sys, torch; from dpcl.model import NetworkSettings\n"
         "with torch.device('meta'): NetworkSettings(embedding=4, anchors=3).build(33)\n"
         "print('torch.fx.experimental.symbolic_shapes' in sys.modules)"
     )

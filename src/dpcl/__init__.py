@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpcl.errors import InputError as InputError
+    from dpcl.recordings.separate import separate as separate
+    from dpcl.recordings.stream import StreamSeparator as StreamSeparator
     from dpcl.separators.load import load_separator as load_separator
     from dpcl.separators.separation import Separation as Separation
     from dpcl.separators.separation import Separator as Separator
-    from dpcl.streaming.separate import separate as separate
-    from dpcl.streaming.stream import StreamSeparator as StreamSeparator
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,9 +33,9 @@ _HOMES = {
     "InputError": "dpcl.errors",
     "Separation": "dpcl.separators.separation",
     "Separator": "dpcl.separators.separation",
-    "StreamSeparator": "dpcl.streaming.stream",
+    "StreamSeparator": "dpcl.recordings.stream",
     "load_separator": "dpcl.separators.load",
-    "separate": "dpcl.streaming.separate",
+    "separate": "dpcl.recordings.separate",
     "objectives": "",
     "clustering": "",
 }

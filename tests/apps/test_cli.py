@@ -21,7 +21,7 @@ from torch import Tensor
 
 import dpcl as package
 from dpcl.apps import cli
-from dpcl.networks.model import load_model
+from dpcl.model import load_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.audio import read_audio
 

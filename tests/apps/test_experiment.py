@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from dpcl.apps import experimenting
-from dpcl.evaluation import cached, examples, experiment
+from dpcl.evaluation import cache as cached
+from dpcl.evaluation import examples, experiment
 from dpcl.mixtures.lists import MixtureRow, SourceRow, write_list
 
 pytest.importorskip("fast_bss_eval")

@@ -15,8 +15,7 @@ import torch
 from dpcl import errors
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.separators.load import load_separator
-from dpcl.signal.audio import read_audio
-from dpcl.signal.resample import resample
+from dpcl.signal.audio import read_audio, resample
 
 onnxruntime = pytest.importorskip("onnxruntime")
 Program = Callable[..., Any]

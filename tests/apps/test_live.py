@@ -22,7 +22,7 @@ import dpcl as package
 from dpcl.apps import live
 from dpcl.apps.cli import main
 from dpcl.errors import InputError
-from dpcl.streaming.stream import StreamSeparator
+from dpcl.recordings.stream import StreamSeparator
 
 RATE = 16000
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import itertools
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-pytest.importorskip("matplotlib")
-
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from torch import Tensor
 
 from dpcl.evaluation import figures
-from dpcl.evaluation.figures import STYLE, Grid
-from dpcl.evaluation.page import Embedded, Picture, draw_page
+from dpcl.evaluation.figures import STYLE, Embedded, Grid, Picture, draw_page
 from dpcl.signal.stft import STFT
+
+pytest.importorskip("matplotlib")
+
 
 GRID = Grid(hop=0.008, step=31.25, start=3.0)
 

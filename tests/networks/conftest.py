@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpcl.mixtures.ideal import bin_weights, ideal_assignments
-from dpcl.networks.embedding_network import EmbeddingNetwork
+from dpcl.networks.base import EmbeddingNetwork
 from dpcl.objectives.affinity import affinity_loss
+from dpcl.signal.bins import bin_weights, ideal_assignments
 from dpcl.signal.features import log_magnitude
 from dpcl.signal.stft import STFT
 

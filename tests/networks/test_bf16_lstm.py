@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpcl.networks.bf16_lstm import bf16_lstm
+from dpcl.networks.lstm import bf16_lstm
 
 
 def network(inputs: int, hidden: int, layers: int, bidirectional: bool = True) -> nn.LSTM:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.networks import bf16_lstm
-from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
+from dpcl.networks import lstm
+from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
+from dpcl.networks.lstm import BLSTMEmbedding
 
 Learning = Callable[[Callable[[int], EmbeddingNetwork], int, bool], list[float]]
 
@@ -117,7 +117,7 @@ def test_bfloat16_under_autocast_only(monkeypatch: pytest.MonkeyPatch) -> None:
         called.append(layer)
         return original(inputs, lstm, layer)
 
-    monkeypatch.setattr(bf16_lstm, "bf16_lstm", counted)
+    monkeypatch.setattr(lstm, "bf16_lstm", counted)
     network = BLSTMEmbedding(9, 3, 16, Heads(4)).eval()
     features = torch.randn(2, 20, 9)
     exact = network(features).embeddings

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
-from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 
 Learning = Callable[[Callable[[int], EmbeddingNetwork], int, bool], list[float]]
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.networks import bf16_lstm
+from dpcl.networks import lstm
+from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.dual_path import NEIGHBOURS, PER_BIN, STRIDE, DualPathEmbedding
-from dpcl.networks.embedding_network import Activation, EmbeddingNetwork, Heads
 
 Learning = Callable[[Callable[[int], EmbeddingNetwork], int, bool], list[float]]
 
@@ -135,7 +135,7 @@ def test_in_bfloat16(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         called.append(layer)
         return original(inputs, lstm, layer)
 
-    monkeypatch.setattr(bf16_lstm, "bf16_lstm", counted)
+    monkeypatch.setattr(lstm, "bf16_lstm", counted)
     network = DualPathEmbedding(20, 2, 16, Heads(4), causal=causal).eval()
     features = torch.randn(2, 12, 20)
     exact = network(features).embeddings

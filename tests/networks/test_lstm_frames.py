@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import Heads
-from dpcl.networks.lstm_frames import MANY, lstm_frames
+from dpcl.networks.base import Heads
+from dpcl.networks.lstm import MANY, BLSTMEmbedding, lstm_frames
 
 
 @given(

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dpcl.networks import precision
-from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import Heads
+from dpcl.networks.base import Heads
+from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.precision import MULTIPLE, Precision, fastest, in_bfloat16, in_int8, input_dtype
 
 

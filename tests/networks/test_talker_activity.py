@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpcl.networks import talker_activity
-from dpcl.networks.talker_activity import (
+from dpcl.networks import activity
+from dpcl.networks.activity import (
     BLOCK,
     OF_CLUSTERS,
     OF_VOICES,
     REACHES,
     TalkerActivity,
+    Voices,
     cluster_signs,
     together,
     voice_signs,
 )
-from dpcl.networks.voice import Voices
 
 FRAMES, BINS, SIZE = 120, 20, 4
 SHARE, OTHERS, OUTRIGHT, LIKE, UNLIKE = range(5)
@@ -111,7 +111,7 @@ def heard(windows: int, sources: int) -> tuple[list[Tensor], list[Voices]]:
 
 def test_odds_follow_their_source_over_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(talker_activity, "BATCH", 2)
+    monkeypatch.setattr(activity, "BATCH", 2)
     signs, voices = heard(3, 3)
     network = TalkerActivity(BINS, 8).eval()
     order = [2, 0, 1]

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.networks.base import EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
-from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
+from dpcl.networks.lstm import BLSTMEmbedding
 
 # (network, bins, most layers)
 TRUNKS = [(ConvolutionalEmbedding, 5, 8), (DualPathEmbedding, 20, 3)]

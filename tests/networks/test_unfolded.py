@@ -10,15 +10,15 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.unfolded import following_kmeans, hard_start, soft_kmeans
-from dpcl.mixtures.ideal import bin_weights
-from dpcl.networks.blstm import BLSTMEmbedding
-from dpcl.networks.embedding_network import HEADS, Heads
+from dpcl.clustering.kmeans import following_kmeans, hard_start, soft_kmeans
+from dpcl.model import Model, ModelSettings, NetworkSettings
+from dpcl.networks.base import HEADS, Heads
 from dpcl.networks.enhancement import DualPathEnhancement
-from dpcl.networks.model import Model, ModelSettings, NetworkSettings
+from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.unfolded import UnfoldedBLSTM
 from dpcl.objectives.masks import mask_inference_loss, phase_sensitive_targets
 from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.signal.bins import bin_weights
 from dpcl.signal.features import log_magnitude
 from dpcl.signal.stft import STFT
 

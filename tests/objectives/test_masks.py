@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dpcl.objectives import mask_inference_loss
-from dpcl.objectives.masks import Norm, magnitude_targets, phase_sensitive_targets
-from dpcl.objectives.permutation import least_cost
+from dpcl.objectives.masks import Norm, least_cost, magnitude_targets, phase_sensitive_targets
 
 
 def spectra() -> tuple[Tensor, Tensor]:

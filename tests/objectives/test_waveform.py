@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dpcl.objectives import waveform_approximation_loss, waveform_loss
-from dpcl.objectives.masks import magnitude_targets
-from dpcl.objectives.waveform import Distance, misi
+from dpcl.objectives.masks import Distance, magnitude_targets, misi
 from dpcl.signal.stft import STFT
 
 DISTANCES: list[Distance] = ["l1", "l2", "si_sdr"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.objectives import deep_lda_loss, projector_loss, whitened_kmeans_loss
-from dpcl.objectives.whitened import RIDGE
+from dpcl.objectives.spectral import RELATIVE_RIDGE
 
 Loss = Callable[..., Tensor]
 LOSSES = [whitened_kmeans_loss, projector_loss, deep_lda_loss]
@@ -33,7 +33,7 @@ def projector(columns: Tensor, ridge: float = 0.0) -> Tensor:
     return columns @ torch.linalg.pinv(gram + shift, hermitian=True) @ columns.T
 
 
-def dense(loss: Loss, v: Tensor, y: Tensor, w: Tensor, ridge: float = RIDGE) -> Tensor:
+def dense(loss: Loss, v: Tensor, y: Tensor, w: Tensor, ridge: float = RELATIVE_RIDGE) -> Tensor:
     """The definitions on one item, with N x N matrices and pseudo-inverses."""
     v, y = w.sqrt().unsqueeze(-1) * v, w.sqrt().unsqueeze(-1) * y
     of_v, of_y = projector(v, ridge), projector(y)
@@ -67,13 +67,13 @@ def test_whitened_kmeans_is_the_published_loss_less_its_constant() -> None:
         whitened = u @ right
         published = (whitened - projector(root * one[1]) @ whitened).square().sum()
         ours = whitened_kmeans_loss(v, y, w)[each]
-        torch.testing.assert_close(ours, published - (5 - 3), rtol=0, atol=10 * RIDGE)
+        torch.testing.assert_close(ours, published - (5 - 3), rtol=0, atol=10 * RELATIVE_RIDGE)
 
 
 def test_full_rank_makes_the_projector_loss_twice_the_whitened_one_and_a_constant() -> None:
     v, y, w = item()
     expected = 2 * whitened_kmeans_loss(v, y, w) + 5 - 3
-    torch.testing.assert_close(projector_loss(v, y, w), expected, rtol=0, atol=20 * RIDGE)
+    torch.testing.assert_close(projector_loss(v, y, w), expected, rtol=0, atol=20 * RELATIVE_RIDGE)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -84,7 +84,7 @@ def test_perfect_embeddings_of_low_rank_score_zero(loss: Loss) -> None:
     v = (y @ basis).float().requires_grad_()
     value = loss(v, y, w)
     value.sum().backward()
-    torch.testing.assert_close(value, torch.zeros(2), rtol=0, atol=30 * RIDGE)
+    torch.testing.assert_close(value, torch.zeros(2), rtol=0, atol=30 * RELATIVE_RIDGE)
     assert v.grad is not None and v.grad.isfinite().all()
 
 
@@ -97,7 +97,7 @@ def test_collapsed_embeddings_are_finite(loss: Loss) -> None:
     assert value.isfinite().all() and v.grad is not None and v.grad.isfinite().all()
     if loss is not deep_lda_loss:  # one direction of three is found
         # float32's rounding over the ridge, seven times: 0.008 on one processor, 0.002 on another
-        torch.testing.assert_close(value, torch.full((2,), 2.0), rtol=0, atol=200 * RIDGE)
+        torch.testing.assert_close(value, torch.full((2,), 2.0), rtol=0, atol=200 * RELATIVE_RIDGE)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -117,7 +117,9 @@ def test_any_invertible_map_leaves_the_subspace_objectives_as_they_are() -> None
     v, y, w = item()
     stretch = torch.diag(torch.tensor([0.5, 1, 2, 1, 1])).double()
     for loss in (whitened_kmeans_loss, projector_loss):
-        torch.testing.assert_close(loss(v @ stretch, y, w), loss(v, y, w), rtol=0, atol=40 * RIDGE)
+        torch.testing.assert_close(
+            loss(v @ stretch, y, w), loss(v, y, w), rtol=0, atol=40 * RELATIVE_RIDGE
+        )
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
-from dpcl.separators import auditory, spectral
-from dpcl.separators.auditory import listen, unit_masks_to_bins
-from dpcl.separators.classical import CLASSICAL
+from dpcl.separators.classical import CLASSICAL, auditory, spectral
+from dpcl.separators.classical.auditory import listen, unit_masks_to_bins
 
 NAMES = sorted(CLASSICAL)
 

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import ideal_assignments
-from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
-from dpcl.networks.model import (
+from dpcl.model import (
     MaskSettings,
     Model,
     ModelSettings,
     NetworkSettings,
     build_network,
 )
-from dpcl.networks.talker_activity import STRIDE, TalkerActivity
+from dpcl.networks.activity import STRIDE, TalkerActivity
+from dpcl.networks.base import EmbeddingNetwork, Heads
 from dpcl.separators import deep_clustering
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.oracle import ibm
 from dpcl.separators.separation import Separation
+from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
 

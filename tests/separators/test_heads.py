@@ -7,7 +7,7 @@ import torch
 
 from dpcl.clustering.alone import alone_centroids
 from dpcl.errors import InputError
-from dpcl.networks.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
+from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.masks import both, in_order_of, nearest_masks
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dpcl.errors import InputError
 from dpcl.separators import load
 from dpcl.separators.load import load_separator
-from dpcl.separators.shipped import ShippedModel, shipped_models
+from dpcl.shipped import ShippedModel, shipped_models
 
 
 def test_what_ships_has_a_card_and_loads() -> None:

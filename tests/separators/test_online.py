@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dpcl.clustering.online import START
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import Weighting
-from dpcl.networks.model import (
+from dpcl.model import (
     MaskSettings,
     Model,
     ModelSettings,
@@ -23,6 +22,7 @@ from dpcl.networks.model import (
 )
 from dpcl.separators.load import load_separator, named_separator
 from dpcl.separators.online import OnlineDeepClustering
+from dpcl.signal.bins import Weighting
 
 
 def noises(seconds: float, seed: int = 0, batch: tuple[int, ...] = ()) -> Tensor:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dpcl.signal.audio import resample
 from dpcl.signal.band import Band
-from dpcl.signal.resample import resample
 from dpcl.signal.stft import STFT
 
 NETWORK = STFT(512, 128)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dpcl.errors import InputError
 from dpcl.signal import writer as module
 from dpcl.signal.audio import read_audio
-from dpcl.signal.containers import output_subtype, quantised
+from dpcl.signal.formats import output_subtype, quantised
 from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.networks.model import Model, ModelSettings, build_network
+from dpcl.model import Model, ModelSettings, build_network
 from dpcl.training.checkpoint import (
     clear,
     latest_checkpoint,

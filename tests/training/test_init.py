@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.networks.model import load_model
+from dpcl.model import load_model
 from dpcl.training.checkpoint import latest_checkpoint
 from dpcl.training.loop import train
 from dpcl.training.recipe import Recipe

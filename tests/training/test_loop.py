@@ -20,17 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import ideal_assignments
 from dpcl.mixtures.lists import read_list, write_list
-from dpcl.networks.model import build_network, load_model
+from dpcl.model import build_network, load_model
 from dpcl.objectives.affinity import affinity_loss
+from dpcl.signal.bins import ideal_assignments
 from dpcl.training import loop
 from dpcl.training.batches import Share, batches, pack
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
-from dpcl.training.loop import learning_rate, train
+from dpcl.training.loop import Validation, learning_rate, train
 from dpcl.training.loss import batch_loss
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage, ValidationSettings
-from dpcl.training.validation import Validation
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")

@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import bin_weights, ideal_assignments
-from dpcl.networks.model import build_network
+from dpcl.model import build_network
 from dpcl.objectives import affinity_loss, mask_inference_loss, waveform_loss
 from dpcl.objectives.masks import phase_sensitive_targets
+from dpcl.signal.bins import bin_weights, ideal_assignments
 from dpcl.training.loss import BY_ASSIGNMENTS, batch_loss
 from dpcl.training.recipe import Recipe
 

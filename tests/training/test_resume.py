@@ -21,12 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 from dpcl.errors import InputError
-from dpcl.networks.model import load_model
+from dpcl.model import load_model
 from dpcl.training import loop
 from dpcl.training.checkpoint import latest_checkpoint
-from dpcl.training.loop import train
+from dpcl.training.loop import Validation, train
 from dpcl.training.recipe import Recipe
-from dpcl.training.validation import Validation
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")

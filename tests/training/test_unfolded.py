@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dpcl.networks.model import load_model
+from dpcl.model import load_model
 from dpcl.training.checkpoint import latest_checkpoint
 from dpcl.training.loop import train
 from dpcl.training.recipe import Recipe

@@ -256,7 +256,7 @@ def models(
 
     Example: **dpcl models default**
     """
-    from dpcl.separators.shipped import shipped_models
+    from dpcl.shipped import shipped_models
 
     found = shipped_models()
     if name is not None:

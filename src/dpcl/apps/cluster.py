@@ -20,7 +20,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.corpus import AUDIO_SUFFIXES, is_audio
 from dpcl.separators.limits import check_sources
 from dpcl.separators.load import load_separator
-from dpcl.separators.shipped import shipped_models
+from dpcl.shipped import shipped_models
 
 JOURNAL = "bulk.csv"  # in the folder of the outputs
 COLUMNS = ("recording", "order", "sources", "seconds", "took", "told")

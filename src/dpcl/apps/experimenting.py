@@ -9,14 +9,20 @@ from pathlib import Path
 
 from dpcl.apps.files import refuse_existing
 from dpcl.errors import InputError, need_package
-from dpcl.evaluation.cached import Report, ScoreStore, Work, score_all, spread, unknown_rows
+from dpcl.evaluation.cache import Report, ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
 from dpcl.evaluation.examples import separated, truth
 from dpcl.evaluation.experiment import Experiment, System, find_list
-from dpcl.evaluation.perceptual import check_measures
-from dpcl.evaluation.report import Example, report_files
+from dpcl.evaluation.metrics import check_measures
+from dpcl.evaluation.report import (
+    Example,
+    Group,
+    group_by,
+    make_table,
+    report_files,
+    table_markdown,
+)
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
-from dpcl.evaluation.table import Group, group_by, make_table, table_markdown
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import MixtureRow, check_files
 from dpcl.separators.load import LOCAL, named_separator

@@ -34,8 +34,8 @@ def export(
     refuse_existing(out, force)
     need_package("onnx", "ONNX files need", "onnx")
 
-    from dpcl.networks.onnx_graph import onnx_graph
     from dpcl.separators.load import load_separator
+    from dpcl.separators.onnx_graph import onnx_graph
 
     graph = onnx_graph(load_separator(model).model)
     with folder_aside(out.parent) as aside:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from dpcl.apps.process import heavy_imports
 from dpcl.errors import InputError
 from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
-from dpcl.signal.containers import check_output, output_subtype
+from dpcl.signal.formats import check_output, output_subtype
 from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 
 if TYPE_CHECKING:
-    from dpcl.streaming.long import LongSeparation
+    from dpcl.recordings.long import LongSeparation
 
 STANDARD = Path("-")  # standard input
 
@@ -77,10 +77,10 @@ def separate_files(
                 places.append(_place(recording, reader, out, file_format))
         _check_outputs(recordings, places, force)
         with heavy_imports():  # here: a mistyped name is answered at once
-            from dpcl.networks.single_thread import single_thread
+            from dpcl.networks.precision import single_thread
+            from dpcl.recordings.long import LongSeparation
+            from dpcl.recordings.recording import scan
             from dpcl.separators.load import load_separator
-            from dpcl.streaming.long import LongSeparation
-            from dpcl.streaming.recording import scan
 
         threads = stack.enter_context(single_thread())  # so that busy cores do not stop it
         separator = load_separator(model)

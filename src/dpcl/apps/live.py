@@ -69,7 +69,7 @@ def separate_live(
             "standard output is a terminal, which shows no sound; pipe it into a player or a file"
         )
     with heavy_imports():
-        from dpcl.streaming.stream import StreamSeparator
+        from dpcl.recordings.stream import StreamSeparator
 
     stream = StreamSeparator(model, sources, rate)
     if screen.is_interactive:

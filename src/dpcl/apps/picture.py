@@ -16,7 +16,7 @@ from dpcl.separators.limits import check_sources
 from dpcl.signal.reader import AudioReader
 
 if TYPE_CHECKING:
-    from dpcl.evaluation.page import Picture
+    from dpcl.evaluation.figures import Picture
     from dpcl.separators.deep_clustering import DeepClustering
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")
@@ -63,8 +63,7 @@ def show_file(
     # torch and matplotlib are imported here: a mistyped name is answered at once.
     import matplotlib
 
-    from dpcl.evaluation.figures import STYLE
-    from dpcl.evaluation.page import draw_page
+    from dpcl.evaluation.figures import STYLE, draw_page
     from dpcl.separators.load import load_separator
 
     picture = picture_of(part, rate, load_separator(model), sources, first / rate)
@@ -93,10 +92,9 @@ def picture_of(
     """
     import torch
 
-    from dpcl.evaluation.figures import Grid
-    from dpcl.evaluation.page import Embedded, Picture
+    from dpcl.evaluation.figures import Embedded, Grid, Picture
+    from dpcl.recordings.separate import separate_recording
     from dpcl.signal.band import Band
-    from dpcl.streaming.separate import separate_recording
 
     separation = separate_recording(samples, sample_rate, separator, sources)
     masks, vectors = separation.masks, separation.embeddings

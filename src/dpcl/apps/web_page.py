@@ -13,7 +13,7 @@ import gradio as gr
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
 from dpcl.separators.limits import MOST_SOURCES
-from dpcl.separators.shipped import shipped_models
+from dpcl.shipped import shipped_models
 
 KEPT = 3600  # s that a page's recordings and sources stay on the disk, once nobody uses them
 HEADING = """# dpcl

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.evaluation.metrics import score
-from dpcl.evaluation.perceptual import MEASURES, check_measures, perceive
+from dpcl.evaluation.metrics import MEASURES, check_measures, perceive, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture

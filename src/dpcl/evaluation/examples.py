@@ -14,11 +14,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.components import principal_components
-from dpcl.evaluation.cached import known_separator
+from dpcl.evaluation.cache import (
+    SCORING,
+    code_identity,
+    known_separator,
+    row_identity,
+    separator_identity,
+)
 from dpcl.evaluation.evaluate import sample_rate, separate_row
 from dpcl.evaluation.figures import (
+    AFFINITY_SECONDS,
     STYLE,
     Grid,
+    busiest,
     draw_affinity,
     draw_embeddings,
     draw_mask,
@@ -27,15 +35,13 @@ from dpcl.evaluation.figures import (
     loudness,
     mark_source,
 )
-from dpcl.evaluation.identity import SCORING, code_identity, row_identity, separator_identity
 from dpcl.evaluation.metrics import best_permutation
-from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
-from dpcl.mixtures.ideal import ideal_assignments
 from dpcl.mixtures.lists import MixtureRow, render_mixture
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.load import is_oracle
 from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
 from dpcl.signal.audio import write_audio
+from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
 if TYPE_CHECKING:

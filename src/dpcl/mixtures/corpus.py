@@ -14,7 +14,7 @@ import soundfile
 from dpcl.errors import InputError
 from dpcl.mixtures.manifests import read_manifest
 from dpcl.mixtures.utterance import Utterance as Utterance
-from dpcl.signal.sphere import is_packed, sphere_fields
+from dpcl.signal.formats import is_packed, sphere_fields
 
 COLUMNS = ("split", "corpus", "speaker", "gender", "path")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import is_audio, measure_seconds
 from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
-from dpcl.signal.audio import read_audio, write_audio
-from dpcl.signal.resample import resample
+from dpcl.signal.audio import read_audio, resample, write_audio
 
 
 def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:

@@ -17,7 +17,7 @@ from dpcl.mixtures.activity import come_and_go
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.mixing import draw_gains_db, scale_to_peak
 from dpcl.mixtures.packed import PackedCorpus
-from dpcl.signal.resample import resample
+from dpcl.signal.audio import resample
 
 SPEAKER_SECONDS = 60.0  # a speaker with more audio than this is drawn no more often
 ATTEMPTS = 100  # to find talkers whose texts differ

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
+from dpcl.networks.base import EmbeddingNetwork, Heads
 from dpcl.networks.precision import input_dtype
 
 TAPS = 3  # frames that a convolution sees

@@ -1,15 +1,32 @@
-"""A dual-path network: recurrent across the bands of a frame, then along the frames of a band."""
+"""Dual-path trunk: LSTMs across overlapping frequency bands and along time, in turn."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bands import band_count, overlapping_bands
-from dpcl.networks.bf16_lstm import lstm_layers
-from dpcl.networks.embedding_network import EmbeddingNetwork, Heads
-from dpcl.networks.lstm_frames import LSTMState
-from dpcl.networks.random_vectors import random_vectors
+from dpcl.networks.base import EmbeddingNetwork, Heads, random_vectors
+from dpcl.networks.lstm import LSTMState, lstm_layers
+
+
+def band_count(bins: int, stride: int) -> int:
+    """How many bands N `overlapping_bands` makes of so many bins."""
+    return (bins + stride - 1) // stride + 1
+
+
+def overlapping_bands(values: Tensor, stride: int) -> Tensor:
+    """values (..., F) -> (..., N, 2*stride): bands of 2*stride bins, `stride` from one to the next.
+
+    Every bin is in two of them: below the first bin there are `stride` zeros, above as many as fill
+    the last band.
+    """
+    bins = values.shape[-1]
+    above = band_count(bins, stride) * stride - bins
+    padded = functional.pad(values, (stride, above))
+    halves = padded.reshape(*values.shape[:-1], -1, stride)  # (..., N + 1, stride)
+    return torch.cat([halves[..., :-1, :], halves[..., 1:, :]], dim=-1)
+
 
 STRIDE = 8  # bins from band to band; a band reaches over twice as many
 PER_BIN = 24  # values that the heads see of a bin

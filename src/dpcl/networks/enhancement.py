@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.bands import band_count, overlapping_bands
-from dpcl.networks.bf16_lstm import lstm_layers
+from dpcl.networks.base import random_vectors
+from dpcl.networks.dual_path import band_count, overlapping_bands
+from dpcl.networks.lstm import lstm_layers
 from dpcl.networks.precision import input_dtype
-from dpcl.networks.random_vectors import random_vectors
 
 STRIDE = 16  # bins from band to band; a band reaches over twice as many
 SHARE = 24  # values of a band that the other bands of its frame hear

@@ -9,14 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dpcl.clustering.unfolded import following_kmeans, hard_start, soft_kmeans
-from dpcl.mixtures.ideal import Weighting, bin_weights
-from dpcl.networks.blstm import BLSTMEmbedding
+from dpcl.clustering.kmeans import following_kmeans, hard_start, soft_kmeans
+from dpcl.networks.base import EmbeddingNetwork
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
-from dpcl.networks.embedding_network import EmbeddingNetwork
 from dpcl.networks.enhancement import BLSTMEnhancement, DualPathEnhancement
+from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.settings import Settings
+from dpcl.signal.bins import Weighting, bin_weights
 from dpcl.signal.features import FLOOR
 
 

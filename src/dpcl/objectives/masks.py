@@ -1,13 +1,29 @@
-"""Permutation-invariant mask inference: masked mixture magnitudes against those of the sources."""
+"""Objectives on masks and on the waveforms that masks give, in the best order of the sources."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import permutations
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dpcl.objectives.permutation import least_cost
+from dpcl.objectives.inputs import reciprocal
+
+
+def least_cost(costs: Tensor) -> Tensor:
+    """The sum of costs under the best one-to-one match of estimates and sources.
+
+    costs: (B, C, C), of each estimate (dim 1) for each source (dim 2) -> (B,). All C! orders are
+    tried; the gradient is that of the best, of one of them where several are equally good.
+    Source: Yu et al. 2017 (permutation invariant training); Hershey et al. 2016, section 4.
+    """
+    sources = costs.shape[-1]
+    orders = torch.tensor(list(permutations(range(sources))), device=costs.device)  # (C!, C)
+    estimates = torch.arange(sources, device=costs.device)
+    return costs[:, estimates, orders].sum(-1).min(-1).values
+
 
 Norm = Literal[1, 2]
 
@@ -66,3 +82,112 @@ def mask_inference_loss(
     total = mixture.pow(norm).sum(-1)  # (B,)
     cost = least_cost(costs) if any_order else costs.diagonal(dim1=1, dim2=2).sum(-1)
     return cost / torch.where(total > 0, total, 1)
+
+
+Distance = Literal["l1", "l2", "si_sdr"]
+
+LIMIT = 1e-8  # SI-SDR is cut to about ±80 dB, where its gradient vanishes
+SOFTEST = 1e-12  # energy, of the reference's, under which an estimate counts as silent
+FAINT = 1e-5  # magnitude, of the loudest bin's, under which a bin's phase fades out of MISI
+
+
+def waveform_loss(estimates: Tensor, references: Tensor, distance: Distance = "l1") -> Tensor:
+    """Distance of the estimated waveforms to the references in the best order, per item.
+
+    estimates, references: (B, C, T)
+    distance: "l1" or "l2": Σ |ŝ - s|^p over sources and samples, of Σ |s|^p: at least 0, and 1 for
+    silent estimates; "si_sdr": the negative SI-SDR in dB, means removed, averaged over the sources
+    that are not silent, in [-80, 80]
+    returns (B,): the least over all orders. An item whose references are all silent has nothing to
+    be relative to: "l1" and "l2" are then the plain sum, "si_sdr" is 0. Scaling both by the same
+    factor changes nothing, and scaling an estimate leaves "si_sdr" as it is.
+    Source: waveform approximation, Wang et al. 2018 ("End-to-end speech separation with unfolded
+    iterative phase reconstruction"), L1; SI-SDR, Le Roux et al. 2019, eq. 3. Raises ValueError for
+    shapes that do not fit.
+    """
+    if estimates.ndim != 3 or estimates.shape != references.shape:
+        raise ValueError(
+            "estimates and references must both be (B, C, T); "
+            f"got {tuple(estimates.shape)} and {tuple(references.shape)}"
+        )
+    dtype = torch.promote_types(estimates.dtype, torch.float32)
+    estimates, references = estimates.to(dtype), references.to(dtype)
+    if distance == "si_sdr":
+        return _negative_si_sdr(estimates, references)
+    if distance not in ("l1", "l2"):
+        raise ValueError(f'distance must be "l1", "l2" or "si_sdr"; got {distance!r}')
+    power = 1 if distance == "l1" else 2
+    differences = estimates.unsqueeze(2) - references.unsqueeze(1)  # (B, C, C, T)
+    total = references.abs().pow(power).sum((1, 2))  # (B,)
+    return least_cost(differences.abs().pow(power).sum(-1)) / torch.where(total > 0, total, 1)
+
+
+def waveform_approximation_loss(
+    masks: Tensor,
+    mixture: Tensor,
+    references: Tensor,
+    stft: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor, int], Tensor],
+    iterations: int = 0,
+    distance: Distance = "l1",
+) -> Tensor:
+    """`waveform_loss` of the masked mixture after some iterations of MISI: (B,).
+
+    masks: (B, N, C) with N = L*F; mixture: samples (B, T); references: (B, C, T); stft, inverse,
+    iterations: as for `misi`. With no iterations the mixture's phase is kept.
+    Source: Wang et al. 2018 (there WA, and WA-MISI-k with k iterations). Raises ValueError for
+    shapes that do not fit.
+    """
+    return waveform_loss(misi(masks, mixture, stft, inverse, iterations), references, distance)
+
+
+def misi(
+    masks: Tensor,
+    mixture: Tensor,
+    stft: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor, int], Tensor],
+    iterations: int,
+) -> Tensor:
+    """Waveforms of the masked magnitudes, phases by multiple input spectrogram inversion.
+
+    masks: (B, N, C) with N = L*F, any values at least zero; mixture: samples (B, T)
+    stft: (..., T) -> complex (..., L, F); inverse: such a spectrum and a length -> (..., T)
+    returns (B, C, T). Each iteration gives every source an equal part of what the estimates lack
+    of the mixture, and takes the phases of that; magnitudes stay. Differentiable all through: the
+    phase of bins 100 dB under the loudest fades out, where its gradient would have no bound.
+    Source: Gunawan and Sen 2010; unfolded into layers by Wang et al. 2018. Raises ValueError for
+    masks that do not fit the mixture's spectrum.
+    """
+    spectrum = stft(mixture)  # (B, L, F)
+    frames, bins = spectrum.shape[-2:]
+    if masks.ndim != 3 or masks.shape[:2] != (len(mixture), frames * bins):
+        raise ValueError(
+            f"masks must be (B, N, C) = ({len(mixture)}, {frames * bins}, C) for a spectrum of "
+            f"{frames} frames and {bins} bins; got {tuple(masks.shape)}"
+        )
+    layers = masks.to(mixture.dtype).mT  # (B, C, N)
+    layers = layers.reshape(*layers.shape[:2], frames, bins)  # (B, C, L, F)
+    magnitudes = layers * spectrum.abs().unsqueeze(1)
+    faint = FAINT * spectrum.abs().amax((1, 2)).reshape(-1, 1, 1, 1)
+    faint = torch.where(faint > 0, faint, 1)
+    sources = inverse(layers * spectrum.unsqueeze(1), mixture.shape[-1])  # (B, C, T)
+    for _ in range(iterations):
+        missing = mixture - sources.sum(1)  # (B, T)
+        guess = stft(sources + missing.unsqueeze(1) / sources.shape[1])  # (B, C, L, F)
+        length = (guess.real.square() + guess.imag.square() + faint.square()).sqrt()
+        sources = inverse(magnitudes * (guess / length), mixture.shape[-1])
+    return sources
+
+
+def _negative_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
+    """From ρ² = cos² between estimate and reference: SI-SDR = ρ² / (1 - ρ²); (B, C, T) -> (B,)."""
+    estimates = estimates - estimates.mean(-1, keepdim=True)
+    references = references - references.mean(-1, keepdim=True)
+    energy = references.square().sum(-1).unsqueeze(1)  # (B, 1, C)
+    products = (estimates @ references.mT).square()  # (B, C, C)
+    own = estimates.square().sum(-1).unsqueeze(2) + SOFTEST * energy  # (B, C, C)
+    cosine = products * reciprocal(own * energy)
+    ratio = (cosine + LIMIT) / ((1 - cosine).clamp_min(0) + LIMIT)
+    audible = energy > 0  # (B, 1, C)
+    costs = torch.where(audible, -10 * ratio.log10(), 0)
+    return least_cost(costs) / audible.sum((1, 2)).clamp_min(1)

@@ -15,21 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.activity import active_masks, held_back
 from dpcl.clustering.alone import alone_centroids
 from dpcl.clustering.count import count_sources
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import bin_weights
-from dpcl.networks import voice
-from dpcl.networks.embedding_network import EmbeddingNetwork
-from dpcl.networks.model import MaskSettings, Model
+from dpcl.model import MaskSettings, Model
+from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, cluster_signs
+from dpcl.networks.base import EmbeddingNetwork
 from dpcl.networks.precision import fastest
-from dpcl.networks.talker_activity import SOFT, STRIDE, cluster_signs
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.limits import MOST_SOURCES, check_mixture
-from dpcl.separators.masks import both, in_order_of, nearest_masks, similarities
+from dpcl.separators.masks import (
+    active_masks,
+    both,
+    held_back,
+    in_order_of,
+    nearest_masks,
+    similarities,
+)
 from dpcl.separators.separation import Separation
+from dpcl.signal.bins import bin_weights
 from dpcl.signal.features import FLOOR
 
 # Frames whose embeddings a processor's cache holds: a third faster than a window at once. A
@@ -188,14 +193,14 @@ class DeepClustering:
         scores, some = [], []
         for block in self._embedded(heard[None]):
             scores.append(self._of_bins(similarities, block, centroids[None])[0])
-            some.append(block[0, :: voice.STRIDE])
+            some.append(block[0, ::VOICE_STRIDE])
         embeddings = torch.cat(some)  # (l', F, K)
-        every = STRIDE // voice.STRIDE
+        every = STRIDE // VOICE_STRIDE
         audible = self.audible(magnitude)[::STRIDE]
         signs = cluster_signs(embeddings[::every], audible, centroids, whitening)
         masks = (SOFT * functional.normalize(centroids, dim=-1) @ embeddings.mT).softmax(1)
         levels, loudness = self.model.activity.voice.levels(
-            masks.transpose(0, 1), magnitude[:: voice.STRIDE]
+            masks.transpose(0, 1), magnitude[::VOICE_STRIDE]
         )
         if self.model.settings.masks.head == "embedding":
             return Talkers(signs, levels, loudness, torch.cat(scores, 1))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpcl.errors import InputError
-from dpcl.networks.model import load_model
+from dpcl.model import load_model
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.separation import OracleSeparator, Separator
-from dpcl.separators.shipped import shipped_models, weights_path
+from dpcl.shipped import shipped_models, weights_path
 
 if TYPE_CHECKING:
     from dpcl.separators.speaker_dependent import SpeakerDependent

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dpcl.clustering.online import OnlineClusters, follow, start
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import weigh
-from dpcl.networks.model import Model
+from dpcl.model import Model
 from dpcl.separators.limits import check_mixture
 from dpcl.separators.masks import nearest_masks
 from dpcl.separators.separation import Separation
+from dpcl.signal.bins import weigh
 from dpcl.signal.features import running_log_magnitude
 
 
@@ -32,7 +32,7 @@ class OnlineDeepClustering:
     """A network that hears forward in time only, and centroids that follow what it hears.
 
     A separator as any other for whole mixtures; `masks` is the same rule frame by frame, and
-    dpcl.streaming.stream makes a stream of it.
+    dpcl.recordings.stream makes a stream of it.
     Raises InputError for a network that hears backwards too, or relative to the whole mixture.
     """
 

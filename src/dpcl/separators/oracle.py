@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.mixtures.ideal import ideal_assignments
 from dpcl.separators.separation import OracleSeparator, Separation
+from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
 ORACLE_SAMPLE_RATE = 8000  # Hz

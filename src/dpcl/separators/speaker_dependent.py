@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dpcl.separators.fhmm import FactorialHMM
-from dpcl.separators.nmf import NMF, learn_dictionary
+from dpcl.separators.classical.fhmm import FactorialHMM, learn_talker
+from dpcl.separators.classical.nmf import NMF, learn_dictionary
 from dpcl.separators.separation import Separator
-from dpcl.separators.talker_hmm import learn_talker
 
 
 @dataclass(frozen=True)

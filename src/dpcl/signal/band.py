@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.signal.resample import resample
+from dpcl.signal.audio import resample
 from dpcl.signal.stft import STFT
 
 # Of the network's band, what resampling to it leaves whole; above, there is nothing to judge by.

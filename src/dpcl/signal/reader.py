@@ -16,9 +16,15 @@ import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.signal.cut_off import is_cut_off, promised_frames
-from dpcl.signal.mp3 import UnmeasuredMP3, states_its_length
-from dpcl.signal.sphere import is_packed, sphere_fields, unpacked
+from dpcl.signal.formats import (
+    UnmeasuredMP3,
+    is_cut_off,
+    is_packed,
+    promised_frames,
+    sphere_fields,
+    states_its_length,
+    unpacked,
+)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 

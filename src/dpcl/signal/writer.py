@@ -14,7 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.signal.containers import check_output, container, quantised, sample_bytes
+from dpcl.signal.formats import check_output, container, quantised, sample_bytes
 from dpcl.signal.reader import reason
 
 # Sizes in WAV and AIFF are 32 bits; what is left below is room for the headers.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dpcl.errors import InputError
-from dpcl.networks.model import Model, load_model, save_model
+from dpcl.model import Model, load_model, save_model
 
 
 def save_checkpoint(run: Path, step: int, model: Model, state: dict[str, Any]) -> None:

@@ -1,10 +1,12 @@
-"""The training loop, whole: draw, embed, compare affinities, step, validate, checkpoint."""
+"""Train a network: the loop, its log and its validation."""
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,12 @@ import torch
 from torch import nn
 
 from dpcl.errors import InputError, missing_package
-from dpcl.networks.embedding_network import HEADS, EmbeddingNetwork
-from dpcl.networks.model import Model, build_network, load_model, save_model
-from dpcl.separators.shipped import weights_path
+from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.mixtures.lists import read_list, render_mixture
+from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
+from dpcl.networks.base import HEADS, EmbeddingNetwork
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.shipped import weights_path
 from dpcl.training.batches import batches, pack, statistics
 from dpcl.training.checkpoint import (
     clear,
@@ -25,14 +30,99 @@ from dpcl.training.checkpoint import (
     save_checkpoint,
     to_resume,
 )
-from dpcl.training.log import Progress as Progress
-from dpcl.training.log import RunLog
 from dpcl.training.loss import batch_loss
-from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
-from dpcl.training.validation import Validation
+from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe, ValidationSettings
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One row of log.csv, and what the progress bar shows.
+
+    With several devices, `loss` is of the first device's share of the batches.
+    """
+
+    step: int
+    steps: int
+    loss: float  # mean over the steps since the last row; 0 to 4
+    gradient_norm: float
+    learning_rate: float
+    audio_hours: float  # mixtures seen so far
+    speed: float  # hours of mixtures an hour
+    si_sdri: float | None = None  # dB, on the validation list
+
+
+class RunLog:
+    """run/log.csv and run/tensorboard from step `done` on; the rows of later steps are dropped."""
+
+    def __init__(self, run: Path, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._csv = run / "log.csv"
+        self._keep_rows(done)
+        # TensorBoard hides what was written from step purge_step on, before this moment.
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+
+    def _keep_rows(self, done: int) -> None:
+        """Drop the rows of steps that will be taken again, and one that was half written."""
+        header = ",".join(field.name for field in fields(Progress))
+        lines = self._csv.read_text().splitlines() if self._csv.exists() else []
+        whole = [line for line in lines[1:] if line.count(",") == header.count(",")]
+        kept = [line for line in whole if int(line.partition(",")[0]) <= done]
+        partial = self._csv.with_suffix(".partial")
+        partial.write_text("\n".join([header, *kept, ""]))
+        partial.replace(self._csv)
+
+    def write(self, row: Progress) -> None:
+        """Add a row."""
+        values = asdict(row)
+        with self._csv.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(values.values())
+        for name, value in values.items():
+            if value is not None and name not in ("step", "steps"):
+                self._board.add_scalar(name, value, row.step)
+
+    def flush(self) -> None:
+        """Bring to the disk what a later resume will not write again."""
+        self._board.flush()
+
+    def close(self) -> None:
+        """Let TensorBoard write what it still holds."""
+        self._board.close()
+
+
+class Validation:
+    """Holds the rendered mixtures; scores a network as `dpcl separate` would run it."""
+
+    def __init__(self, settings: ValidationSettings, model: ModelSettings) -> None:
+        self.settings, self.model = settings, model
+        rows = read_list(Path(settings.list))[: settings.limit]
+        root, rate = Path(settings.root), model.signal.sample_rate
+        self.mixtures = [render_mixture(row, root, rate) for row in rows]
+
+    def si_sdri(self, network: EmbeddingNetwork) -> float:
+        """Mean over mixtures of the mean over their sources, dB; silent references do not count.
+
+        The network is left in the mode that it was in, and no random number is drawn.
+        """
+        training = network.training
+        separator = DeepClustering(Model(self.model, network.eval(), {}))
+        scores = []
+        for rendered in self.mixtures:
+            mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
+            estimates = separator(mixture.to(_device(network)), len(references)).sources.cpu()
+            order = best_permutation(estimates, references)
+            improvement = si_sdr(estimates[order], references) - si_sdr(mixture, references)
+            scores.append(improvement.nanmean())  # NaN: a silent reference
+        network.train(training)
+        return float(torch.stack(scores).nanmean())
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
 
 LOG_EVERY = 20  # steps
 

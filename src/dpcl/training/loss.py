@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dpcl.mixtures.ideal import bin_weights, ideal_assignments
-from dpcl.networks.embedding_network import EmbeddingNetwork
+from dpcl.networks.base import EmbeddingNetwork
 from dpcl.objectives.affinity import affinity_loss, normalised_affinity_loss
 from dpcl.objectives.attractor import anchored_attractor_loss, deep_attractor_loss
 from dpcl.objectives.masks import (
@@ -17,10 +16,15 @@ from dpcl.objectives.masks import (
     magnitude_targets,
     mask_inference_loss,
     phase_sensitive_targets,
+    waveform_approximation_loss,
 )
-from dpcl.objectives.spectral import graph_laplacian_loss, spectral_loss
-from dpcl.objectives.waveform import waveform_approximation_loss
-from dpcl.objectives.whitened import deep_lda_loss, whitened_kmeans_loss
+from dpcl.objectives.spectral import (
+    deep_lda_loss,
+    graph_laplacian_loss,
+    spectral_loss,
+    whitened_kmeans_loss,
+)
+from dpcl.signal.bins import bin_weights, ideal_assignments
 from dpcl.signal.stft import STFT
 from dpcl.training.recipe import MaskObjective, Recipe
 

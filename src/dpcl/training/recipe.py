@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dpcl.mixtures.ideal import Weighting
 from dpcl.mixtures.kinds import Kinds
-from dpcl.networks.model import ModelSettings
+from dpcl.model import ModelSettings
 from dpcl.settings import Settings, read_settings
+from dpcl.signal.bins import Weighting
 
 NonNegative = Annotated[float, Field(ge=0)]
 

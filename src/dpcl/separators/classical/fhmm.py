@@ -1,0 +1,256 @@
+"""Factorial HMM: one hidden Markov model per talker, log-max observation model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dpcl.clustering.kmeans import kmeans
+from dpcl.errors import InputError
+from dpcl.separators.limits import check_mixture
+from dpcl.separators.separation import Separation
+from dpcl.signal.level import active_level_db
+from dpcl.signal.stft import STFT
+
+SAMPLE_RATE = 8000  # Hz
+# All chosen on lists/valid2.csv.
+STATES = 32  # of one talker
+FLOOR = 0.01  # magnitude, 60 dB under the root mean square of speech at an active level of 0 dB
+EM_STEPS = 5
+RENEWAL = 0.7  # chance that a state does not hang on the last one: 0.4 to 1 differ by 0.1 dB
+FRAMES_A_STATE = 8  # fewer recordings give fewer states
+SMOOTHING = 10.0  # frames of the talker's average variance that are added to those of a state
+LEAST_VARIANCE = 0.05  # nepers squared: 2 dB
+
+stft = STFT()
+
+
+@dataclass(frozen=True)
+class TalkerHMM:
+    """Gaussian states of log magnitude spectra (natural log) at an active level of 0 dB."""
+
+    means: Tensor  # (K, F)
+    deviations: Tensor  # (K, F)
+    prior: Tensor  # (K,), how often a state occurs
+    transitions: Tensor  # (K, K), from the row's state to the column's; rows add up to one
+
+
+def log_spectrum(samples: Tensor) -> Tensor:
+    """samples (T,) at any level -> log magnitude (L, F) at an active level of 0 dB (P.56)."""
+    level_db = active_level_db(samples.numpy(), SAMPLE_RATE)
+    scale = 0.0 if level_db == float("-inf") else 10 ** (-level_db / 20)
+    return stft(samples * scale).abs().clamp_min(FLOOR).log()
+
+
+def learn_talker(recordings: Sequence[Tensor], states: int = STATES) -> TalkerHMM:
+    """The model of a talker's recordings (T,) at 8 kHz, each brought to an active level of 0 dB.
+
+    A Gaussian mixture with diagonal covariances by k-means and a few steps of EM (Dempster et al.
+    1977), its components the states; transitions are how often one follows the other, by their
+    posteriors in neighbouring frames, mixed with the prior: seconds of speech teach pairs of states
+    badly. Raises InputError where all recordings are silent.
+    """
+    sounding = [recording for recording in recordings if bool(recording.any())]
+    if not sounding:
+        raise InputError("the recordings to learn from are silent; give some with speech")
+    spectra = [log_spectrum(recording) for recording in sounding]
+    frames = torch.cat(spectra)  # (N, F)
+    states = min(states, max(1, len(frames) // FRAMES_A_STATE))
+    labels = kmeans(frames, states, restarts=1, iterations=15).labels
+    responsibilities = functional.one_hot(labels, states).to(frames.dtype)  # (N, K)
+    means, deviations, prior = _maximise(frames, responsibilities)
+    for _ in range(EM_STEPS):
+        responsibilities = _log_densities(frames, means, deviations, prior).softmax(dim=-1)
+        means, deviations, prior = _maximise(frames, responsibilities)
+    counts = prior.expand(states, -1).clone()  # as if each state had been left once more
+    for part in torch.split(responsibilities, [len(spectrum) for spectrum in spectra]):
+        counts += part[:-1].T @ part[1:]
+    counts /= counts.sum(dim=-1, keepdim=True)
+    transitions = (1 - RENEWAL) * counts + RENEWAL * prior
+    return TalkerHMM(means, deviations, prior, transitions)
+
+
+def _maximise(frames: Tensor, responsibilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, deviations (K, F) and prior (K,) of frames (N, F) shared out as (N, K)."""
+    counts = responsibilities.sum(dim=0).clamp_min(1e-6).unsqueeze(-1)  # (K, 1)
+    means = responsibilities.T @ frames / counts
+    # Seen from the average frame: else the differences of squares would be rounding.
+    centre = frames.mean(dim=0)
+    squares = responsibilities.T @ (frames - centre).square() / counts
+    variances = (squares - (means - centre).square()).clamp_min(0)
+    average = (counts * variances).sum(dim=0) / counts.sum()  # (F,)
+    variances = (counts * variances + SMOOTHING * average) / (counts + SMOOTHING)
+    prior = counts[:, 0] / counts.sum()
+    return means, variances.clamp_min(LEAST_VARIANCE).sqrt(), prior
+
+
+def _log_densities(frames: Tensor, means: Tensor, deviations: Tensor, prior: Tensor) -> Tensor:
+    """Log of prior times density, up to a constant, (N, K)."""
+    precisions = deviations.square().reciprocal()  # (K, F)
+    centre = frames.mean(dim=0)
+    frames, means = frames - centre, means - centre
+    distances = frames.square() @ precisions.T - 2 * frames @ (means * precisions).T
+    distances = distances + (means.square() * precisions).sum(dim=-1)
+    return prior.log() - 0.5 * distances - deviations.log().sum(dim=-1)
+
+
+BEAM = 1024  # joint states of a frame: all of two talkers', the likely ones of more
+# Neighbouring bins and frames overlap, so a frame says less than the product of its bins does.
+# Chosen on lists/valid2.csv.
+DEPENDENCE = 0.1
+EXPLAINING = 100  # most likely joint states of a frame, of which the masks are made
+
+Step = Callable[[int, Tensor], Tensor]
+
+
+class FactorialHMM:
+    """A separator that knows who speaks: it has the models of these talkers, in order."""
+
+    sample_rate = SAMPLE_RATE
+    stft = stft
+
+    def __init__(self, talkers: Sequence[TalkerHMM], beam: int = BEAM) -> None:
+        """beam: joint states that are kept in each frame; inference is exact if that is all."""
+        self.talkers = list(talkers)
+        self.beam = beam
+
+    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
+        """mixture (..., T) -> one source for each talker, in the order of the models.
+
+        All are taken to be equally loud. The mask of a source is the posterior probability that
+        it is the loudest in a bin. Raises InputError for samples that are none or not finite, and
+        where num_sources is not the number of talkers.
+        """
+        check_mixture(mixture)
+        if num_sources not in (None, len(self.talkers)):
+            raise InputError(
+                f"models of {len(self.talkers)} talkers cannot separate {num_sources} sources;"
+                " give one for each"
+            )
+        spectrum = stft(mixture)  # (..., L, F)
+        items = [self.masks(log_spectrum(item)) for item in mixture.reshape(-1, mixture.shape[-1])]
+        masks = torch.stack(items).view(*mixture.shape[:-1], *items[0].shape)  # (..., C, L, F)
+        sources = stft.inverse(masks * spectrum.unsqueeze(-3), mixture.shape[-1])
+        return Separation(sources, masks)
+
+    def masks(self, frames: Tensor) -> Tensor:
+        """Log magnitudes (L, F) at an active level of 0 dB -> masks (C, L, F)."""
+        gain = -0.5 * math.log(len(self.talkers))  # nepers: of each talker's power, its share
+        terms = [log_max_terms(frames, talker, gain) for talker in self.talkers]
+        priors = [talker.prior.to(frames) for talker in self.talkers]
+        states, scores = joint_states(terms, priors, self.beam)
+        weights = posteriors(states, DEPENDENCE * scores, self.talkers)  # (L, B)
+        weights, chosen = weights.topk(min(EXPLAINING, weights.shape[-1]))
+        row = torch.arange(len(frames)).unsqueeze(-1)
+        shares = torch.stack(
+            [ratios[row, states[row, chosen, c]] for c, (ratios, _) in enumerate(terms)]
+        )  # (C, L, B', F)
+        shares = shares / shares.sum(dim=0) * weights.to(shares).unsqueeze(-1)
+        masks = shares.sum(dim=-2)
+        return masks / masks.sum(dim=0)
+
+
+def log_max_terms(frames: Tensor, talker: TalkerHMM, gain: float = 0.0) -> tuple[Tensor, Tensor]:
+    """r = N / P and log P of each state in each bin, both (L, K, F); gain in nepers."""
+    deviations = talker.deviations.to(frames)
+    z = (frames.unsqueeze(-2) - (talker.means.to(frames) + gain)) / deviations  # (L, K, F)
+    log_cumulative = torch.special.log_ndtr(z)
+    log_density = -0.5 * z.square() - deviations.log() - 0.5 * math.log(2 * math.pi)
+    limit = -math.log(1000 * torch.finfo(z.dtype).tiny)  # as far as sums of r stay finite
+    return (log_density - log_cumulative).clamp_(-limit, limit).exp_(), log_cumulative
+
+
+def joint_states(
+    terms: Sequence[tuple[Tensor, Tensor]], priors: Sequence[Tensor], beam: int
+) -> tuple[Tensor, Tensor]:
+    """Joint states (L, B, C) of each frame and their log-likelihoods (L, B).
+
+    terms: of each talker, as log_max_terms gives them; priors (K,). Where there are no more joint
+    states than `beam`, all of them, the last talker's state changing fastest. Else talkers are
+    added one by one, and after each the `beam` likeliest are kept: talkers still to come count with
+    the mixture of all their states, bin by bin, whose likelihood has the same form.
+    """
+    rests = [_any_state(*term, prior) for term, prior in zip(terms, priors, strict=True)]
+    totals = [log_cumulative.sum(dim=-1) for _, log_cumulative in terms]  # (L, K) each
+    states, scores = [], []
+    for frame in range(len(rests[0])):
+        ratios = rests[0].new_zeros(1, rests[0].shape[-1])  # (B, F), sum over talkers so far
+        total = ratios.new_zeros(1)  # (B,), sum of log P over talkers and bins
+        chosen = torch.zeros(1, 0, dtype=torch.int64)  # (B, talkers so far)
+        for c, (more, _) in enumerate(terms):
+            count = more.shape[1]
+            ratios = (ratios.unsqueeze(1) + more[frame]).flatten(0, 1)
+            total = (total.unsqueeze(1) + totals[c][frame]).flatten()
+            added = torch.arange(count).repeat(len(chosen)).unsqueeze(-1)
+            chosen = torch.cat([chosen.repeat_interleave(count, 0), added], dim=-1)
+            if len(chosen) > beam:
+                to_come = sum((rest[frame] for rest in rests[c + 1 :]), torch.zeros(()))
+                kept = ((ratios + to_come).log_().sum(dim=-1) + total).topk(beam).indices
+                ratios, total, chosen = ratios[kept], total[kept], chosen[kept]
+        states.append(chosen)
+        scores.append(ratios.log_().sum(dim=-1) + total)
+    return torch.stack(states), torch.stack(scores)
+
+
+def posteriors(states: Tensor, scores: Tensor, talkers: Sequence[TalkerHMM]) -> Tensor:
+    """Probability (L, B) of each joint state, given all frames: forward and backward recursions.
+
+    states (L, B, C), scores (L, B) log-likelihoods, as joint_states gives them. Where these are
+    all joint states, the transitions of one talker are taken after those of the other, which needs
+    K^(C+1) products a frame instead of K^(2C) (Ghahramani and Jordan 1997); else those from kept
+    states to kept states.
+    """
+    priors = [talker.prior.double() for talker in talkers]
+    transitions = [talker.transitions.double() for talker in talkers]
+    sizes = [len(prior) for prior in priors]
+    exact = math.prod(sizes) == states.shape[1]
+
+    def between(frame: int) -> Tensor:  # (B, B), from the kept states of a frame to the next one's
+        moves = torch.ones((), dtype=torch.float64)
+        for c, matrix in enumerate(transitions):
+            moves = moves * matrix[states[frame, :, c]][:, states[frame + 1, :, c]]
+        return moves
+
+    def in_turn(joint: Tensor, axis: int) -> Tensor:
+        joint = joint.view(sizes)
+        for matrix in transitions:  # each takes the first dimension away and puts one at the end
+            joint = torch.tensordot(joint, matrix, dims=([0], [axis]))
+        return joint.flatten()
+
+    def forward(frame: int, joint: Tensor) -> Tensor:
+        return in_turn(joint, 0) if exact else joint @ between(frame)
+
+    def backward(frame: int, joint: Tensor) -> Tensor:
+        return in_turn(joint, 1) if exact else between(frame) @ joint
+
+    start = torch.ones((), dtype=torch.float64)
+    for c, prior in enumerate(priors):
+        start = start * prior[states[0, :, c]]
+    return _forward_backward(scores.double().softmax(dim=-1), start, forward, backward)
+
+
+def _forward_backward(likelihoods: Tensor, start: Tensor, forward: Step, backward: Step) -> Tensor:
+    """likelihoods (L, B) up to a factor for each frame, start (B,) -> posteriors (L, B)."""
+    seen = torch.empty_like(likelihoods)
+    joint = start
+    for frame, likelihood in enumerate(likelihoods):
+        joint = joint * likelihood if frame == 0 else forward(frame - 1, joint) * likelihood
+        joint = joint / joint.sum()
+        seen[frame] = joint
+    coming = torch.ones_like(start)
+    for frame in range(len(likelihoods) - 2, -1, -1):
+        coming = backward(frame, coming * likelihoods[frame + 1])
+        coming = coming / coming.sum()
+        seen[frame] *= coming
+    return seen / seen.sum(dim=-1, keepdim=True)
+
+
+def _any_state(ratios: Tensor, log_cumulative: Tensor, prior: Tensor) -> Tensor:
+    """r (L, F) of the mixture of a talker's states, from (L, K, F) and (K,)."""
+    weights = (prior.log().unsqueeze(-1) + log_cumulative).softmax(dim=-2)
+    return (weights * ratios).sum(dim=-2)

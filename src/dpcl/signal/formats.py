@@ -1,0 +1,257 @@
+"""Audio file formats: MP3 and SPHERE headers, truncated files, what each container can hold."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from dpcl.errors import InputError
+
+_FRAME = 1152  # samples, and more bytes than the table takes
+_LONGER = 64  # times; one recording's bit rates lie between 8 and 320 kbit/s
+_TAG = 128  # bytes of an ID3v1 tag
+
+
+def states_its_length(data: BinaryIO) -> bool:
+    """Whether the first MPEG frame holds a table with the number of frames.
+
+    Leaves `data` where it was: a decoder may be reading it.
+    """
+    place = data.tell()
+    data.seek(0)
+    start = data.read(10)
+    if start[:3] == b"ID3":  # its size is written in four times seven bits
+        size = sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(start[6:]))
+        data.seek(10 + size)
+    else:
+        data.seek(0)
+    first = data.read(_FRAME)
+    data.seek(place)
+    return any(table in first for table in (b"Xing", b"Info", b"VBRI"))
+
+
+class UnmeasuredMP3(io.RawIOBase):
+    """`data`, made to look longer than it is, so that the guess never ends before the music does.
+
+    The guess takes the first frame's bit rate for all: of a recording that begins with silence
+    too many samples, which does no harm, but of one that begins loudly as little as a quarter.
+    """
+
+    def __init__(self, data: BinaryIO) -> None:
+        self._data = data
+        self._end = _LONGER * data.seek(0, io.SEEK_END)
+        self._place = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._end}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self._place >= self._end - _TAG:  # a tag is looked for there before anything else
+            buffer[:] = bytes(len(buffer))
+            count = len(buffer)
+        else:
+            self._data.seek(self._place)
+            piece = self._data.read(len(buffer))
+            count = len(piece)
+            buffer[:count] = piece
+        self._place += count
+        return count
+
+
+_MAGIC = b"NIST_1A\n"
+_LONGEST = 1 << 16  # bytes of a header
+
+
+def sphere_fields(data: BinaryIO) -> dict[str, str]:
+    """The header's fields, such as sample_count and sample_coding; empty for other formats.
+
+    The position of `data` is changed. Source: the header of NIST's SPHERE 2.6, "NIST_1A", its own
+    length in bytes, then lines of a name, a type and a value until "end_head".
+    """
+    data.seek(0)
+    start = data.read(16)
+    if not start.startswith(_MAGIC) or not start[8:].strip().isdigit():
+        return {}
+    lines = data.read(min(int(start[8:]), _LONGEST) - 16).decode("latin-1").splitlines()
+    if "end_head" in lines:
+        lines = lines[: lines.index("end_head")]
+    split = (line.split(maxsplit=2) for line in lines)
+    return {field[0]: field[2] for field in split if len(field) == 3}
+
+
+def is_packed(fields: dict[str, str]) -> bool:
+    """Whether the samples are compressed: "pcm,embedded-shorten-v2.00" and the like."""
+    return "," in fields.get("sample_coding", "")
+
+
+def unpacked(data: BinaryIO, name: str) -> BinaryIO:
+    """A compressed file, called `name` in messages, as the WAV that an installed sph2pipe makes.
+
+    Raises InputError where there is no such program, or where it fails.
+    """
+    program = shutil.which("sph2pipe")
+    if program is None:
+        raise InputError(
+            f"{name} is a SPHERE file compressed with shorten: install sph2pipe, or convert it"
+            " with `sph2pipe -f wav IN.wv1 OUT.wav` where there is one."
+        )
+    command = [program, "-f", "wav"]
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".sph") as copy:
+            data.seek(0)
+            shutil.copyfileobj(data, copy)
+            copy.flush()
+            ran = subprocess.run([*command, copy.name], capture_output=True, check=False)
+    except OSError as error:  # a full disk, a program of another machine
+        raise InputError(f"{name} cannot be unpacked by {program} ({error.strerror}).") from error
+    if ran.returncode or not ran.stdout:
+        said = ran.stderr.decode("utf-8", "replace").strip().replace(copy.name, "it")
+        why = " ".join(said.split()) or f"status {ran.returncode}"
+        raise InputError(f"{name} cannot be unpacked by sph2pipe ({why}): copy it again.")
+    return io.BytesIO(ran.stdout)
+
+
+# libsndfile shortens what was cut off silently, but says so in its log.
+_SHORTENED = re.compile(
+    r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+_UNKNOWN = 2**62  # samples; what libsndfile says is 2**63 - 1
+_OGG_PAGE = 65307  # bytes, the longest there is (RFC 3533, section 6)
+_MP3_FRAME = 1152  # samples
+
+
+def promised_frames(file: soundfile.SoundFile, data: BinaryIO) -> int | None:
+    """How many samples per channel the header of `file` promises; None where it does not say.
+
+    `file` is just opened, `data` its bytes; their position is changed.
+    """
+    for promised, there in _SHORTENED.findall(file.extra_info):
+        # Sizes near 2 or 4 GiB stand for "unknown" in what was recorded through a pipe.
+        if 0 < int(there) < int(promised) and not 0x7FF00000 <= int(promised) < 2**32:
+            return round(int(file.frames) * int(promised) / int(there))
+    if file.subtype.startswith("MPEG") and not (file.format == "MP3" and states_its_length(data)):
+        return None  # what libsndfile says is guessed from the size
+    if file.format == "OGG" and not _ogg_has_its_end(data):
+        return None
+    if file.format == "NIST":
+        data.seek(0)
+        count = re.search(rb"sample_count -i (\d+)", data.read(1024))
+        return int(count[1]) if count else int(file.frames)
+    return int(file.frames) if file.frames < _UNKNOWN else None
+
+
+def is_cut_off(file_format: str, frames: int | None, read: int, data: BinaryIO) -> bool:
+    """Whether `read` samples are fewer than the `frames` promised, or the last page is missing."""
+    if file_format == "OGG" and not _ogg_has_its_end(data):
+        return True  # Ogg states no length, but marks its last page
+    # MP3 encoders disagree on whether the frame with the length counts, and on the padding.
+    tolerance = 2 * _MP3_FRAME if file_format == "MP3" else 0
+    return frames is not None and read < frames - tolerance
+
+
+def _ogg_has_its_end(data: BinaryIO) -> bool:
+    """Whether the last page is whole and marked as the end of its stream (RFC 3533)."""
+    size = data.seek(0, 2)
+    data.seek(max(0, size - 2 * _OGG_PAGE))
+    end = data.read()
+    page = end[end.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+_CONTAINERS = {"AIF": "AIFF", "OGA": "OGG", "OPUS": "OGG"}  # suffix to libsndfile's name
+_BITS = {
+    "PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32,
+    "ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32,
+}  # fmt: skip
+_VORBIS_RATES = 200_000  # Hz; libvorbis crashes above
+
+
+def container(path: Path) -> str:
+    """libsndfile's name of the container that the suffix of `path` stands for ("WAV", "OGG")."""
+    suffix = path.suffix[1:].upper()
+    return _CONTAINERS.get(suffix, suffix)
+
+
+def output_subtype(file_format: str, input_subtype: str) -> str:
+    """The coding in which a container keeps a recording of `input_subtype`.
+
+    `file_format` is a container or suffix: "WAV", "flac", "opus". PCM of 16 and more bits and
+    float stay as they are where the container has them; 8 bits and what was compressed with loss
+    become 16, double becomes float, and 32 bits and float become 24 in FLAC.
+    """
+    suffix = file_format.upper()
+    file_format = _CONTAINERS.get(suffix, suffix)
+    if file_format == "OGG":
+        return "OPUS" if "OPUS" in (suffix, input_subtype) else "VORBIS"
+    if file_format == "MP3":
+        return "MPEG_LAYER_III"
+    subtype = "FLOAT" if input_subtype == "DOUBLE" else input_subtype
+    if subtype not in ("FLOAT", "PCM_24", "PCM_32"):
+        subtype = f"PCM_{max(_BITS.get(subtype, 16), 16)}".replace("PCM_20", "PCM_24")
+    if soundfile.check_format(file_format, subtype):
+        return subtype
+    return "PCM_24" if soundfile.check_format(file_format, "PCM_24") else "PCM_16"
+
+
+def check_output(path: Path, sample_rate: int, channels: int, subtype: str) -> None:
+    """Raise InputError where the container of `path` cannot hold such audio."""
+    file_format = container(path)
+    if file_format not in soundfile.available_formats() or file_format == "RAW":
+        raise InputError(
+            f"{path} cannot be written: end its name in .wav, .flac, .ogg, .opus, .mp3, .aiff,"
+            " .caf or .w64."
+        )
+    # of ALAC, libsndfile aborts the process where the disk fills
+    refused = subtype.startswith("ALAC") or not soundfile.check_format(file_format, subtype)
+    if refused or (path.suffix.lower() == ".opus" and subtype != "OPUS"):
+        raise InputError(f"{path} cannot be written as {subtype}: end its name in .wav or .flac.")
+    try:
+        if subtype == "VORBIS" and sample_rate > _VORBIS_RATES:
+            raise ValueError("too high a sample rate")
+        soundfile.SoundFile(
+            io.BytesIO(), "w", sample_rate, channels, subtype, format=file_format
+        ).close()
+    except (soundfile.SoundFileError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path} cannot be written: {file_format} ({subtype}) does not take {channels} channels"
+            f" at {sample_rate} Hz; end its name in .wav or .flac."
+        ) from error
+
+
+def quantised(
+    samples: NDArray[np.floating], subtype: str
+) -> NDArray[np.int32] | NDArray[np.float32]:
+    """Samples as `subtype` holds them: int32, rounded to its steps and clipped; float32 if float.
+
+    libsndfile would scale floats by 32767 (for 16 bits) but read them back by 1/32768.
+    """
+    bits = _BITS.get(subtype)
+    if bits is None:
+        return samples.astype(np.float32)
+    full = 2.0 ** (bits - 1)
+    if bits == 32:
+        samples = samples.astype(np.float64)  # float32 does not hold 2**31 - 1
+    steps: NDArray[np.int32] = np.rint(samples * full).clip(-full, full - 1).astype(np.int32)
+    steps <<= 32 - bits  # libsndfile takes the uppermost
+    return steps
+
+
+def sample_bytes(subtype: str) -> int:
+    """The most bytes that one sample takes."""
+    return 8 if subtype == "DOUBLE" else _BITS.get(subtype, 32) // 8
