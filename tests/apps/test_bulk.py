@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from dpcl.apps import bulk
+from dpcl.apps.bulk import find_recordings
+from dpcl.errors import InputError
+
 pytest.importorskip("ray")
 
-from dpcl.apps import cluster
-from dpcl.apps.cluster import find_recordings
-from dpcl.errors import InputError
 
 MakeRecording = Callable[..., Path]
 Program = Callable[..., Any]
@@ -47,12 +48,12 @@ def separated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield 2
 
     def wait(out: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
-        assert num_returns == 1 and len(out) <= 2 * cluster.AHEAD
+        assert num_returns == 1 and len(out) <= 2 * bulk.AHEAD
         return out[-1:], out[:-1]
 
     here = SimpleNamespace(remote=remote, wait=wait, get=lambda outcome: outcome)
-    monkeypatch.setattr(cluster, "ray", here)
-    monkeypatch.setattr(cluster, "_cluster", two_cores)
+    monkeypatch.setitem(sys.modules, "ray", here)
+    monkeypatch.setattr(bulk, "_cluster", two_cores)
     return names
 
 

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dpcl.apps import experimenting
-from dpcl.evaluation import cache as cached
-from dpcl.evaluation import examples, experiment
+from dpcl.evaluation import cache, descriptions, examples, experiment
 from dpcl.mixtures.lists import MixtureRow, SourceRow, write_list
 
 pytest.importorskip("fast_bss_eval")
@@ -43,11 +41,11 @@ accelerator: cpu
 @pytest.fixture
 def table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with an experiment `tiny`, a corpus, its list open2, and a recipe."""
-    descriptions = folder / "descriptions"
+    described = folder / "descriptions"
     for name in ("descriptions", "corpus", "lists", "recipes"):
         (folder / name).mkdir()
-    (descriptions / "tiny.yaml").write_text(TABLE)
-    monkeypatch.setattr(experiment, "DESCRIPTIONS", descriptions)
+    (described / "tiny.yaml").write_text(TABLE)
+    monkeypatch.setattr(descriptions, "DESCRIPTIONS", described)
     (folder / "recipes" / "tiny.yaml").write_text(RECIPE)
     rng = np.random.default_rng(0)
     lines = ["split,corpus,speaker,gender,path,text"]
@@ -75,7 +73,7 @@ RUN = ("experiment", "tiny", "--corpus", "corpus", "--out", "out", "--workers", 
 def test_all_systems_are_trained_scored_and_shown_and_a_second_run_does_nothing(
     table: Path, dpcl: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experimenting, "EXAMPLES", 1)
+    monkeypatch.setattr(experiment, "EXAMPLES", 1)
     run = (*RUN, "--train", "--systems", "tiny,ibm,nmf")
     ran = dpcl(*run)
     assert ran.status == 0, ran.err
@@ -102,7 +100,7 @@ def test_all_systems_are_trained_scored_and_shown_and_a_second_run_does_nothing(
     def fail(*work: object) -> None:
         raise AssertionError("this was done before")
 
-    monkeypatch.setattr(cached, "_score", fail)
+    monkeypatch.setattr(cache, "_score", fail)
     monkeypatch.setattr(examples, "separate_row", fail)
     again = dpcl(*run, "--force")
     assert again.status == 0, again.err
@@ -113,7 +111,7 @@ def test_all_systems_are_trained_scored_and_shown_and_a_second_run_does_nothing(
 def test_what_is_not_trained_stands_in_the_table_with_how_to_train_it(
     table: Path, dpcl: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experimenting, "EXAMPLES", 0)
+    monkeypatch.setattr(experiment, "EXAMPLES", 0)
     ran = dpcl(*RUN, "--systems", "other,ibm", "--limit", 1)
     assert ran.status == 0, ran.err
     assert "| other | not trained |" in ran.out

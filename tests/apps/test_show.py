@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-pytest.importorskip("matplotlib")
-
 from matplotlib.figure import Figure
 
-from dpcl.apps.picture import picture_of
+from dpcl.apps.show import picture_of
 from dpcl.evaluation.figures import STYLE
 from dpcl.separators.load import load_separator
 from dpcl.signal.audio import read_audio
+
+pytest.importorskip("matplotlib")
+
 
 Contents = Callable[[Path], dict[str, bytes]]
 Program = Callable[..., Any]

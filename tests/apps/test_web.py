@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from dpcl.apps.web import MOST_SOURCES, separated
+
 gradio = pytest.importorskip("gradio")
 
-from dpcl.apps.web_page import MOST_SOURCES, separated  # noqa: E402
 
 MakeRecording = Callable[..., Path]
 Program = Callable[..., Any]

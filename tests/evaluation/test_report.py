@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from dpcl.evaluation.experiment import Published, System
+from dpcl.evaluation.descriptions import Published, System
 from dpcl.evaluation.report import (
     group_by,
     make_table,

@@ -32,8 +32,7 @@ from dpcl.networks.activity import (
 )
 from dpcl.networks.base import Heads
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.recordings import cache
-from dpcl.recordings import long
+from dpcl.recordings import cache, long
 from dpcl.recordings.long import LongSeparation
 from dpcl.recordings.recording import InMemory, scan
 from dpcl.separators.deep_clustering import DeepClustering

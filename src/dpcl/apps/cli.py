@@ -214,10 +214,10 @@ def evaluate(
 
     Example: **dpcl evaluate lists/open2.csv --root corpus --out results/open2**
     """
-    from dpcl.apps.files import refuse_existing
     from dpcl.evaluation.evaluate import evaluate as score_list
     from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
+    from dpcl.io import refuse_existing
     from dpcl.mixtures.lists import read_list
     from dpcl.mixtures.rendered import rendered_root
     from dpcl.separators.load import is_oracle, named_separator

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
+
+if TYPE_CHECKING:
+    from dpcl.evaluation.descriptions import Experiment, System
+    from dpcl.evaluation.experiment import Places
+    from dpcl.training.recipe import Recipe
 
 
 def experiment(
@@ -38,7 +43,7 @@ def experiment(
 
     Example: **dpcl experiment two-speakers --corpus corpus --out results/two-speakers**
     """
-    from dpcl.evaluation.experiment import experiment_names, read_experiment
+    from dpcl.evaluation.descriptions import experiment_names, read_experiment
 
     if name is None:
         for known in experiment_names():
@@ -48,7 +53,7 @@ def experiment(
         raise typer.BadParameter("give --corpus and --out")
     chosen = None if systems is None else tuple(part.strip() for part in systems.split(","))
     described = read_experiment(name, chosen)
-    from dpcl.apps.experimenting import Places, run_experiment, train_missing
+    from dpcl.evaluation.experiment import Places, run_experiment
 
     places = Places(corpus, out, lists, weights, recipes, cache)
     with progress("scoring") as move:
@@ -57,6 +62,7 @@ def experiment(
         done = run_experiment(
             described,
             places,
+            {system.name: _separator(system, places) for system in described.systems},
             limit=limit,
             metrics=more_metrics(metrics),
             workers=workers,
@@ -77,3 +83,61 @@ def _trained(move: Callable[..., None]) -> Callable[[str, int, int, float], None
         move(step, steps, f"loss {loss:.3f}", f"training {system}")
 
     return report
+
+
+def train_missing(
+    experiment: Experiment, places: Places, report: Callable[[str, int, int, float], None]
+) -> None:
+    """Train every system of a recipe that has no weights; what was stopped goes on.
+
+    report: called with whose training it is, its step, steps and loss. Raises InputError for a
+    recipe that is not there and what the training refuses.
+    """
+    from dpcl.training.checkpoint import latest_checkpoint
+    from dpcl.training.loop import train
+
+    for system in experiment.systems:
+        run = places.weights / system.folder
+        started = latest_checkpoint(run) is not None
+        if system.recipe is None or (_weights(system, places) is not None and not started):
+            continue
+        recipe = _recipe(system, places)
+        train(
+            recipe,
+            run,
+            resume=started,
+            report=lambda row, name=system.folder: report(name, row.step, row.steps, row.loss),  # type: ignore[misc]
+        )
+
+
+def _recipe(system: System, places: Places) -> Recipe:
+    """With the changes of the system, and weights to start from below the folder of runs."""
+    from dpcl.training.recipe import read_recipe
+
+    changes = tuple(f"{key}={value}" for key, value in system.changes.items())
+    recipe = read_recipe(places.recipes / f"{system.recipe}.yaml", changes)
+    if recipe.init is not None and recipe.init.startswith("runs/"):
+        init = places.weights / recipe.init.removeprefix("runs/")
+        recipe = recipe.model_copy(update={"init": str(init)})
+    return recipe
+
+
+def _weights(system: System, places: Places) -> Path | None:
+    """What a recipe's training left, the best or else the last; None if there is nothing."""
+    from dpcl.training.checkpoint import latest_checkpoint
+
+    run = places.weights / system.folder
+    if (run / "best.safetensors").is_file():
+        return run / "best.safetensors"
+    last = latest_checkpoint(run)
+    return last / "model.safetensors" if last else None
+
+
+def _separator(system: System, places: Places) -> str | None:
+    """What --separator would be; None for a recipe that was not trained yet."""
+    from dpcl.separators.load import LOCAL
+
+    if system.recipe is None:
+        return system.separator or system.name
+    path = _weights(system, places)
+    return None if path is None else f"{path}{LOCAL if system.local else ''}"

@@ -25,7 +25,7 @@ def export(
 
     Example: **dpcl export default --out default.onnx**
     """
-    from dpcl.apps.files import folder_aside, refuse_existing
+    from dpcl.io import folder_aside, refuse_existing
 
     if out.suffix.lower() != ".onnx":
         raise InputError(f"{out}: the suffix says no format that can be written; give .onnx")

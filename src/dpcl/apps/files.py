@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpcl.apps.process import heavy_imports
 from dpcl.errors import InputError
+from dpcl.io import folder_aside, refuse_existing
 from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
 from dpcl.signal.formats import check_output, output_subtype
 from dpcl.signal.reader import AudioReader
@@ -119,12 +119,6 @@ def check_reader(reader: AudioReader) -> None:
         raise InputError(f"{reader.name}: {error}") from error
 
 
-def refuse_existing(path: Path, force: bool) -> None:
-    """Raise InputError if there is something at `path`, unless `force`."""
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists; add --force to replace it, or give another --out")
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where the sources of one recording go, and how they are coded."""
@@ -216,22 +210,3 @@ def _warnings(reader: AudioReader, clipped: int) -> tuple[str, ...]:
             " use --format wav"
         )
     return tuple(warnings)
-
-
-@contextmanager
-def folder_aside(out: Path) -> Iterator[Path]:
-    """A folder in `out` for what is not yet whole; with it goes an `out` that is left empty.
-
-    Raises InputError where there can be none.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".dpcl-") as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise InputError(f"{out}: cannot write there; {error.strerror or error}") from error
-    finally:
-        for folder_made in made:
-            with suppress(OSError):  # it is not empty: the work is done
-                folder_made.rmdir()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpcl.apps.screen import Force, Limit, progress, screen
 from dpcl.errors import InputError
+
+if TYPE_CHECKING:
+    from dpcl.mixtures.librimix import Kind as LibriMixKind
+    from dpcl.mixtures.lists import MixtureRow
+    from dpcl.mixtures.mixing import Mode
+
 
 app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
 
@@ -51,7 +59,7 @@ def draw(
 
     Example: **dpcl mix draw corpus/index.csv --split test --out lists/open2.csv**
     """
-    from dpcl.apps.files import refuse_existing
+    from dpcl.io import refuse_existing
     from dpcl.mixtures.corpus import read_corpus
     from dpcl.mixtures.drawing import draw_list
     from dpcl.mixtures.lists import write_list
@@ -98,7 +106,6 @@ def render(
 
     Example: **dpcl mix render lists/open2.csv --root corpus --out open2**
     """
-    from dpcl.apps.rendering import render_files
     from dpcl.mixtures.lists import read_list
 
     rows = read_list(mixture_list)[:limit]
@@ -143,7 +150,7 @@ def add(
     """
     from dataclasses import replace
 
-    from dpcl.apps.files import refuse_existing
+    from dpcl.io import refuse_existing
     from dpcl.mixtures.lists import read_list, write_list
     from dpcl.mixtures.noise import draw_noise
     from dpcl.mixtures.rooms import draw_rooms
@@ -183,7 +190,6 @@ def wsj0(
 
     Example: **dpcl mix wsj0 wsj0 --lists lists --split tt --out wsj0-mix/2speakers/wav8k/min**
     """
-    from dpcl.apps.rendering import render_wsj0
     from dpcl.mixtures.wsj0 import SPLITS
 
     splits = split or SPLITS
@@ -225,10 +231,140 @@ def librimix(
 
     Example: **dpcl mix librimix LibriSpeech --metadata libri2mix_test-clean.csv --out test**
     """
-    from dpcl.apps.rendering import render_librimix
 
     with progress("rendering LibriMix") as move:
         render_librimix(
             librispeech, metadata, out, wham, rate, mode.value, kind.value, limit, force, move
         )
     print(out / f"mix_{kind.value}.csv")
+
+
+def render_files(
+    rows: Sequence[MixtureRow],
+    root: Path,
+    out: Path,
+    rate: int,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write out/mix/ID.wav, out/s1/ID.wav, … for all rows of a list, or nothing.
+
+    With `force` files of the same names are replaced; others stay.
+    Raises InputError for out/mix or a folder of sources that exists (unless `force`), a folder
+    that cannot be written, and what render_list finds wrong.
+    """
+    from dpcl.mixtures.lists import render_list
+
+    sources = max(len(row.sources) for row in rows)
+    names = ["mix", *(f"s{k + 1}" for k in range(sources))]
+    names += ["noise"] if any(row.noise for row in rows) else []
+    with all_or_none(out, names, force) as aside:
+        render_list(rows, root, aside, rate, progress)
+
+
+def render_wsj0(
+    root: Path,
+    lists: Path,
+    out: Path,
+    splits: Sequence[str],
+    sources: int,
+    rate: int,
+    mode: Mode,
+    levels: Path | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write out/SPLIT/mix, s1, s2, … of the published lists, and a list out/SPLIT.csv of each.
+
+    All of it or nothing. Raises InputError where something exists (unless `force`), for lists and
+    utterances that are missing, before any work, and for those that cannot be read.
+    """
+    from dpcl.mixtures.lists import write_list
+    from dpcl.mixtures.wsj0 import (
+        RATES,
+        WSJ0,
+        check_utterances,
+        read_levels,
+        read_published,
+        render_published,
+    )
+
+    if rate not in RATES:
+        raise InputError(f"wsj0-mix is made at 8000 and 16000 Hz, not at {rate}.")
+    published = {split: read_published(lists, split, sources)[:limit] for split in splits}
+    levels_db = None if levels is None else read_levels(levels)
+    with all_or_none(out, [name for s in splits for name in (s, f"{s}.csv")], force) as aside:
+        copy = WSJ0(root)
+        together = sum(map(len, published.values()))
+        before = 0
+        for mixtures in published.values():
+            check_utterances(mixtures, copy)
+        for split, mixtures in published.items():
+
+            def move(done: int, _: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + done, together)
+
+            rows = render_published(mixtures, copy, aside, split, rate, mode, levels_db, move)
+            write_list(rows, aside / f"{split}.csv")
+            before += len(mixtures)
+
+
+def render_librimix(
+    librispeech: Path,
+    metadata: Path,
+    out: Path,
+    wham: Path | None,
+    rate: int,
+    mode: Mode,
+    kind: LibriMixKind,
+    limit: int | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write out/mix_KIND, s1, s2, … (and noise) of a metadata file, and a list out/mix_KIND.csv.
+
+    All of it or nothing. Raises InputError where something exists (unless `force`), and before any
+    work for files that are missing.
+    """
+    from dpcl.mixtures.librimix import check_metadata, read_metadata, render_metadata
+    from dpcl.mixtures.lists import write_list
+    from dpcl.mixtures.wsj0 import RATES
+
+    if rate not in RATES:
+        raise InputError(f"LibriMix is made at 8000 and 16000 Hz, not at {rate}.")
+    if kind != "clean" and wham is None:
+        raise InputError(f"mix_{kind} has noise: give the folder wham_noise with --wham.")
+    rows = read_metadata(metadata)[:limit]
+    check_metadata(rows, librispeech, None if kind == "clean" else wham)
+    names = [f"s{k + 1}" for k in range(1 if kind == "single" else len(rows[0].paths))]
+    names += [f"mix_{kind}", f"mix_{kind}.csv", *(["noise"] if kind != "clean" else [])]
+    with all_or_none(out, names, force) as aside:
+        rendered = render_metadata(rows, librispeech, wham, aside, rate, mode, kind, progress)
+        write_list(rendered, aside / f"mix_{kind}.csv")
+
+
+@contextmanager
+def all_or_none(out: Path, names: Sequence[str], force: bool) -> Iterator[Path]:
+    """A folder aside, all of whose files go to `out` in the end; `names` are what lies there then.
+
+    With `force` files of the same names are replaced; others stay. Raises InputError for a name
+    that exists (unless `force`), for a folder where a file shall be or the other way round, and
+    for a folder that cannot be written.
+    """
+    from dpcl.io import folder_aside, refuse_existing
+
+    for name in names:
+        refuse_existing(out / name, force)
+    with folder_aside(out) as aside:
+        yield aside
+        places = {path: out / path.relative_to(aside) for path in sorted(aside.rglob("*"))}
+        for path, place in places.items():
+            if place.exists() and place.is_dir() != path.is_dir():
+                raise InputError(f"{place} is in the way: remove it, or give another --out")
+        for path, place in places.items():
+            if path.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                path.replace(place)

@@ -1,13 +1,24 @@
-"""`dpcl show`: what a recording looks like, how it is separated, and why."""
+"""`dpcl show`: one page of pictures of a recording and its separation."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpcl.apps.screen import Force, ModelName, screen
+from dpcl.errors import InputError, need_package
+from dpcl.separators.limits import check_sources
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dpcl.evaluation.figures import Picture
+    from dpcl.separators.deep_clustering import DeepClustering
 
 
 def show(
@@ -27,7 +38,6 @@ def show(
 
     Example: **dpcl show examples/two_talkers.flac --out two_talkers.png**
     """
-    from dpcl.apps.picture import show_file
 
     shown = show_file(recording, out, model, sources, start, seconds, force)
     for warning in shown.warnings:
@@ -38,3 +48,144 @@ def show(
             " --start and --seconds choose the part"
         )
     print(shown.path)
+
+
+SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")
+LONGEST = 120.0  # s; more would be too dense to read, and the embeddings take gigabytes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The picture that was written, and which part of the recording it shows."""
+
+    path: Path
+    start: float  # s
+    end: float  # s
+    seconds: float  # of the whole recording
+    warnings: tuple[str, ...]  # a sentence each: what is not as one would expect
+
+
+def show_file(
+    recording: Path,
+    out: Path,
+    model: str = "default",
+    sources: int | None = None,
+    start: float = 0.0,
+    seconds: float = 8.0,
+    force: bool = False,
+) -> Shown:
+    """Separate a part of a recording, and write a page about it.
+
+    out: a file whose suffix chooses the format, or a folder for STEM.png. What is shown is the
+    separation of the part alone, as if the recording had been no longer.
+    Raises InputError for a recording that cannot be read, a part that it does not have, an output
+    that exists (unless `force`) or cannot be written, what `separate` refuses, and where
+    matplotlib is not installed.
+    """
+    from dpcl.io import folder_aside
+
+    path = _output(recording, out, force)
+    check_sources(sources)
+    if not 0 < seconds <= LONGEST:
+        raise InputError(f"cannot show {seconds} seconds; give more than 0 and up to {LONGEST:.0f}")
+    if not 0 <= start < math.inf:
+        raise InputError(f"{recording}: nothing starts at {start} s; give 0 or more")
+    need_package("show", "pictures need", "matplotlib")
+    part, rate, whole, cut_off = _part(recording, start, seconds)
+    first = round(start * rate)
+    # torch and matplotlib are imported here: a mistyped name is answered at once.
+    import matplotlib
+
+    from dpcl.evaluation.figures import STYLE, draw_page
+    from dpcl.separators.load import load_separator
+
+    picture = picture_of(part, rate, load_separator(model), sources, first / rate)
+    with matplotlib.rc_context(STYLE), folder_aside(path.parent) as folder:
+        draw_page(picture).savefig(folder / path.name)
+        (folder / path.name).replace(path)
+    end = (first + part.shape[1]) / rate
+    warnings = []
+    if cut_off:
+        warnings.append(f"{recording} is cut off after {whole:.2f} s: what could be read is shown")
+    if picture.embedded is None:
+        warnings.append("embeddings are shown of up to 10 s; give less --seconds to see them")
+    return Shown(path, first / rate, end, whole, tuple(warnings))
+
+
+def picture_of(
+    samples: NDArray[np.float32],
+    sample_rate: int,
+    separator: DeepClustering,
+    sources: int | None = None,
+    start: float = 0.0,
+) -> Picture:
+    """What there is to draw of samples (channels, T) that begin at `start` (s).
+
+    Magnitudes are the root mean squares over the channels. Embeddings are those of up to 10 s.
+    """
+    import torch
+
+    from dpcl.evaluation.figures import Embedded, Grid, Picture
+    from dpcl.recordings.separate import separate_recording
+    from dpcl.signal.band import Band
+
+    separation = separate_recording(samples, sample_rate, separator, sources)
+    masks, vectors = separation.masks, separation.embeddings
+    if masks is None:
+        raise ValueError("the separator gave no masks to show")
+    stft = Band(sample_rate, separator.sample_rate, separator.stft).stft
+    spectra = stft(torch.cat([torch.from_numpy(samples)[None], separation.sources])).abs()
+    spectra = spectra.square().mean(1).sqrt()  # (1 + C, L, F)
+    grid = Grid(stft.hop / sample_rate, sample_rate / stft.window, start)
+    seconds = samples.shape[1] / sample_rate
+    embedded = None
+    if vectors is not None:
+        bins = min(vectors.shape[1], stft.bins)  # what both the network and the recording have
+        embedded = Embedded(
+            vectors[:, :bins], spectra[0, :, :bins], masks.argmax(0)[:, :bins], grid
+        )
+    return Picture(spectra[0], spectra[1:], masks, grid, seconds, embedded)
+
+
+def _part(
+    recording: Path, start: float, seconds: float
+) -> tuple[NDArray[np.float32], int, float, bool]:
+    """Samples (channels, n) from `start` on, their rate, how long the recording is (s), if cut."""
+    import numpy as np
+
+    from dpcl.apps.files import check_reader
+    from dpcl.signal.reader import AudioReader
+
+    with AudioReader(recording) as reader:
+        rate = reader.sample_rate
+        check_reader(reader)
+        first = round(start * rate)
+        last = first + max(1, round(seconds * rate))
+        parts, read = [], 0
+        for block in reader.blocks(1 << 18):
+            parts.append(block[:, max(0, first - read) : max(0, last - read)])
+            read += block.shape[1]
+    if first >= read:
+        raise InputError(
+            f"{recording} lasts {read / rate:.2f} s: nothing starts at {start} s; give less"
+        )
+    return np.concatenate(parts, axis=1), rate, read / rate, reader.cut_off
+
+
+def _output(recording: Path, out: Path, force: bool) -> Path:
+    """Where the picture goes; raises InputError where it must not or cannot."""
+    from dpcl.io import refuse_existing
+
+    path = out / f"{recording.stem}.png" if out.is_dir() or not out.suffix else out
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{path}: no picture is written as {path.suffix!r}; end its name in "
+            + ", ".join(SUFFIXES)
+        )
+    refuse_existing(path, force)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder and stays; give another --out")
+    nearest = next(folder for folder in path.parents if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest}: is a file, not a folder; give another --out")
+    return path

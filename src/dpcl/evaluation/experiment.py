@@ -1,141 +1,212 @@
-"""What an experiment is: a table of systems by lists, read from a YAML file of the package."""
+"""Run an experiment: lists, scores, examples and the report."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import yaml
-from pydantic import Field, model_validator
+from dpcl.errors import InputError, need_package
+from dpcl.evaluation.cache import Report, ScoreStore, Work, score_all, spread, unknown_rows
+from dpcl.evaluation.descriptions import Experiment, System, find_list
+from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
+from dpcl.evaluation.examples import separated, truth
+from dpcl.evaluation.metrics import check_measures
+from dpcl.evaluation.report import (
+    Example,
+    Group,
+    group_by,
+    make_table,
+    report_files,
+    table_markdown,
+)
+from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
+from dpcl.io import refuse_existing
+from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.lists import MixtureRow, check_files
+from dpcl.separators.load import named_separator
 
-from dpcl.errors import InputError
-from dpcl.mixtures.corpus import Corpus, read_corpus
-from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import MixtureRow, read_list, write_list
-from dpcl.settings import Settings
-
-DESCRIPTIONS = Path(__file__).parent.parent / "experiments"
-LISTS = "lists"  # the file there that says how lists are drawn, and the folder of committed ones
-
-
-class ListSettings(Settings):
-    """How a list is drawn, in the terms of `dpcl mix draw`."""
-
-    split: str
-    only: tuple[str, ...] = ("librispeech", "speechocean762")
-    speakers: tuple[str, ...] | None = None
-    count: int = Field(ge=1)
-    sources: int = Field(default=2, ge=1, le=10)
-    same_speaker: bool = False
+EXAMPLES = 2  # mixtures of a list that are shown
 
 
-class Published(Settings):
-    """A figure of a paper, on wsj0-2mix or wsj0-3mix; dB."""
+@dataclass(frozen=True)
+class Places:
+    """Where everything is."""
 
-    paper: str
-    sdri: float | None = None
-    si_sdri: float | None = None
-
-
-class System(Settings):
-    """One line of the table: a separator by name, or the network that a recipe trains."""
-
-    name: str
-    title: str = ""
-    separator: str | None = None  # what --separator takes; the name if neither this nor recipe
-    recipe: str | None = None  # recipes/RECIPE.yaml
-    run: str | None = None  # the folder of its weights below --weights; the name if left out
-    changes: dict[str, Any] = Field(default_factory=dict)  # of the recipe, as --set takes them
-    local: bool = False  # stretches of 100 frames, in the references' order
-    published: dict[str, Published] = Field(default_factory=dict)  # by list
-
-    @property
-    def folder(self) -> str:
-        """Of the training run, by which other systems may name it too."""
-        return self.run or self.name
+    corpus: Path
+    out: Path
+    lists: Path
+    weights: Path
+    recipes: Path
+    cache: Path
 
 
-class Experiment(Settings):
-    """A table."""
+@dataclass(frozen=True)
+class Done:
+    """What came of an experiment."""
 
-    name: str
-    title: str
-    about: str  # what it shows, for the head of the report; Markdown
-    lists: tuple[str, ...] = Field(min_length=1)
-    by: Literal["gender", "level"] = "gender"
-    systems: tuple[System, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Experiment:
-        names = [system.name for system in self.systems]
-        if len(set(names)) < len(names):
-            raise ValueError("two systems share a name")
-        return self
+    outputs: tuple[Path, ...]
+    markdown: str  # its tables
+    notes: tuple[str, ...]  # what is missing and why
 
 
-def experiment_names() -> list[str]:
-    """All there are."""
-    return sorted(path.stem for path in DESCRIPTIONS.glob("*.yaml") if path.stem != LISTS)
+def run_experiment(
+    experiment: Experiment,
+    places: Places,
+    named: dict[str, str | None],
+    limit: int | None = None,
+    metrics: tuple[str, ...] = (),
+    workers: int = 0,
+    force: bool = False,
+    report: Report = lambda *moved: None,
+) -> Done:
+    """Score all systems that there are on all lists, and write the report.
 
-
-def read_experiment(name: str, systems: tuple[str, ...] | None = None) -> Experiment:
-    """The experiment of a name, of its systems only those that are named.
-
-    Raises InputError for names that there are not.
+    Writes out/report.{md,csv,html} and out/LIST-SYSTEM/{results.csv,summary.json} when all is done.
+    named: the separator of each system, None where it is not trained yet.
+    workers: processes, 0 for one a core. report: called with the mixtures scored and in all, and
+    whose they are. Systems without weights stand in the table as not trained; mixtures with a
+    talker whom a system must know and cannot are left out for every system.
+    Raises InputError for a report that exists (unless `force`), files that are missing, a corpus
+    with too few talkers, and what cannot be scored; what was scored before that is kept.
     """
-    if name not in experiment_names():
-        names = ", ".join(experiment_names())
-        raise InputError(f"no experiment is called {name!r}; there are {names}")
-    text = (DESCRIPTIONS / f"{name}.yaml").read_text(encoding="utf-8")
-    experiment = Experiment.model_validate({"name": name, **yaml.safe_load(text)})
-    if systems is None:
-        return experiment
-    known = {system.name: system for system in experiment.systems}
-    unknown = [wanted for wanted in systems if wanted not in known]
-    if unknown:
+    for name in ("report.md", "report.csv", "report.html"):
+        refuse_existing(places.out / name, force)
+    need_package("show", "the report has pictures, which need", "matplotlib")
+    workers = workers or _cores()
+    names = [name for name in named.values() if name is not None]
+    if not names:
         raise InputError(
-            f"experiment {name} has no system {unknown[0]!r}; there are {', '.join(known)}"
+            f"no system of {experiment.name} has weights below {places.weights}; add --train, or"
+            " say where they are with --weights"
         )
-    chosen = tuple(system for system in experiment.systems if system.name in systems)
-    return experiment.model_copy(update={"systems": chosen})
-
-
-@lru_cache
-def list_settings() -> dict[str, ListSettings]:
-    """How each list that experiments name is drawn."""
-    text = (DESCRIPTIONS / f"{LISTS}.yaml").read_text(encoding="utf-8")
-    return {
-        name: ListSettings.model_validate(settings)
-        for name, settings in yaml.safe_load(text).items()
+    for name in names:
+        check_measures(metrics, sample_rate(named_separator(name)))
+    lists = {
+        name: find_list(name, places.corpus, places.lists, places.out / "lists")
+        for name in experiment.lists
     }
-
-
-def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[MixtureRow]:
-    """The list of a name for the corpus below `root`.
-
-    The one in the folder `committed` where the corpus is the one that it was drawn from (it has
-    any recording of it); otherwise drawn from the corpus, into the folder `drawn`, by
-    the same settings. Raises InputError for what read_list, read_corpus and draw_list refuse.
-    """
-    frozen = committed / f"{name}.csv"
-    if frozen.is_file():
-        rows = read_list(frozen)
-        paths = (path for row in rows for source in row.sources for path in source.paths)
-        if any((root / path).is_file() for path in paths):
-            return rows
-    settings = list_settings()[name]
-    corpus = read_corpus(root, settings.split)
-    known = {utterance.corpus for utterance in corpus.utterances}
-    if known & set(settings.only):  # of another corpus all is taken
-        corpus = Corpus(
-            corpus.root, tuple(u for u in corpus.utterances if u.corpus in settings.only)
-        )
-    if settings.speakers:
-        corpus = corpus.of_speakers(settings.speakers)
-    rows = draw_list(
-        corpus, name, 0, settings.count, settings.sources, same_speaker=settings.same_speaker
+    chosen: dict[str, list[MixtureRow]] = {}
+    notes: dict[str, list[str]] = {}
+    for name, rows in lists.items():
+        check_files(rows[:limit] if limit else rows, places.corpus)
+        unknown = unknown_rows(names, rows, places.corpus)
+        chosen[name] = [row for row in rows if row.id not in unknown][:limit]
+        if not chosen[name]:
+            raise InputError(f"list {name} has no mixture that all systems can be scored on")
+        notes[name] = _notes(experiment, places, named, len(unknown), rows, chosen[name])
+    store = ScoreStore(places.cache, places.corpus, metrics)
+    work: list[Work] = [(name, row) for rows in chosen.values() for name in names for row in rows]
+    titles = {name: system for system, name in named.items()}
+    scores = score_all(
+        work, store, workers, lambda done, total, name: report(done, total, titles[name])
     )
-    drawn.mkdir(parents=True, exist_ok=True)
-    write_list(rows, drawn / f"{name}.csv")
-    return rows
+    genders = _genders(places.corpus)
+    tables, examples = [], []
+    for list_name, rows in chosen.items():
+        group = group_by(experiment.by, rows, genders)
+        lines: list[tuple[System, list[SourceResult] | None]] = []
+        for system in experiment.systems:
+            separator = named[system.name]
+            if separator is None:
+                lines.append((system, None))
+            else:
+                found = [score for row in rows for score in scores[separator, row.id]]
+                lines.append((system, found))
+                rate = sample_rate(named_separator(separator))
+                columns = METRICS + improvements(metrics)
+                folder = places.out / f"{list_name}-{system.name.replace(':', '-')}"
+                write_results(
+                    folder, found, summarise(found, list_name, system.name, rate, columns)
+                )
+        tables.append(make_table(list_name, lines, group, metrics, notes[list_name]))
+        shown = _shown(rows, group_by("gender", rows, genders), lines)
+        examples += _examples(experiment, places, list_name, shown, named, workers)
+    command = f"dpcl experiment {experiment.name} --corpus CORPUS --out FOLDER"
+    files = report_files(experiment, tables, examples, command)
+    write_files(places.out, files)
+    return Done(
+        tuple(places.out / name for name in files),
+        "\n".join(f"**{table.list}**\n\n{table_markdown(table)}" for table in tables),
+        tuple(dict.fromkeys(note for of in notes.values() for note in of)),
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _notes(
+    experiment: Experiment,
+    places: Places,
+    named: dict[str, str | None],
+    unknown: int,
+    rows: Sequence[MixtureRow],
+    chosen: Sequence[MixtureRow],
+) -> list[str]:
+    notes = []
+    if unknown:
+        notes.append(
+            f"{unknown} of the {len(rows)} mixtures of {rows[0].list} are left out for all systems:"
+            " the corpus has no other speech of a talker whom a speaker-dependent system must know."
+        )
+    if len(chosen) < len(rows) - unknown:
+        notes.append(f"Only the first {len(chosen)} mixtures of {rows[0].list} were scored.")
+    for system in experiment.systems:
+        if named[system.name] is None:
+            changes = "".join(f" --set {key}={value}" for key, value in system.changes.items())
+            notes.append(
+                f"{system.name} is not trained: `dpcl train recipes/{system.recipe}.yaml --run"
+                f" {places.weights / system.folder}{changes}`, or --train."
+            )
+    return notes
+
+
+def _genders(corpus: Path) -> dict[str, str]:
+    """Of each recording, by its path below the corpus; nothing where the corpus does not say."""
+    try:
+        found = read_corpus(corpus)
+    except InputError:
+        return {}
+    return {u.path.relative_to(found.root).as_posix(): u.gender for u in found.utterances}
+
+
+def _shown(
+    rows: Sequence[MixtureRow],
+    group: Group,
+    lines: Sequence[tuple[System, list[SourceResult] | None]],
+) -> list[tuple[str, MixtureRow]]:
+    """The first mixture of each of the first groups of genders."""
+    results = next(found for _, found in lines if found is not None)
+    by_id = {row.id: row for row in rows}
+    first: dict[str, MixtureRow] = {}
+    for result in results:
+        first.setdefault(group(result), by_id[result.id])
+    return list(first.items())[:EXAMPLES]
+
+
+def _examples(
+    experiment: Experiment,
+    places: Places,
+    list_name: str,
+    shown: Sequence[tuple[str, MixtureRow]],
+    named: dict[str, str | None],
+    workers: int,
+) -> list[Example]:
+    folder, root = str(places.cache / "examples"), str(places.corpus)
+    systems = [(s.title or s.name, name) for s in experiment.systems if (name := named[s.name])]
+    pieces = [(name, row, root, folder) for _, row in shown for _, name in systems]
+    made = {(piece[0], piece[1].id): path for piece, path in spread(separated, pieces, workers)}
+    return [
+        Example(
+            list_name,
+            f"{row.id}: {group}",
+            truth(row, root, folder),
+            [(title, made[name, row.id]) for title, name in systems],
+        )
+        for group, row in shown
+    ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from dpcl.evaluation.experiment import Experiment, System
+from dpcl.evaluation.descriptions import Experiment, System
 from dpcl.evaluation.summary import Means, SourceResult, cell, means, title
 from dpcl.mixtures.lists import MixtureRow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpcl.errors import InputError
-from dpcl.evaluation.experiment import (
+from dpcl.evaluation.descriptions import (
     experiment_names,
     find_list,
     list_settings,
