@@ -256,11 +256,6 @@ def test_the_defaults_are_the_papers() -> None:
     assert settings.network.width == 600
 
 
-def test_a_table_of_counts_as_it_was_is_left_out() -> None:
-    """Weights from before counting saw frames are read, and count as those that were not taught."""
-    assert ModelSettings.model_validate({"count": {"coefficients": [[0.0] * 21]}}).count is None
-
-
 @pytest.mark.parametrize("row", ["hidden", "output"])
 def test_rows_for_counting_that_do_not_fit_are_refused(row: str) -> None:
     rows = {"hidden": [[0.0] * (1 + SIGNS)] * 4, "output": [[0.0] * 5] * 3}

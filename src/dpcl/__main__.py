@@ -1,9 +1,6 @@
 """The program: `dpcl` and `python -m dpcl`, in a process of its own."""
 
-import sys
-
-from dpcl.apps import cli
-from dpcl.apps.process import leave
+from dpcl.apps import cli, process
 
 
 def main() -> None:
@@ -11,8 +8,8 @@ def main() -> None:
     try:
         cli.main()
     except SystemExit as end:
-        if sys.argv[1:2] == ["separate"]:
-            leave(int(end.code or 0))  # it has closed all that it opened
+        if process.quick_exit:
+            process.leave(int(end.code or 0))  # it has closed all that it opened
         raise
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dpcl.clustering.count import SIGNS
 from dpcl.errors import InputError
+from dpcl.io import atomic
 from dpcl.networks.activity import TalkerActivity
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
@@ -160,12 +159,6 @@ class ModelSettings(Settings):
     # see dpcl.clustering.alone. null: as they are
     whitening: tuple[tuple[float, ...], ...] | None = None
 
-    @field_validator("count", mode="before")
-    @classmethod
-    def _count_as_it_was(cls, value: Any) -> Any:
-        """The table of weights that were written before counting saw frames is no longer read."""
-        return None if isinstance(value, dict) and "coefficients" in value else value
-
     @model_validator(mode="after")
     def _whitening_fits_the_embeddings(self) -> ModelSettings:
         size = self.network.embedding
@@ -212,14 +205,8 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
         for name, value in weights.items()
     }
     metadata = {"settings": model.settings.model_dump_json(), "notes": json.dumps(model.notes)}
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
+    with atomic(path) as partial:
         save_file(tensors, partial, metadata)
-        Path(partial).chmod(0o644)  # mkstemp's files are the owner's alone
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def load_model(path: Path) -> Model:

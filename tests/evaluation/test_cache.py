@@ -1,9 +1,7 @@
-"""What is the same score: another mixture, other weights and other code have other words."""
+"""What is the same score: another mixture and other weights have other words."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +10,9 @@ import soundfile
 import torch
 
 from dpcl.errors import InputError
-from dpcl.evaluation import cache as cached
-from dpcl.evaluation import cache as identity
+from dpcl.evaluation import cache
 from dpcl.evaluation.cache import (
     ScoreStore,
-    code_identity,
     row_identity,
     score_all,
     separator_identity,
@@ -73,45 +69,6 @@ def test_every_separator_has_a_word_of_its_own() -> None:
     assert [separator_identity(name) for name in names] == words
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Writes modules dpcl.NAME that are found before the real ones."""
-    import importlib.machinery
-
-    def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
-        path = tmp_path / f"{name}.py"
-        return (
-            importlib.machinery.ModuleSpec(name, None, origin=str(path)) if path.exists() else None
-        )
-
-    monkeypatch.setattr(identity, "find_spec", find_spec)
-
-    def write(name: str, code: str) -> None:
-        (tmp_path / f"{name}.py").write_text(code)
-        identity._parsed.cache_clear()
-
-    return write
-
-
-def test_code_counts_with_all_that_it_imports_and_comments_do_not(
-    package: Callable[[str, str], None], request: pytest.FixtureRequest
-) -> None:
-    request.addfinalizer(identity._parsed.cache_clear)
-    package("dpcl.a", "def f():\n    from dpcl.b import g\n    return g()\n")
-    package("dpcl.b", "def g():\n    return 1\n")
-    package("dpcl.c", "x = 1\n")
-    before = code_identity(["dpcl.a"])
-    package(
-        "dpcl.a",
-        '"""Doc."""\ndef f():\n    "Says."\n    from dpcl.b import g  # why\n    return g()',
-    )
-    package("dpcl.c", "x = 2\n")
-    assert code_identity(["dpcl.a"]) == before
-    package("dpcl.b", "def g():\n    return 2\n")
-    assert code_identity(["dpcl.a"]) != before
-    assert "dpcl.a" not in sys.modules
-
-
 pytest.importorskip("fast_bss_eval")
 
 
@@ -120,7 +77,7 @@ def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*work: object) -> None:
         raise AssertionError("this was scored before")
 
-    monkeypatch.setattr(cached, "_score", fail)
+    monkeypatch.setattr(cache, "_score", fail)
 
 
 def test_scores_are_those_of_the_separator(
@@ -160,7 +117,7 @@ def test_kinds_and_groups_are_those_of_the_row(
 def test_a_run_that_was_killed_goes_on_where_it_was(
     noises: Path, noise_rows: list[MixtureRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score = cached._score
+    score = cache._score
     scored: list[str] = []
 
     def dies(name: str, row: MixtureRow, *rest: object) -> object:
@@ -170,7 +127,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
         return score(name, row, *rest)  # type: ignore[arg-type]
 
     work = [("ibm", row) for row in noise_rows]
-    monkeypatch.setattr(cached, "_score", dies)
+    monkeypatch.setattr(cache, "_score", dies)
     with pytest.raises(KeyboardInterrupt):
         score_all(work, ScoreStore(tmp_path, noises, ()))
     (path,) = tmp_path.glob("*.jsonl")

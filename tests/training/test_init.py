@@ -24,7 +24,7 @@ def test_a_run_starts_from_the_weights_that_it_is_given(
     tmp_path: Path, make_recipe: Callable[..., Recipe]
 ) -> None:
     first = train(make_recipe(), tmp_path / "first")
-    still = {"kind": "sgd", "learning_rate": 1e-12}
+    still = {"learning_rate": 1e-12}
     recipe = make_recipe(init=str(first), stages=STAGES, optimiser=still, validation=None, seed=9)
     train(recipe, tmp_path / "second")
     checkpoint = latest_checkpoint(tmp_path / "second")
@@ -38,7 +38,7 @@ def test_heads_begin_fresh_where_that_is_wanted(
     tmp_path: Path, make_recipe: Callable[..., Recipe]
 ) -> None:
     first = train(make_recipe(), tmp_path / "first")
-    still = {"kind": "sgd", "learning_rate": 1e-12}
+    still = {"learning_rate": 1e-12}
     recipe = make_recipe(
         init=str(first), init_heads=False, stages=STAGES, optimiser=still, validation=None
     )

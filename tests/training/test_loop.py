@@ -167,11 +167,9 @@ def test_noise_and_dropout_reach_the_network(
     assert not same(final_weights(tmp_path / "a"), final_weights(tmp_path / "b"))
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("sgd", "32-true"), ("adam", "bf16-mixed")])
-def test_every_optimiser_and_precision_trains(
-    tmp_path: Path, make_recipe: MakeRecipe, kind: str, precision: str
-) -> None:
-    optimiser = {"kind": kind, "learning_rate": 0.01}
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_every_precision_trains(tmp_path: Path, make_recipe: MakeRecipe, precision: str) -> None:
+    optimiser = {"learning_rate": 0.01}
     train(make_recipe(optimiser=optimiser, precision=precision, validation=None), tmp_path)
     assert all(0 < float(row["loss"]) < 4 for row in rows(tmp_path))
     assert {value.dtype for value in final_weights(tmp_path).values()} == {torch.float32}

@@ -67,7 +67,7 @@ def test_two_heads_share_the_loss(make_recipe: MakeRecipe) -> None:
     torch.testing.assert_close(loss, expected.detach())
 
 
-@pytest.mark.parametrize("targets", ["phase_sensitive", "magnitude", "waveform"])
+@pytest.mark.parametrize("targets", ["phase_sensitive", "waveform"])
 def test_masks_are_compared_in_the_best_order(make_recipe: MakeRecipe, targets: str) -> None:
     recipe = recipe_for(
         make_recipe, {"masks": 2, "embedding": 0}, kind="none", masks={"targets": targets}
@@ -95,8 +95,8 @@ def test_the_strongest_comes_first(make_recipe: MakeRecipe) -> None:
     assert max(given) > least[0] + 0.01
 
 
-def test_waveforms_through_phase_reconstruction(make_recipe: MakeRecipe) -> None:
-    masks = {"targets": "waveform", "distance": "si_sdr", "iterations": 2}
+def test_waveforms_by_si_sdr(make_recipe: MakeRecipe) -> None:
+    masks = {"targets": "waveform", "distance": "si_sdr"}
     recipe = recipe_for(make_recipe, {"masks": 2, "embedding": 0}, kind="none", masks=masks)
     loss, network = loss_of(recipe, torch.randn(2, 2, 1, 320))
     assert loss.isfinite()

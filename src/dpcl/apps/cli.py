@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import bulk, experiment, export, live, mix, show, web
+from dpcl.apps import bulk, experiment, export, live, mix, process, show, web
 from dpcl.apps.screen import (
     FileFormat,
     Force,
@@ -103,6 +103,7 @@ def separate(
     """
     from dpcl.apps.files import Separated, separate_files
 
+    process.quick_exit = True
     finished: list[Separated] = []
     with progress("separating") as move:
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+quick_exit = False  # set by commands that close all that they open
+
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.metrics import MEASURES, check_measures, perceive, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
+from dpcl.io import atomic
 from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture
 from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
 from dpcl.separators.separation import OracleSeparator, Separation, Separator
@@ -175,18 +177,13 @@ def _csv(results: Sequence[SourceResult], metrics: Sequence[str]) -> str:
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
-    """Write all files under passing names first, then give them their own all at once."""
-    partial = {folder / name: folder / f".{name}.{os.getpid()}" for name in files}
+    """Write all files under temporary names first, then rename them all at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for path, passing in partial.items():
-                passing.write_text(files[path.name], encoding="utf-8", newline="")
-            for path, passing in partial.items():
-                os.replace(passing, path)
-        finally:
-            for passing in partial.values():
-                passing.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            for name, text in files.items():
+                partial = stack.enter_context(atomic(folder / name))
+                partial.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}); choose another"

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from dpcl.clustering.components import principal_components
 from dpcl.evaluation.cache import (
-    SCORING,
-    code_identity,
+    code_version,
     known_separator,
     row_identity,
     separator_identity,
@@ -47,7 +46,6 @@ from dpcl.signal.stft import STFT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CODE = (*SCORING, "dpcl.evaluation.examples")
 STRIP = 1.5  # inches high
 PANEL = 2.6  # inches wide
 DPI = 110
@@ -58,7 +56,7 @@ def truth(row: MixtureRow, root: str, folder: str) -> Path:
     """The folder with mixture.flac, s1.flac, … and strip.png of a mixture and its references."""
     import matplotlib
 
-    place = Path(folder) / f"truth-{row_identity(row, root, code_identity(CODE))}"
+    place = Path(folder) / f"truth-{row_identity(row, root, code_version())}"
     if not place.is_dir():
         mixture, references = render_mixture(row, root, ORACLE_SAMPLE_RATE)
         sounds = {"mixture": mixture, **{f"s{k}": s for k, s in enumerate(references, 1)}}
@@ -77,7 +75,7 @@ def separated(name: str, row: MixtureRow, root: str, folder: str) -> Path:
     """
     import matplotlib
 
-    identity = separator_identity(name, CODE)
+    identity = separator_identity(name)
     place = Path(folder) / f"{identity}-{row_identity(row, root)}"
     if place.is_dir():
         return place

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
+from dpcl.io import atomic
 from dpcl.mixtures.mixing import mix_sources
 from dpcl.mixtures.noise import add_noise
 from dpcl.mixtures.parts import parse_part, read_part
@@ -42,9 +43,8 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
     additions = [
         name for name in optional_columns(num_sources) if any(name in fields for fields in optional)
     ]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header + additions)
             for row, optional_row in zip(rows, optional, strict=True):
@@ -55,11 +55,8 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
                 fields += [""] * (len(header) - len(fields))
                 fields += [optional_row.get(name, "") for name in additions]
                 writer.writerow(fields)
-        partial.replace(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
+from dpcl.io import atomic
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.parts import read_part
 from dpcl.signal.level import active_level_db
@@ -72,20 +73,16 @@ def pack_corpus(
     name = f"{_fingerprint(corpus, sample_rate)}-{sample_rate}"
     data, index = cache / f"{name}.npy", cache / f"{name}.json"
     if not (data.is_file() and index.is_file()):
-        partial = cache / f".{name}.{os.getpid()}"
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with atomic(data) as partial, partial.open("wb") as file:
                 entry = _decode(corpus, sample_rate, file, progress)
-            partial.replace(data)
-            partial.write_text(json.dumps(entry))
-            partial.replace(index)
+            with atomic(index) as partial:
+                partial.write_text(json.dumps(entry))
         except OSError as error:
             raise InputError(
                 f"{cache} cannot hold the packed corpus ({error.strerror})."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
     return _load(data, index)
 
 

@@ -128,35 +128,29 @@ def waveform_approximation_loss(
     references: Tensor,
     stft: Callable[[Tensor], Tensor],
     inverse: Callable[[Tensor, int], Tensor],
-    iterations: int = 0,
     distance: Distance = "l1",
 ) -> Tensor:
-    """`waveform_loss` of the masked mixture after some iterations of MISI: (B,).
+    """`waveform_loss` of the masked mixture, with the phase of the mixture: (B,).
 
     masks: (B, N, C) with N = L*F; mixture: samples (B, T); references: (B, C, T); stft, inverse,
-    iterations: as for `misi`. With no iterations the mixture's phase is kept.
-    Source: Wang et al. 2018 (there WA, and WA-MISI-k with k iterations). Raises ValueError for
+    as for `masked_waveforms`.
+    Source: Wang et al. 2018 (there WA). Raises ValueError for
     shapes that do not fit.
     """
-    return waveform_loss(misi(masks, mixture, stft, inverse, iterations), references, distance)
+    return waveform_loss(masked_waveforms(masks, mixture, stft, inverse), references, distance)
 
 
-def misi(
+def masked_waveforms(
     masks: Tensor,
     mixture: Tensor,
     stft: Callable[[Tensor], Tensor],
     inverse: Callable[[Tensor, int], Tensor],
-    iterations: int,
 ) -> Tensor:
-    """Waveforms of the masked magnitudes, phases by multiple input spectrogram inversion.
+    """Waveforms of the masked mixture, with the phase of the mixture.
 
     masks: (B, N, C) with N = L*F, any values at least zero; mixture: samples (B, T)
     stft: (..., T) -> complex (..., L, F); inverse: such a spectrum and a length -> (..., T)
-    returns (B, C, T). Each iteration gives every source an equal part of what the estimates lack
-    of the mixture, and takes the phases of that; magnitudes stay. Differentiable all through: the
-    phase of bins 100 dB under the loudest fades out, where its gradient would have no bound.
-    Source: Gunawan and Sen 2010; unfolded into layers by Wang et al. 2018. Raises ValueError for
-    masks that do not fit the mixture's spectrum.
+    returns (B, C, T). Raises ValueError for masks that do not fit the mixture's spectrum.
     """
     spectrum = stft(mixture)  # (B, L, F)
     frames, bins = spectrum.shape[-2:]
@@ -167,16 +161,7 @@ def misi(
         )
     layers = masks.to(mixture.dtype).mT  # (B, C, N)
     layers = layers.reshape(*layers.shape[:2], frames, bins)  # (B, C, L, F)
-    magnitudes = layers * spectrum.abs().unsqueeze(1)
-    faint = FAINT * spectrum.abs().amax((1, 2)).reshape(-1, 1, 1, 1)
-    faint = torch.where(faint > 0, faint, 1)
-    sources = inverse(layers * spectrum.unsqueeze(1), mixture.shape[-1])  # (B, C, T)
-    for _ in range(iterations):
-        missing = mixture - sources.sum(1)  # (B, T)
-        guess = stft(sources + missing.unsqueeze(1) / sources.shape[1])  # (B, C, L, F)
-        length = (guess.real.square() + guess.imag.square() + faint.square()).sqrt()
-        sources = inverse(magnitudes * (guess / length), mixture.shape[-1])
-    return sources
+    return inverse(layers * spectrum.unsqueeze(1), mixture.shape[-1])
 
 
 def _negative_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:

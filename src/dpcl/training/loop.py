@@ -17,6 +17,7 @@ from torch import nn
 
 from dpcl.errors import InputError, missing_package
 from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.io import atomic
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
 from dpcl.networks.base import HEADS, EmbeddingNetwork
@@ -71,9 +72,8 @@ class RunLog:
         lines = self._csv.read_text().splitlines() if self._csv.exists() else []
         whole = [line for line in lines[1:] if line.count(",") == header.count(",")]
         kept = [line for line in whole if int(line.partition(",")[0]) <= done]
-        partial = self._csv.with_suffix(".partial")
-        partial.write_text("\n".join([header, *kept, ""]))
-        partial.replace(self._csv)
+        with atomic(self._csv) as partial:
+            partial.write_text("\n".join([header, *kept, ""]))
 
     def write(self, row: Progress) -> None:
         """Add a row."""
@@ -323,8 +323,6 @@ def _seed(seed: int, step: int, fabric: Fabric) -> None:
 
 def _optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if settings.kind == "sgd":
-        return torch.optim.SGD(learning, settings.learning_rate, settings.momentum)
     return torch.optim.Adam(learning, settings.learning_rate)
 
 

@@ -13,7 +13,6 @@ from dpcl.objectives.affinity import affinity_loss, normalised_affinity_loss
 from dpcl.objectives.attractor import anchored_attractor_loss, deep_attractor_loss
 from dpcl.objectives.masks import (
     Norm,
-    magnitude_targets,
     mask_inference_loss,
     phase_sensitive_targets,
     waveform_approximation_loss,
@@ -123,14 +122,10 @@ def _mask_loss(
             samples,
             spectrum,
             inverse,
-            settings.iterations,
             settings.distance,
         ).mean()
     mixture = spectra.sum(1)
-    if settings.targets == "magnitude":
-        targets = magnitude_targets(spectra)
-    else:
-        targets = phase_sensitive_targets(spectra, mixture)
+    targets = phase_sensitive_targets(spectra, mixture)
     norm: Norm = 1 if settings.distance == "l1" else 2
     return mask_inference_loss(
         masks, mixture.abs().flatten(1), targets, norm, any_order=settings.order == "best"

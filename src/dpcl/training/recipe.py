@@ -76,10 +76,9 @@ class DataSettings(Settings):
 class MaskObjective(Settings):
     """What the masks are compared with."""
 
-    targets: Literal["phase_sensitive", "magnitude", "waveform"] = "phase_sensitive"
-    # Waveforms alone have si_sdr, and iterations of phase reconstruction (MISI) before it.
+    targets: Literal["phase_sensitive", "waveform"] = "phase_sensitive"
+    # si_sdr compares waveforms alone.
     distance: Literal["l1", "l2", "si_sdr"] = "l1"
-    iterations: int = Field(default=0, ge=0, le=10)
     # Sources in whichever order costs least, or from the strongest to the weakest.
     order: Literal["best", "strongest"] = "best"
     # The windows of a mixture clustered as one and compared in one order: a talker who drifts from
@@ -88,8 +87,8 @@ class MaskObjective(Settings):
 
     @model_validator(mode="after")
     def _spectra_have_no_waveform(self) -> MaskObjective:
-        if self.targets != "waveform" and (self.distance == "si_sdr" or self.iterations):
-            raise ValueError("si_sdr and iterations are of waveforms; set targets: waveform")
+        if self.targets != "waveform" and self.distance == "si_sdr":
+            raise ValueError("si_sdr compares waveforms; set targets: waveform")
         if self.targets == "waveform" and self.order == "strongest":
             raise ValueError("waveforms are compared in the best order; set order: best")
         return self
@@ -133,11 +132,9 @@ class Stage(Settings):
 
 
 class OptimiserSettings(Settings):
-    """Adam, or SGD with momentum; warm-up, then a cosine down to `final`, over all stages."""
+    """Adam; warm-up, then a cosine down to `final`, over all stages."""
 
-    kind: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # of SGD
     warm_up: int = Field(default=0, ge=0)  # steps
     final: float = Field(default=0.0, ge=0, le=1)  # last learning rate as a share of the highest
     clip: float | None = Field(default=None, gt=0)  # largest norm of the gradient

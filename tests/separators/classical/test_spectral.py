@@ -11,7 +11,6 @@ from torch import Tensor
 from dpcl.separators.classical.spectral import (
     SpectralEmbedding,
     dense_embedding,
-    eigengap_count,
     low_rank_embedding,
     nystrom_factor,
     spectral_clusters,
@@ -81,13 +80,6 @@ def test_repeated_landmarks_and_isolated_points_stay_finite() -> None:
         assert spectral_clusters(embedding, 2).isfinite().all()
 
 
-@pytest.mark.parametrize("blobs", [1, 2, 4])
-def test_the_gap_counts_separated_blobs(blobs: int) -> None:
-    noise = torch.randn(blobs, 30, 2, generator=torch.Generator().manual_seed(0)) / 4
-    points = (noise + 8 * torch.arange(blobs)[:, None, None]).flatten(0, 1)
-    assert eigengap_count(dense_embedding(_gaussian(points, points), 7).values, 6) == blobs
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -95,7 +87,6 @@ def test_the_gap_counts_separated_blobs(blobs: int) -> None:
         lambda: dense_embedding(torch.ones(3, 3), 4),
         lambda: low_rank_embedding(torch.ones(3), 1),
         lambda: nystrom_factor(torch.ones(5, 3), torch.arange(2)),
-        lambda: eigengap_count(torch.ones(3), 3),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(call: object) -> None:

@@ -99,16 +99,6 @@ def spectral_clusters(embedding: SpectralEmbedding, num_clusters: int, seed: int
     return rows @ centroids.to(rows.dtype).T
 
 
-def eigengap_count(values: Tensor, most: int) -> int:
-    """How many clusters, 1 to `most`: where the falling eigenvalues (K,), K > most, drop furthest.
-
-    Source: von Luxburg 2007, section 8.3.
-    """
-    if len(values) <= most or most < 1:
-        raise ValueError(f"counting up to {most} clusters takes one more eigenvalue")
-    return int((values[:most] - values[1 : most + 1]).argmax()) + 1
-
-
 def _inverse_root(values: Tensor) -> Tensor:
     """1 / √value, 0 where there is none."""
     positive = values > torch.finfo(values.dtype).tiny
