@@ -51,7 +51,7 @@ def separated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert num_returns == 1 and len(out) <= 2 * bulk.AHEAD
         return out[-1:], out[:-1]
 
-    here = SimpleNamespace(remote=remote, wait=wait, get=lambda outcome: outcome)
+    here = SimpleNamespace(remote=remote, wait=wait, get=lambda outcome: outcome, __spec__="found")
     monkeypatch.setitem(sys.modules, "ray", here)
     monkeypatch.setattr(bulk, "_cluster", two_cores)
     return names

@@ -86,7 +86,9 @@ def test_scores_are_those_of_the_separator(
     calls: list[tuple[int, int, str]] = []
     work = [("ibm", row) for row in noise_rows[:2]]
     store = ScoreStore(tmp_path, noises, ())
-    found = score_all(work, store, report=lambda *moved: calls.append(moved))
+    found = score_all(
+        work, store, report=lambda moved: calls.append((moved.done, moved.total, moved.note))
+    )
     for row in noise_rows[:2]:
         assert found["ibm", row.id] == score_mixture(row, noises, ORACLES["ibm"], True)
     assert calls == [(1, 2, "ibm"), (2, 2, "ibm")]

@@ -232,7 +232,7 @@ def test_limit_and_progress(rows: list[MixtureRow], corpus: Path, tmp_path: Path
         tmp_path,
         name="halves",
         limit=2,
-        progress=lambda done, total: calls.append((done, total)),
+        report=lambda moved: calls.append((moved.done, moved.total)),
     )
     assert calls == [(1, 2), (2, 2)]
     assert summary.overall.mixtures == 2
@@ -244,7 +244,7 @@ def test_run_that_dies_leaves_nothing(rows: list[MixtureRow], corpus: Path, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(rows, corpus, Halves(), tmp_path / "out", name="halves", progress=die)
+        evaluate(rows, corpus, Halves(), tmp_path / "out", name="halves", report=die)
     assert not (tmp_path / "out").exists()
 
 

@@ -129,7 +129,10 @@ def test_channels_share_the_masks_and_keep_their_levels() -> None:
 
 def test_progress_goes_from_nought_to_one() -> None:
     shares: list[float] = []
-    separated(conversation(45).sum(0, keepdims=True), report=shares.append)
+    separated(
+        conversation(45).sum(0, keepdims=True),
+        report=lambda moved: shares.append(moved.done / moved.total),
+    )
     assert shares == sorted(shares)
     assert 0 < shares[0] <= long.HEARING
     assert shares[-1] == pytest.approx(1)

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from dpcl.errors import InputError
 from dpcl.model import build_network
-from dpcl.objectives import affinity_loss, mask_inference_loss, waveform_loss
+from dpcl.objectives import OBJECTIVES, affinity_loss, mask_inference_loss, waveform_loss
 from dpcl.objectives.masks import phase_sensitive_targets
 from dpcl.signal.bins import bin_weights, ideal_assignments
-from dpcl.training.loss import BY_ASSIGNMENTS, batch_loss
+from dpcl.training.loss import batch_loss
 from dpcl.training.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -37,7 +37,7 @@ def loss_of(recipe: Recipe, sources: torch.Tensor) -> tuple[torch.Tensor, torch.
     return loss.detach(), network
 
 
-@pytest.mark.parametrize("kind", [*BY_ASSIGNMENTS, "attractor", "anchored_attractor"])
+@pytest.mark.parametrize("kind", [*OBJECTIVES, "attractor", "anchored_attractor"])
 def test_every_objective_teaches_the_embeddings(make_recipe: MakeRecipe, kind: str) -> None:
     recipe = recipe_for(make_recipe, {"anchors": 4}, kind=kind)
     loss, network = loss_of(recipe, torch.randn(2, 2, 2, 320))

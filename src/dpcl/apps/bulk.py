@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +16,7 @@ import typer
 
 from dpcl.apps.screen import FileFormat, Force, MaxSources, ModelName, Sources, progress
 from dpcl.errors import InputError, need_package
+from dpcl.io import Progress, Report, no_report
 from dpcl.separators.limits import check_sources
 
 
@@ -91,15 +92,15 @@ def separate_on_cluster(
     order: Order,
     address: str | None = None,
     force: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = no_report,
 ) -> tuple[int, int]:
     """Write the sources of all recordings; how many could not be separated, and of how many.
 
     given: files, and folders whose recordings are all meant, the sources of which lie below `out`
     as they lie below the folder; what is below `out` itself is none. address: of a Ray cluster,
     "auto" for the one that runs, None for this machine alone. Recordings that out/bulk.csv says are
-    done by the same order are not done again, unless `force`. progress: called with recordings done
-    and in all.
+    done by the same order are not done again, unless `force`. report: called
+    after each recording.
     Raises InputError for wrong arguments, before anything is written, and where there is no such
     cluster.
     """
@@ -118,7 +119,7 @@ def separate_on_cluster(
     begun = journal.is_file()  # else what is in the folder is not ours to replace
     done = set() if force else _done(journal, str(order))
     left = [recording for recording in places if recording not in done]
-    progress(len(places) - len(left), len(places))
+    report(Progress(len(places) - len(left), len(places), "recordings"))
     failed = 0
     with _cluster(address) as cores, _opened(journal, anew=force) as file:
         writer = csv.writer(file)
@@ -142,7 +143,7 @@ def separate_on_cluster(
                 ]
             )
             file.flush()
-            progress(len(places) - len(left) + number, len(places))
+            report(Progress(len(places) - len(left) + number, len(places), "recordings"))
     return failed, len(places)
 
 

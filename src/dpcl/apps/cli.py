@@ -29,6 +29,7 @@ from dpcl.apps.screen import (
     screen,
 )
 from dpcl.errors import InputError
+from dpcl.io import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -120,7 +121,7 @@ def separate(
             force,
             done,
             file_format.lower(),
-            lambda seconds, total: move(round(seconds), round(total), "s of audio"),
+            move,
             max_sources,
         )
     if as_json:
@@ -157,7 +158,7 @@ def train(
 
     Example: **dpcl train recipes/hershey2016.yaml --set seed=1**
     """
-    from dpcl.training.loop import Progress as Row
+    from dpcl.training.loop import LogRow
     from dpcl.training.loop import train as train_network
     from dpcl.training.recipe import read_recipe
 
@@ -166,11 +167,11 @@ def train(
         *([] if init is None else [f"init={json.dumps(init, ensure_ascii=False)}"]),
     ]
     settings = read_recipe(recipe, tuple(changes))
-    with progress("decoding recordings") as move:
+    with progress("training") as move:
 
-        def report(row: Row) -> None:
+        def report(row: LogRow) -> None:
             note = f"loss {row.loss:.3f}, {row.speed:.0f} h of audio an hour"
-            move(row.step, row.steps, note, "training steps")
+            move(Progress(row.step, row.steps, "steps", note))
             if row.si_sdri is not None:
                 screen.print(
                     f"step {row.step}: {row.si_sdri:.2f} dB SI-SDRi on the validation list"
@@ -239,7 +240,7 @@ def evaluate(
             name=separator,
             limit=limit,
             oracle=is_oracle(separator),
-            progress=move,
+            report=move,
             metrics=more_metrics(metrics),
         )
     if as_json:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
+from dpcl.io import Progress, Report
 
 if TYPE_CHECKING:
     from dpcl.evaluation.descriptions import Experiment, System
@@ -58,7 +58,7 @@ def experiment(
     places = Places(corpus, out, lists, weights, recipes, cache)
     with progress("scoring") as move:
         if train:
-            train_missing(described, places, _trained(move))
+            train_missing(described, places, move)
         done = run_experiment(
             described,
             places,
@@ -76,21 +76,10 @@ def experiment(
         screen.print(str(path))
 
 
-def _trained(move: Callable[..., None]) -> Callable[[str, int, int, float], None]:
-    """What the bar says of a training: whose, step, steps and loss."""
-
-    def report(system: str, step: int, steps: int, loss: float) -> None:
-        move(step, steps, f"loss {loss:.3f}", f"training {system}")
-
-    return report
-
-
-def train_missing(
-    experiment: Experiment, places: Places, report: Callable[[str, int, int, float], None]
-) -> None:
+def train_missing(experiment: Experiment, places: Places, report: Report) -> None:
     """Train every system of a recipe that has no weights; what was stopped goes on.
 
-    report: called with whose training it is, its step, steps and loss. Raises InputError for a
+    report: called with steps of each training. Raises InputError for a
     recipe that is not there and what the training refuses.
     """
     from dpcl.training.checkpoint import latest_checkpoint
@@ -106,7 +95,9 @@ def train_missing(
             recipe,
             run,
             resume=started,
-            report=lambda row, name=system.folder: report(name, row.step, row.steps, row.loss),  # type: ignore[misc]
+            report=lambda row, name=system.folder: report(  # type: ignore[misc]
+                Progress(row.step, row.steps, "steps", f"{name}, loss {row.loss:.3f}")
+            ),
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dpcl.apps.process import heavy_imports
 from dpcl.errors import InputError
-from dpcl.io import folder_aside, refuse_existing
+from dpcl.io import Progress, Report, folder_aside, no_report, refuse_existing
 from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
 from dpcl.signal.formats import check_output, output_subtype
 from dpcl.signal.reader import AudioReader
@@ -44,14 +44,14 @@ def separate_files(
     force: bool = False,
     done: Callable[[Separated], None] = lambda separated: None,
     file_format: str = "wav",
-    progress: Callable[[float, float], None] = lambda seconds, total: None,
+    report: Report = no_report,
     most: int = MOST_SOURCES,
 ) -> None:
     """Write out/STEM_s1.wav … for every recording; `done` is called after each.
 
     A recording is a path, or "-" for standard input. sources: None for as many as are found, up to
     `most`. file_format: a suffix that AudioWriter knows, or "input" for the recording's own.
-    progress: called with seconds of audio done and in all. Recordings stream from disk to disk.
+    report: called with seconds of audio done and in all. Recordings stream from disk to disk.
     Everything that can be wrong is found before anything is written, and stopped in the middle it
     leaves the outputs of the recordings that are done, and nothing of the others. One that is cut
     off is separated as far as it goes, with a warning.
@@ -92,13 +92,14 @@ def separate_files(
         for number, (recording, place) in enumerate(zip(recordings, places, strict=True)):
             start = time.monotonic()
 
-            def report(share: float, number: int = number) -> None:
-                progress(sum(lengths[:number]) + share * lengths[number], sum(lengths))
+            def report_one(share: Progress, number: int = number) -> None:
+                seconds = sum(lengths[:number]) + share.done / share.total * lengths[number]
+                report(Progress(seconds, sum(lengths), "s of audio"))
 
             with (
                 opened(recording) as reader,
                 LongSeparation(
-                    reader, separator, sources, report, scans[number], most, threads
+                    reader, separator, sources, report_one, scans[number], most, threads
                 ) as separation,
             ):
                 outputs, clipped = _write(place, reader, separation)

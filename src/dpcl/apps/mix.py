@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -12,6 +12,7 @@ import typer
 
 from dpcl.apps.screen import Force, Limit, progress, screen
 from dpcl.errors import InputError
+from dpcl.io import Progress, Report, no_report
 
 if TYPE_CHECKING:
     from dpcl.mixtures.librimix import Kind as LibriMixKind
@@ -245,7 +246,7 @@ def render_files(
     out: Path,
     rate: int,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> None:
     """Write out/mix/ID.wav, out/s1/ID.wav, … for all rows of a list, or nothing.
 
@@ -259,7 +260,7 @@ def render_files(
     names = ["mix", *(f"s{k + 1}" for k in range(sources))]
     names += ["noise"] if any(row.noise for row in rows) else []
     with all_or_none(out, names, force) as aside:
-        render_list(rows, root, aside, rate, progress)
+        render_list(rows, root, aside, rate, report)
 
 
 def render_wsj0(
@@ -273,7 +274,7 @@ def render_wsj0(
     levels: Path | None = None,
     limit: int | None = None,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> None:
     """Write out/SPLIT/mix, s1, s2, … of the published lists, and a list out/SPLIT.csv of each.
 
@@ -302,9 +303,8 @@ def render_wsj0(
             check_utterances(mixtures, copy)
         for split, mixtures in published.items():
 
-            def move(done: int, _: int, before: int = before) -> None:
-                if progress is not None:
-                    progress(before + done, together)
+            def move(progress: Progress, before: int = before) -> None:
+                report(Progress(before + progress.done, together, progress.unit))
 
             rows = render_published(mixtures, copy, aside, split, rate, mode, levels_db, move)
             write_list(rows, aside / f"{split}.csv")
@@ -321,7 +321,7 @@ def render_librimix(
     kind: LibriMixKind,
     limit: int | None = None,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> None:
     """Write out/mix_KIND, s1, s2, … (and noise) of a metadata file, and a list out/mix_KIND.csv.
 
@@ -341,7 +341,7 @@ def render_librimix(
     names = [f"s{k + 1}" for k in range(1 if kind == "single" else len(rows[0].paths))]
     names += [f"mix_{kind}", f"mix_{kind}.csv", *(["noise"] if kind != "clean" else [])]
     with all_or_none(out, names, force) as aside:
-        rendered = render_metadata(rows, librispeech, wham, aside, rate, mode, kind, progress)
+        rendered = render_metadata(rows, librispeech, wham, aside, rate, mode, kind, report)
         write_list(rendered, aside / f"mix_{kind}.csv")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 
 # Standard output is for results; file names are shown as they are.
+from dpcl.io import Progress, Report, no_report
+
 screen = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
@@ -33,10 +35,10 @@ def more_metrics(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A bar on the screen, if there is one, and what moves it: (done, total, note, title)."""
+def progress(title: str) -> Iterator[Report]:
+    """Show a progress bar if the console is interactive; yields the function that moves it."""
     if not screen.is_interactive:
-        yield lambda *moved: None
+        yield no_report
         return
     from rich import progress as rich
 
@@ -50,7 +52,8 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
     with rich.Progress(*columns, console=screen, transient=True) as bar:
         task = bar.add_task(title, total=None, note="")
 
-        def move(done: int, total: int, note: str = "", title: str = title) -> None:
-            bar.update(task, description=title, completed=done, total=total, note=note)
+        def move(moved: Progress) -> None:
+            note = f"{moved.unit} {moved.note}".strip()
+            bar.update(task, completed=round(moved.done), total=round(moved.total), note=note)
 
         yield move

@@ -149,8 +149,8 @@ def separated(
                 model,
                 sources or None,
                 done=finished.append,
-                progress=lambda done, total: progress(
-                    done / total, desc=f"{done:.0f} of {total:.0f} s"
+                report=lambda moved: progress(
+                    moved.done / moved.total, desc=f"{moved.done:.0f} of {moved.total:.0f} s"
                 ),
             )
         except InputError as error:

@@ -22,6 +22,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import score_mixture
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements
 from dpcl.evaluation.talkers import KnownTalkers, UnknownTalker
+from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.lists import MixtureRow, row_files
 from dpcl.separators.classical import CLASSICAL
 from dpcl.separators.load import is_oracle, named_separator, split_name
@@ -59,7 +60,6 @@ def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-Report = Callable[[int, int, str], None]  # pieces of work done and in all, whose
 Work = tuple[str, MixtureRow]  # a separator's name and a mixture
 Outcome = TypeVar("Outcome")
 
@@ -158,7 +158,7 @@ def unknown_rows(names: Sequence[str], rows: Sequence[MixtureRow], root: Path) -
 
 
 def score_all(
-    work: Sequence[Work], store: ScoreStore, workers: int = 1, report: Report = lambda *moved: None
+    work: Sequence[Work], store: ScoreStore, workers: int = 1, report: Report = no_report
 ) -> dict[tuple[str, str], list[SourceResult]]:
     """Scores of each piece of work, by separator's name and mixture's id; what is known is kept.
 
@@ -178,7 +178,7 @@ def score_all(
         name, row = piece[:2]
         store.put((name, row), results)
         found[name, row.id] = results
-        report(len(found), len(work), name)
+        report(Progress(len(found), len(work), "mixtures", name))
     return found
 
 

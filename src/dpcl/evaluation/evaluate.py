@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.metrics import MEASURES, check_measures, perceive, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
-from dpcl.io import atomic
+from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture
 from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
 from dpcl.separators.separation import OracleSeparator, Separation, Separator
@@ -36,14 +36,14 @@ def evaluate(
     name: str,
     limit: int | None = None,
     oracle: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
     metrics: tuple[str, ...] = (),
 ) -> Summary:
     """Separate and score every mixture of a list (the first `limit`), told how many sources it has.
 
     name: of the separator, for the summary. oracle: the separator is shown the references. One that
     is speaker-dependent is told who speaks, and learns from his other speech in the corpus.
-    progress: called with (mixtures done, mixtures in all). metrics: any of pesq and stoi, besides
+    report: called after each mixture. metrics: any of pesq and stoi, besides
     SI-SDR and SDR. Writes out_dir/results.csv, a row per
     mixture and source in dB, and out_dir/summary.json, over older ones, and only when all is done:
     a run that was killed leaves neither. The same separations give the same files, byte by byte.
@@ -76,8 +76,7 @@ def evaluate(
         results += score_mixture(
             row, corpus_root, cast(Separator | OracleSeparator, known), oracle, metrics
         )
-        if progress is not None:
-            progress(done, len(rows))
+        report(Progress(done, len(rows), "mixtures"))
     summary = summarise(results, rows[0].list, name, rate, METRICS + improvements(metrics))
     write_results(out_dir, results, summary)
     return summary

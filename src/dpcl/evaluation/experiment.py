@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpcl.errors import InputError, need_package
-from dpcl.evaluation.cache import Report, ScoreStore, Work, score_all, spread, unknown_rows
+from dpcl.evaluation.cache import ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.descriptions import Experiment, System, find_list
 from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
 from dpcl.evaluation.examples import separated, truth
@@ -22,7 +22,7 @@ from dpcl.evaluation.report import (
     table_markdown,
 )
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
-from dpcl.io import refuse_existing
+from dpcl.io import Report, no_report, refuse_existing
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import MixtureRow, check_files
 from dpcl.separators.load import named_separator
@@ -59,7 +59,7 @@ def run_experiment(
     metrics: tuple[str, ...] = (),
     workers: int = 0,
     force: bool = False,
-    report: Report = lambda *moved: None,
+    report: Report = no_report,
 ) -> Done:
     """Score all systems that there are on all lists, and write the report.
 
@@ -100,7 +100,7 @@ def run_experiment(
     work: list[Work] = [(name, row) for rows in chosen.values() for name in names for row in rows]
     titles = {name: system for system, name in named.items()}
     scores = score_all(
-        work, store, workers, lambda done, total, name: report(done, total, titles[name])
+        work, store, workers, lambda progress: report(replace(progress, note=titles[progress.note]))
     )
     genders = _genders(places.corpus)
     tables, examples = [], []

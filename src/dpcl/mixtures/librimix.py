@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from dpcl.errors import InputError
+from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.mixing import Mode, fitted, prolonged
 from dpcl.mixtures.rendered import write_rendered
 from dpcl.mixtures.rows import MixtureRow
@@ -152,7 +153,7 @@ def render_metadata(
     sample_rate: int,
     mode: Mode,
     kind: Kind,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> list[MixtureRow]:
     """Write out/mix_KIND/NAME.wav, out/s1/NAME.wav, …, out/noise/NAME.wav; the rows of a list."""
     genders = read_genders(librispeech)
@@ -166,6 +167,5 @@ def render_metadata(
         if noise is not None:
             (out / "noise").mkdir(exist_ok=True)
             write_audio(out / "noise" / place.name, noise, sample_rate)
-        if progress is not None:
-            progress(done, len(rows))
+        report(Progress(done, len(rows), "mixtures"))
     return rendered

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.io import atomic
+from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.mixing import mix_sources
 from dpcl.mixtures.noise import add_noise
 from dpcl.mixtures.parts import parse_part, read_part
@@ -169,7 +169,7 @@ def render_list(
     root: str | os.PathLike[str],
     out: str | os.PathLike[str],
     sample_rate: int,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> None:
     """Write out/mix/ID.wav and out/s1/ID.wav, out/s2/ID.wav, … of 16 bits, replacing older ones.
 
@@ -188,5 +188,4 @@ def render_list(
         for folder, samples in named:
             (out / folder).mkdir(parents=True, exist_ok=True)
             write_audio(out / folder / f"{row.id}.wav", samples, sample_rate)
-        if progress is not None:
-            progress(done, len(rows))
+        report(Progress(done, len(rows), "mixtures"))

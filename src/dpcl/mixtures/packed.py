@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.io import atomic
+from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.parts import read_part
 from dpcl.signal.level import active_level_db
@@ -60,13 +59,13 @@ def pack_corpus(
     corpus: Corpus,
     sample_rate: int,
     cache: str | os.PathLike[str],
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> PackedCorpus:
     """Decode every utterance into the folder `cache`, or reuse what an earlier call left there.
 
     The cache is reused when paths, sizes, speakers, texts, the sample rate and VERSION are the
     same. Both files are written aside and moved into place, the samples first.
-    `progress(done, total)` is called after each utterance that had to be decoded.
+    `report` is called after each utterance that had to be decoded.
     Raises InputError for a file that cannot be read or is silent.
     """
     cache = Path(cache)
@@ -76,7 +75,7 @@ def pack_corpus(
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with atomic(data) as partial, partial.open("wb") as file:
-                entry = _decode(corpus, sample_rate, file, progress)
+                entry = _decode(corpus, sample_rate, file, report)
             with atomic(index) as partial:
                 partial.write_text(json.dumps(entry))
         except OSError as error:
@@ -90,7 +89,7 @@ def _decode(
     corpus: Corpus,
     sample_rate: int,
     file: BinaryIO,
-    progress: Callable[[int, int], None] | None,
+    report: Report,
 ) -> dict[str, Any]:
     offsets, levels = [0], []
     _write_header(file, 0)
@@ -106,8 +105,7 @@ def _decode(
         file.write(stored.tobytes())
         offsets.append(offsets[-1] + len(stored))
         levels.append(active_level_db(stored / 32768.0, sample_rate))
-        if progress is not None:
-            progress(done, len(corpus.utterances))
+        report(Progress(done, len(corpus.utterances), "recordings"))
     file.seek(0)
     _write_header(file, offsets[-1])
     if file.tell() != start:  # numpy leaves room for the length to grow

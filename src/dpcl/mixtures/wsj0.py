@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from dpcl.errors import InputError
+from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.mixing import PEAK, Mode, fitted
 from dpcl.mixtures.rendered import write_rendered
 from dpcl.mixtures.rows import MixtureRow
@@ -201,7 +202,7 @@ def render_published(
     sample_rate: int,
     mode: Mode,
     levels_db: dict[str, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    report: Report = no_report,
 ) -> list[MixtureRow]:
     """Write out/SPLIT/mix/NAME.wav, s1/NAME.wav, …; the rows that say who speaks in which."""
     rows = []
@@ -211,6 +212,5 @@ def render_published(
         talkers = [(speaker, copy.genders.get(speaker.lower(), "")) for speaker in speakers]
         place = PurePosixPath(split, "mix", f"{mixture.name}.wav")
         rows.append(write_rendered(out, place, mixed, sources, talkers, sample_rate))
-        if progress is not None:
-            progress(done, len(mixtures))
+        report(Progress(done, len(mixtures), "mixtures"))
     return rows

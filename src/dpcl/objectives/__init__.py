@@ -1,5 +1,11 @@
 """Objectives: pure functions on tensors, one value per item."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
 from dpcl.objectives.affinity import affinity_loss as affinity_loss
 from dpcl.objectives.affinity import normalised_affinity_loss as normalised_affinity_loss
 from dpcl.objectives.attractor import anchored_attractor_loss as anchored_attractor_loss
@@ -12,3 +18,13 @@ from dpcl.objectives.spectral import graph_laplacian_loss as graph_laplacian_los
 from dpcl.objectives.spectral import projector_loss as projector_loss
 from dpcl.objectives.spectral import spectral_loss as spectral_loss
 from dpcl.objectives.spectral import whitened_kmeans_loss as whitened_kmeans_loss
+
+# Embeddings (B, N, K), assignments (B, N, C), weights (B, N) -> (B,), by the name in a recipe.
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "affinity": affinity_loss,
+    "normalised_affinity": normalised_affinity_loss,
+    "whitened_kmeans": whitened_kmeans_loss,
+    "deep_lda": deep_lda_loss,
+    "graph_laplacian": graph_laplacian_loss,
+    "spectral": spectral_loss,
+}

@@ -10,13 +10,14 @@ known: embeddings are ten times as many, and hearing again would take twice the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.io import Progress, Report, no_report
 from dpcl.networks.activity import Voices
 from dpcl.networks.precision import input_dtype
 from dpcl.recordings.cache import STRETCH, Sampling, Spool
@@ -38,8 +39,6 @@ BATCH_PER_BIN = 2  # of a network that keeps values of every bin, which are many
 QUIET_DB = -50.0  # a window whose loudest bin is so far under the recording's pulls no centroid
 HEARING, TELLING = 0.5, 0.9  # of the time, about, has gone by after the first and second pass
 PIECE = 1 << 22  # values of a spectrum that are worked on at once
-
-Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class LongSeparation:
         recording: Recording,
         separator: DeepClustering,
         sources: int | None = None,
-        report: Report = lambda done: None,
+        report: Report = no_report,
         scanned: Scan | None = None,
         most: int = MOST_SOURCES,
         threads: int | None = None,
@@ -129,7 +128,7 @@ class LongSeparation:
         for laid, frames in self._workers.map(lay, both):
             done += laid.shape[1]
             yield Piece(synthesis.add(frames), laid)
-            self._report(begun + (1 - begun) * done / self.windows.frames)
+            self._report(Progress(begun + (1 - begun) * done / self.windows.frames, 1))
         yield Piece(synthesis.finish(), laid[:, :0])
 
     @torch.no_grad()
@@ -167,7 +166,7 @@ class LongSeparation:
                 weights.append(w)
                 frames_of.append(numbers)
                 loudness.append(loud.expand(len(w)))
-            self._report(HEARING * len(loudness) / self.windows.count)
+            self._report(Progress(HEARING * len(loudness) / self.windows.count, 1))
         loud = torch.cat(loudness)  # of the window of each point
         if not len(loud):  # silence from beginning to end: one point that pulls nothing
             size = self.separator.model.settings.network.embedding
@@ -207,7 +206,8 @@ class LongSeparation:
             signs.append(told)
             voices.append(voice)
             self._scores.keep(scores)
-            self._report(HEARING + (TELLING - HEARING) * len(signs) / self.windows.count)
+            done = HEARING + (TELLING - HEARING) * len(signs) / self.windows.count
+            self._report(Progress(done, 1))
         self._heard.close()
         return activity.who_talks(signs, voices, self._workers.map)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dpcl.io import Report
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.packed import PackedCorpus, pack_corpus
 from dpcl.mixtures.stream import TrainingMixtures
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 STATISTICS = 200  # mixtures that the features' mean and standard deviation are taken of
 
 
-def pack(recipe: Recipe, packing: Callable[[int, int], None] | None) -> PackedCorpus:
+def pack(recipe: Recipe, packing: Report) -> PackedCorpus:
     """All recordings that the recipe names, decoded once."""
     corpora = [
         corpus if c.speakers is None else corpus.of_speakers(c.speakers)

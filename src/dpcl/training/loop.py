@@ -17,7 +17,7 @@ from torch import nn
 
 from dpcl.errors import InputError, missing_package
 from dpcl.evaluation.metrics import best_permutation, si_sdr
-from dpcl.io import atomic
+from dpcl.io import Report, atomic, no_report
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
 from dpcl.networks.base import HEADS, EmbeddingNetwork
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Progress:
+class LogRow:
     """One row of log.csv, and what the progress bar shows.
 
     With several devices, `loss` is of the first device's share of the batches.
@@ -68,14 +68,14 @@ class RunLog:
 
     def _keep_rows(self, done: int) -> None:
         """Drop the rows of steps that will be taken again, and one that was half written."""
-        header = ",".join(field.name for field in fields(Progress))
+        header = ",".join(field.name for field in fields(LogRow))
         lines = self._csv.read_text().splitlines() if self._csv.exists() else []
         whole = [line for line in lines[1:] if line.count(",") == header.count(",")]
         kept = [line for line in whole if int(line.partition(",")[0]) <= done]
         with atomic(self._csv) as partial:
             partial.write_text("\n".join([header, *kept, ""]))
 
-    def write(self, row: Progress) -> None:
+    def write(self, row: LogRow) -> None:
         """Add a row."""
         values = asdict(row)
         with self._csv.open("a", newline="") as file:
@@ -131,8 +131,8 @@ def train(
     recipe: Recipe,
     run: Path,
     resume: bool = False,
-    report: Callable[[Progress], None] = lambda progress: None,
-    packing: Callable[[int, int], None] | None = None,
+    report: Callable[[LogRow], None] = lambda row: None,
+    packing: Report = no_report,
     force: bool = False,
 ) -> Path:
     """Train and return the weights: the best by validation, or the last without one.
@@ -224,7 +224,7 @@ def train(
                 speed = (seconds_seen - logged_seconds) / (perf_counter() - last_logged)
                 if log:
                     score = validation.si_sdri(network) if validation and validate else None
-                    row = Progress(step, recipe.steps, sum(losses) / len(losses), norm, rate,
+                    row = LogRow(step, recipe.steps, sum(losses) / len(losses), norm, rate,
                                    seconds_seen / 3600, speed, score)  # fmt: skip
                     log.write(row)
                     if score is not None and score > best:

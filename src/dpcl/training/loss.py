@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from dpcl.networks.base import EmbeddingNetwork
-from dpcl.objectives.affinity import affinity_loss, normalised_affinity_loss
+from dpcl.objectives import OBJECTIVES
 from dpcl.objectives.attractor import anchored_attractor_loss, deep_attractor_loss
 from dpcl.objectives.masks import (
     Norm,
@@ -17,25 +16,9 @@ from dpcl.objectives.masks import (
     phase_sensitive_targets,
     waveform_approximation_loss,
 )
-from dpcl.objectives.spectral import (
-    deep_lda_loss,
-    graph_laplacian_loss,
-    spectral_loss,
-    whitened_kmeans_loss,
-)
 from dpcl.signal.bins import bin_weights, ideal_assignments
 from dpcl.signal.stft import STFT
 from dpcl.training.recipe import MaskObjective, Recipe
-
-# Of embeddings (B, N, K), assignments (B, N, C) and weights (B, N).
-BY_ASSIGNMENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "affinity": affinity_loss,
-    "normalised_affinity": normalised_affinity_loss,
-    "whitened_kmeans": whitened_kmeans_loss,
-    "deep_lda": deep_lda_loss,
-    "graph_laplacian": graph_laplacian_loss,
-    "spectral": spectral_loss,
-}
 
 
 def batch_loss(recipe: Recipe, network: EmbeddingNetwork, stft: STFT, sources: Tensor) -> Tensor:
@@ -73,8 +56,8 @@ def _embedding_loss(
     spectra, mixture = _joined(spectra, spectra.shape[1]), mixture.flatten(1, 2)
     weights = bin_weights(mixture, objective.weighting, objective.floor_db)  # (B, W*N)
     together = embeddings.reshape(*weights.shape, -1)  # (B, W*N, K)
-    if objective.kind in BY_ASSIGNMENTS:
-        loss = BY_ASSIGNMENTS[objective.kind](together, ideal_assignments(spectra), weights)
+    if objective.kind in OBJECTIVES:
+        loss = OBJECTIVES[objective.kind](together, ideal_assignments(spectra), weights)
         return loss.mean()
     targets, magnitude = phase_sensitive_targets(spectra, mixture), mixture.abs().flatten(1)
     if objective.kind == "attractor":
