@@ -220,7 +220,7 @@ def evaluate(
     from dpcl.evaluation.summary import summary_table
     from dpcl.mixtures.lists import read_list
     from dpcl.mixtures.rendered import rendered_root
-    from dpcl.separators.load import is_oracle, named_separator
+    from dpcl.separators.registry import find_method
 
     rows = read_list(mixture_list)
     root = root or rendered_root(mixture_list, rows)
@@ -228,16 +228,14 @@ def evaluate(
         raise InputError(f"{mixture_list} needs --root, the folder that its paths are relative to")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
-    found = named_separator(separator)
+    method = find_method(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows,
             root,
-            found,
+            method,
             out,
-            name=separator,
             limit=limit,
-            oracle=is_oracle(separator),
             progress=move,
             metrics=more_metrics(metrics),
         )

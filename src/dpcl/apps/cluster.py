@@ -19,7 +19,7 @@ from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import AUDIO_SUFFIXES, is_audio
 from dpcl.separators.limits import check_sources
-from dpcl.separators.load import load_separator
+from dpcl.separators.registry import find_method
 from dpcl.shipped import shipped_models
 
 JOURNAL = "bulk.csv"  # in the folder of the outputs
@@ -74,7 +74,7 @@ def separate_on_cluster(
     """
     check_sources(order.sources)
     check_sources(order.most)
-    load_separator(order.model)
+    find_method(order.model)
     shipped = order.model in (model.name for model in shipped_models())  # with dpcl, anywhere
     model = order.model if shipped else str(Path(order.model).resolve())
     places = find_recordings(given, out)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dpcl.apps.files import refuse_existing
 from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cache import Report, ScoreStore, Work, score_all, spread, unknown_rows
-from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
+from dpcl.evaluation.evaluate import write_files, write_results
 from dpcl.evaluation.examples import separated, truth
 from dpcl.evaluation.experiment import Experiment, System, find_list
 from dpcl.evaluation.metrics import check_measures
@@ -25,7 +25,7 @@ from dpcl.evaluation.report import (
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import MixtureRow, check_files
-from dpcl.separators.load import LOCAL, named_separator
+from dpcl.separators.registry import LOCAL, find_method
 from dpcl.training.checkpoint import latest_checkpoint
 from dpcl.training.loop import train
 from dpcl.training.recipe import Recipe, read_recipe
@@ -116,7 +116,7 @@ def run_experiment(
             " say where they are with --weights"
         )
     for name in names:
-        check_measures(metrics, sample_rate(named_separator(name)))
+        check_measures(metrics, find_method(name).sample_rate)
     lists = {
         name: find_list(name, places.corpus, places.lists, places.out / "lists")
         for name in experiment.lists
@@ -148,7 +148,7 @@ def run_experiment(
             else:
                 found = [score for row in rows for score in scores[separator, row.id]]
                 lines.append((system, found))
-                rate = sample_rate(named_separator(separator))
+                rate = find_method(separator).sample_rate
                 columns = METRICS + improvements(metrics)
                 folder = places.out / f"{list_name}-{system.name.replace(':', '-')}"
                 write_results(

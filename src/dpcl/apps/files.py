@@ -19,7 +19,7 @@ from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 
 if TYPE_CHECKING:
-    from dpcl.recordings.long import LongSeparation
+    from dpcl.recordings.separate import RecordingSeparation
 
 STANDARD = Path("-")  # standard input
 
@@ -78,12 +78,12 @@ def separate_files(
         _check_outputs(recordings, places, force)
         with heavy_imports():  # here: a mistyped name is answered at once
             from dpcl.networks.precision import single_thread
-            from dpcl.recordings.long import LongSeparation
             from dpcl.recordings.recording import scan
-            from dpcl.separators.load import load_separator
+            from dpcl.recordings.separate import RecordingSeparation
+            from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # so that busy cores do not stop it
-        separator = load_separator(model)
+        separator = build(model)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
@@ -97,8 +97,8 @@ def separate_files(
 
             with (
                 opened(recording) as reader,
-                LongSeparation(
-                    reader, separator, sources, report, scans[number], most, threads
+                RecordingSeparation(
+                    reader, separator, sources, most, report, scans[number], threads
                 ) as separation,
             ):
                 outputs, clipped = _write(place, reader, separation)
@@ -177,10 +177,10 @@ def _check_outputs(recordings: Sequence[Path], places: Sequence[_Place], force: 
 
 
 def _write(
-    place: _Place, reader: AudioReader, separation: LongSeparation
+    place: _Place, reader: AudioReader, separation: RecordingSeparation
 ) -> tuple[tuple[Path, ...], int]:
     """All sources aside first, then into place; and how many samples were clipped."""
-    paths = tuple(place.path(k + 1) for k in range(separation.num_sources))
+    paths = tuple(place.path(k + 1) for k in range(separation.link().num_sources))
     length = separation.scan.samples
     with folder_aside(place.folder) as aside:
         with ExitStack() as stack:

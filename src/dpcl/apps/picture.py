@@ -17,7 +17,7 @@ from dpcl.signal.reader import AudioReader
 
 if TYPE_CHECKING:
     from dpcl.evaluation.figures import Picture
-    from dpcl.separators.deep_clustering import DeepClustering
+    from dpcl.separators.base import Separator
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")
 LONGEST = 120.0  # s; more would be too dense to read, and the embeddings take gigabytes
@@ -64,9 +64,9 @@ def show_file(
     import matplotlib
 
     from dpcl.evaluation.figures import STYLE, draw_page
-    from dpcl.separators.load import load_separator
+    from dpcl.separators.registry import build
 
-    picture = picture_of(part, rate, load_separator(model), sources, first / rate)
+    picture = picture_of(part, rate, build(model), sources, first / rate)
     with matplotlib.rc_context(STYLE), folder_aside(path.parent) as folder:
         draw_page(picture).savefig(folder / path.name)
         (folder / path.name).replace(path)
@@ -82,7 +82,7 @@ def show_file(
 def picture_of(
     samples: NDArray[np.float32],
     sample_rate: int,
-    separator: DeepClustering,
+    separator: Separator,
     sources: int | None = None,
     start: float = 0.0,
 ) -> Picture:
