@@ -67,8 +67,8 @@ def evaluate(
     if method.needs == "talkers":
         if any(row.mixture for row in rows):
             raise InputError(
-                f"{method.name} learns the talkers from a corpus, which rendered mixtures do not name;"
-                " evaluate a list of a corpus"
+                f"{method.name} learns the talkers from a corpus, which rendered mixtures do not"
+                " name; evaluate a list of a corpus"
             )
         talkers = KnownTalkers(method, rows, corpus_root)
     check_measures(metrics, method.sample_rate)
