@@ -32,8 +32,8 @@ from dpcl.separators.masks import (
     nearest_masks,
     similarities,
 )
-from dpcl.signal.bins import bin_weights
-from dpcl.signal.features import FLOOR
+from dpcl.signal.bins import bin_weights, level_weights
+from dpcl.signal.features import FLOOR, first_bin, loud_level
 
 # Frames whose embeddings fit into a processor's cache: a third faster than a window at once. A
 # multiple of the strides of the activity and voice networks.
@@ -119,6 +119,8 @@ class DeepClustering(Separator):
         def sampled(window: int, analysis: Analysis) -> Sample:
             encoded, magnitude = analysis
             weights = self.weights(magnitude).view_as(magnitude)
+            if self.background:
+                weights = weights * (1 - self._background(encoded))
             return sampling.sample(window, encoded, magnitude, weights, self.embed)
 
         size = self.model.settings.network.embedding
@@ -130,14 +132,28 @@ class DeepClustering(Separator):
         odds = None
         if several and count > 1 and self.model.activity is not None and self.soft:
             odds = self._activity(analyses, centroids)
-        return Link(count, state=Clusters(centroids, several, odds))
+        return Link(count, self.background, Clusters(centroids, several, odds))
 
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
-        """Estimate the masks (C, L, F) of one window from its distances to the centroids."""
+        """Estimate the masks of one window from its distances to the centroids.
+
+        Returns:
+            (C, L, F), or (C + 1, L, F) for a network with a background head, the background last.
+        """
         clusters = link.state
         assert isinstance(clusters, Clusters)
         if clusters.odds is not None:
-            return self._gated(analysis[0], clusters.odds[window])
+            masks = self._gated(analysis[0], clusters.odds[window])
+            background = analysis[-1]
+        else:
+            masks = self._own_masks(analysis, clusters)
+            background = self._background(analysis[0]) if self.background else masks[0]
+        if not self.background:
+            return masks
+        return torch.cat([masks * (1 - background), background[None]])
+
+    def _own_masks(self, analysis: Analysis, clusters: Clusters) -> Tensor:
+        """Masks (C, L, F) of one window without the background."""
         encoded, magnitude = analysis[0][None], analysis[1][None]
         centroids = clusters.centroids[None]
         if clusters.several and self.soft:  # in ten seconds most sources are active
@@ -162,7 +178,11 @@ class DeepClustering(Separator):
 
     def weights(self, magnitude: Tensor) -> Tensor:
         """Return how much each bin of a magnitude (..., L, F) pulls centroids, (..., L*F)."""
-        settings = self.model.settings.masks
+        settings, signal = self.model.settings.masks, self.model.settings.signal
+        if signal.level == "quantile":
+            first = first_bin(signal.sample_rate, signal.window)
+            level = loud_level(magnitude, first)
+            return level_weights(magnitude, level, first, settings.floor_db)
         return bin_weights(magnitude, settings.weighting, settings.floor_db)
 
     def audible(self, magnitude: Tensor) -> Tensor:
@@ -206,6 +226,17 @@ class DeepClustering(Separator):
         return anchored_attractors(embeddings, anchors, num_sources, weights)
 
     @property
+    def background(self) -> bool:
+        """Whether the background has a mask of its own."""
+        return self.model.network.heads.background
+
+    def _background(self, encoded: Tensor) -> Tensor:
+        """Encoded frames (L, H) -> probability (L, F) that the background dominates a bin."""
+        network = self.model.network
+        odds = network.background(encoded[None].to(network.mean.device))
+        return odds.view(len(encoded), -1).sigmoid().cpu()
+
+    @property
     def soft(self) -> bool:
         """Whether sources share bins."""
         settings = self.model.settings.masks
@@ -247,7 +278,8 @@ class DeepClustering(Separator):
             own = torch.cat(logits, 1)
         else:
             own = self._logits(encoded[None], centroids[None])[0]
-        return (own,), (signs, Voices(voice(levels), loudness))
+        kept = (own, self._background(encoded)) if self.background else (own,)
+        return kept, (signs, Voices(voice(levels), loudness))
 
     def _gated(self, logits: Tensor, odds: Tensor) -> Tensor:
         """Mask logits (C, L, F), log odds (C, l) -> masks without the sources that are silent."""
