@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpcl.clustering.count import SIGNS
+from dpcl.clustering.count import FRAME_SIGNS, SIGNS
 from dpcl.errors import InputError
 from dpcl.networks.activity import TalkerActivity
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
@@ -57,8 +57,8 @@ class SignalSettings(Settings):
     sample_rate: int = Field(default=8000, ge=1000, le=192000)  # Hz
     window: int = Field(default=256, ge=16)  # samples
     hop: int = Field(default=64, ge=1)  # samples
-    # Features are relative to the loudest bin of the whole mixture, or of what was heard so far.
-    # Or relative to a high quantile of the levels of frames above 70 Hz (DC and claps do not count).
+    # Features are relative to the loudest bin of the whole mixture, or up to this frame, or to a
+    # high quantile of the frames' levels above 70 Hz, which DC, rumble and claps do not change.
     level: Literal["whole", "running", "quantile"] = "whole"
 
     @model_validator(mode="after")
@@ -174,8 +174,11 @@ class CountSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_the_signs(self) -> CountSettings:
-        if any(len(row) != 1 + SIGNS for row in self.hidden):
-            raise ValueError(f"want 1 + {SIGNS} numbers in each row of hidden")
+        sizes = {len(row) for row in self.hidden}
+        if sizes not in ({1 + SIGNS}, {1 + SIGNS + FRAME_SIGNS}):
+            raise ValueError(
+                f"want 1 + {SIGNS} numbers in each row of hidden, or {FRAME_SIGNS} more with counts"
+            )
         if any(len(row) != 1 + len(self.hidden) for row in self.output):
             raise ValueError(f"want 1 + {len(self.hidden)} numbers in each row of output")
         return self
@@ -187,7 +190,7 @@ class ModelSettings(Settings):
     signal: SignalSettings = SignalSettings()
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
-    count: CountSettings | None = None  # null: two, where nobody says how many
+    count: CountSettings | None = None  # null: two, where the number is not given
     # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
     # see dpcl.clustering.alone. null: as they are
     whitening: tuple[tuple[float, ...], ...] | None = None

@@ -187,6 +187,10 @@ class EmbeddingNetwork(nn.Module):
         """Encoded frames (B, L, H) -> log odds (B, L*F) that the background dominates a bin."""
         return self._head(self.background_head, heard).reshape(len(heard), -1).float()
 
+    def frame_counts(self, heard: Tensor) -> Tensor:
+        """Encoded frames (B, L, H) -> logits (B, L, counts) of 0, 1, ... active talkers."""
+        raise NotImplementedError
+
     def gives_masks(self, num_sources: int) -> bool:
         """Whether `infer_masks` can give masks of so many sources."""
         return num_sources == self.heads.masks > 0

@@ -119,12 +119,12 @@ class FullBandEmbedding(EmbeddingNetwork):
     def _parts(self, heard: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded frames (B, L, F + N*D) -> normalised features (B, L, F), bands (B, L, N, D)."""
         bins = len(self.mean)
-        bands = heard[..., bins:].unflatten(-1, (self.bands, -1))
+        bands = heard[..., bins:].reshape(*heard.shape[:-1], self.bands, -1)
         return heard[..., :bins], bands.to(input_dtype(self.split))
 
     def _to_bins(self, bands: Tensor, values: int) -> Tensor:
         """Bands (B, L, N, 2*STRIDE*values) -> the sum of both bands of a bin (B, L, F, values)."""
-        halves = bands.unflatten(-1, (2, STRIDE, values))  # (B, L, N, 2, STRIDE, values)
+        halves = bands.reshape(*bands.shape[:-1], 2, STRIDE, values)
         bins = halves[:, :, 1:, 0] + halves[:, :, :-1, 1]  # (B, L, N - 1, STRIDE, values)
         return bins.flatten(2, 3)[:, :, : len(self.mean)]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.alone import alone_centroids
-from dpcl.clustering.count import count_sources
+from dpcl.clustering.count import count_sources, frame_signs
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model
@@ -119,13 +119,15 @@ class DeepClustering(Separator):
         def sampled(window: int, analysis: Analysis) -> Sample:
             encoded, magnitude = analysis
             weights = self.weights(magnitude).view_as(magnitude)
-            if self.background:
-                weights = weights * (1 - self._background(encoded))
-            return sampling.sample(window, encoded, magnitude, weights, self.embed)
+            return sampling.sample(
+                window, encoded, magnitude, self._of_talkers(encoded, weights), self.embed
+            )
 
         size = self.model.settings.network.embedding
         points, weights, frames = join_samples(list(analyses.map(sampled)), size)
-        count = num_sources or self.count(points, weights, frames, most)
+        count = num_sources
+        if count is None:
+            count = self.count(points, weights, frames, most, self._frame_signs(analyses))
         several = windows.count > 1
         stretches = sampling.stretches(frames) if several else None
         centroids = self.centroids(points, count, weights, stretches)
@@ -189,7 +191,14 @@ class DeepClustering(Separator):
         """Return 1 for the bins of a magnitude (..., L, F) that have weight, 0 for the others."""
         return (self.weights(magnitude) > 0).view_as(magnitude).to(magnitude.dtype)
 
-    def count(self, points: Tensor, weights: Tensor, frames: Tensor, most: int) -> int:
+    def count(
+        self,
+        points: Tensor,
+        weights: Tensor,
+        frames: Tensor,
+        most: int,
+        more: Tensor | None = None,
+    ) -> int:
         """Estimate the number of sources, at most `most`; 2 for a model without a counter.
 
         Args:
@@ -197,11 +206,13 @@ class DeepClustering(Separator):
             weights: (N,).
             frames: (N,), the frame of each embedding.
             most: limit.
+            more: signs of the frame-wise head, where there is one.
         """
         settings = self.model.settings.count
         if settings is None:
             return min(2, most)
-        return count_sources(points, weights, frames, settings.hidden, settings.output, most).number
+        rows = settings.hidden, settings.output
+        return count_sources(points, weights, frames, *rows, most, more).number
 
     def centroids(
         self,
@@ -229,6 +240,28 @@ class DeepClustering(Separator):
     def background(self) -> bool:
         """Whether the background has a mask of its own."""
         return self.model.network.heads.background
+
+    def _of_talkers(self, encoded: Tensor, weights: Tensor) -> Tensor:
+        """Weights (L, F) without the share that is likely background."""
+        return weights * (1 - self._background(encoded)) if self.background else weights
+
+    def _frame_signs(self, analyses: Analyses) -> Tensor | None:
+        """Signs of the number of sources from the frame-wise head, None without that head."""
+        network = self.model.network
+        if not (self.background and network.heads.counts):
+            return None
+
+        def of_window(window: int, analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
+            encoded, magnitude = analysis
+            counts = network.frame_counts(encoded[None].to(network.mean.device))
+            weights = self.weights(magnitude).view_as(magnitude)
+            kept = self._of_talkers(encoded, weights).sum()
+            return counts[0].softmax(-1).cpu(), weights.sum(), kept
+
+        probabilities, totals, kept = zip(*analyses.map(of_window), strict=True)
+        total = torch.stack(totals).sum()
+        share = 1 - torch.stack(kept).sum() / total.clamp_min(1e-9)
+        return frame_signs(torch.cat(probabilities), share)
 
     def _background(self, encoded: Tensor) -> Tensor:
         """Encoded frames (L, H) -> probability (L, F) that the background dominates a bin."""
