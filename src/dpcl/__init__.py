@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpcl.errors import InputError as InputError
+    from dpcl.recordings.separate import load_separator as load_separator
     from dpcl.recordings.separate import separate as separate
     from dpcl.recordings.stream import StreamSeparator as StreamSeparator
-    from dpcl.separators.load import load_separator as load_separator
-    from dpcl.separators.separation import Separation as Separation
-    from dpcl.separators.separation import Separator as Separator
+    from dpcl.separators.base import Separation as Separation
+    from dpcl.separators.base import Separator as Separator
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,10 +31,10 @@ __all__ = [
 # Loaded at first use: `dpcl --help` and `import dpcl` do not wait for torch.
 _HOMES = {
     "InputError": "dpcl.errors",
-    "Separation": "dpcl.separators.separation",
-    "Separator": "dpcl.separators.separation",
+    "Separation": "dpcl.separators.base",
+    "Separator": "dpcl.separators.base",
     "StreamSeparator": "dpcl.recordings.stream",
-    "load_separator": "dpcl.separators.load",
+    "load_separator": "dpcl.recordings.separate",
     "separate": "dpcl.recordings.separate",
     "objectives": "",
     "clustering": "",

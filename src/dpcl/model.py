@@ -13,13 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpcl.clustering.count import SIGNS
+from dpcl.clustering.count import FRAME_SIGNS, SIGNS
 from dpcl.errors import InputError
 from dpcl.io import atomic
 from dpcl.networks.activity import TalkerActivity
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
+from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.unfolded import (
     UnfoldedBLSTM,
@@ -29,7 +30,12 @@ from dpcl.networks.unfolded import (
 )
 from dpcl.settings import Settings
 from dpcl.signal.bins import Weighting
-from dpcl.signal.features import log_magnitude, running_log_magnitude
+from dpcl.signal.features import (
+    first_bin,
+    level_log_magnitude,
+    log_magnitude,
+    running_log_magnitude,
+)
 from dpcl.signal.stft import STFT
 
 Trunk = type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]
@@ -50,8 +56,9 @@ class SignalSettings(Settings):
     sample_rate: int = Field(default=8000, ge=1000, le=192000)  # Hz
     window: int = Field(default=256, ge=16)  # samples
     hop: int = Field(default=64, ge=1)  # samples
-    # Features are relative to the loudest bin of the whole mixture, or of what was heard so far.
-    level: Literal["whole", "running"] = "whole"
+    # Features are relative to the loudest bin of the whole mixture, or up to this frame, or to a
+    # high quantile of the frames' levels above 70 Hz, which DC, rumble and claps do not change.
+    level: Literal["whole", "running", "quantile"] = "whole"
 
     @model_validator(mode="after")
     def _inverse_exists(self) -> SignalSettings:
@@ -66,6 +73,8 @@ class SignalSettings(Settings):
         """What the network sees of a spectrum (..., L, F), of the same shape."""
         if self.level == "whole":
             return log_magnitude(spectrum)
+        if self.level == "quantile":
+            return level_log_magnitude(spectrum, first_bin(self.sample_rate, self.window))
         return running_log_magnitude(spectrum, self.hop / self.sample_rate)[0]
 
 
@@ -73,7 +82,9 @@ class NetworkSettings(Settings):
     """Which network."""
 
     # lstm and causal_…: forward in time only, for streams
-    kind: Literal["blstm", "lstm", "conv", "causal_conv", "dual_path", "causal_dual_path"] = "blstm"
+    kind: Literal[
+        "blstm", "lstm", "conv", "causal_conv", "dual_path", "causal_dual_path", "full_band"
+    ] = "blstm"
     layers: int = Field(default=2, ge=1, le=20)  # LSTMs, convolutions, or blocks of two LSTMs
     width: int = Field(default=600, ge=1)  # units per direction, channels, or both
     embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
@@ -82,6 +93,12 @@ class NetworkSettings(Settings):
     unit: bool = True  # embeddings have unit length
     anchors: int = Field(default=0, ge=0)  # trainable points among the embeddings
     masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without one
+    background: bool = False  # a class for bins that no talker dominates
+    counts: int = Field(default=0, ge=0, le=10)  # classes 0, 1, ... of the talkers in a frame
+    # full_band: values of a frame's vector, units of its LSTM and of the LSTM along each band
+    frame: int = Field(default=256, ge=1)
+    frame_units: int = Field(default=192, ge=1)
+    band_units: int = Field(default=32, ge=1)
     unfolded: UnfoldedSettings | None = None  # masks of any number of sources; null: without
 
     @model_validator(mode="after")
@@ -92,6 +109,10 @@ class NetworkSettings(Settings):
             raise ValueError("anchors lie among embeddings; give embedding a size")
         if self.unfolded and not self.embedding:
             raise ValueError("unfolded clusters embeddings; give embedding a size")
+        if self.kind == "full_band" and (self.masks or self.anchors or self.unfolded):
+            raise ValueError("full_band has neither masks, anchors nor unfolded; leave them out")
+        if self.counts and self.kind != "full_band":
+            raise ValueError("counts needs kind: full_band")
         if self.unfolded and self.masks:
             raise ValueError("unfolded gives masks of its own; set masks: 0")
         return self
@@ -102,8 +123,19 @@ class NetworkSettings(Settings):
 
     def build(self, bins: int) -> EmbeddingNetwork:
         """The network with fresh random weights."""
-        heads = Heads(self.embedding, self.masks, self.activation, self.unit, self.anchors)
+        heads = Heads(
+            self.embedding,
+            self.masks,
+            self.activation,
+            self.unit,
+            self.anchors,
+            self.background,
+            self.counts,
+        )
         sizes = bins, self.layers, self.width, heads, self.dropout
+        if self.kind == "full_band":
+            inner = Sizes(self.frame, self.frame_units, self.band_units)
+            return FullBandEmbedding(*sizes, sizes=inner)
         causal = self.kind == "lstm" or self.kind.startswith("causal_")
         plain, unfolded = TRUNKS[self.kind.removeprefix("causal_")]
         if self.unfolded is None:
@@ -141,8 +173,11 @@ class CountSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_the_signs(self) -> CountSettings:
-        if any(len(row) != 1 + SIGNS for row in self.hidden):
-            raise ValueError(f"want 1 + {SIGNS} numbers in each row of hidden")
+        sizes = {len(row) for row in self.hidden}
+        if sizes not in ({1 + SIGNS}, {1 + SIGNS + FRAME_SIGNS}):
+            raise ValueError(
+                f"want 1 + {SIGNS} numbers in each row of hidden, or {FRAME_SIGNS} more with counts"
+            )
         if any(len(row) != 1 + len(self.hidden) for row in self.output):
             raise ValueError(f"want 1 + {len(self.hidden)} numbers in each row of output")
         return self
@@ -154,7 +189,7 @@ class ModelSettings(Settings):
     signal: SignalSettings = SignalSettings()
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
-    count: CountSettings | None = None  # null: two, where nobody says how many
+    count: CountSettings | None = None  # null: two, where the number is not given
     # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
     # see dpcl.clustering.alone. null: as they are
     whitening: tuple[tuple[float, ...], ...] | None = None

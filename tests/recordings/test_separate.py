@@ -46,7 +46,7 @@ class Known(DeepClustering):
         self.sample_rate, self.stft = 8000, STFT(256, 64)
         self.model = Model(ModelSettings(), BLSTMEmbedding(129, 1, 1, Heads(2)), {})
         band = Band(rate, self.sample_rate, self.stft)
-        magnitudes = band.heard(band.stft(torch.from_numpy(sources)).abs())  # (2, L, F)
+        magnitudes = band.crop(band.stft(torch.from_numpy(sources)).abs())  # (2, L, F)
         self.owners = (magnitudes[0] >= magnitudes[1]).float()
         windows = Windows(len(self.owners), round(WINDOW * 125), round(OVERLAP * 125))
         self.length, self.starts = windows.length, iter(windows.starts)

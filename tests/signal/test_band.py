@@ -21,7 +21,7 @@ def noise(rate: int, seconds: float = 1.0) -> np.ndarray:
 def test_the_network_hears_what_resampling_would_give_it(rate: int) -> None:
     recording = noise(rate)
     band = Band(rate, 8000, NETWORK)
-    heard = band.heard(band.stft(torch.from_numpy(recording)).abs())
+    heard = band.crop(band.stft(torch.from_numpy(recording)).abs())
     resampled = NETWORK(torch.from_numpy(resample(recording, rate, 8000))).abs()
     scale = rate / 8000  # of a transform that is longer
     inner = slice(4, -4)  # at the ends resampling sees silence beyond
@@ -39,12 +39,12 @@ def test_frames_last_as_long_as_the_networks(rate: int) -> None:
 
 def test_of_a_low_rate_the_network_hears_silence_above() -> None:
     band = Band(4000, 8000, NETWORK)
-    heard = band.heard(torch.ones(3, band.stft.bins))
+    heard = band.crop(torch.ones(3, band.stft.bins))
     assert heard.shape == (3, 257)
     assert heard[:, : band.stft.bins].min() == 1
     assert not heard[:, band.stft.bins :].any()
     masks = torch.rand(2, 3, 257)
-    assert torch.equal(band.spread(masks, torch.ones(3, band.stft.bins)), masks[..., :129])
+    assert torch.equal(band.extend(masks, torch.ones(3, band.stft.bins)), masks[..., :129])
 
 
 def test_masks_stay_in_place_within_reach_and_follow_the_loud_bins_above() -> None:
@@ -52,7 +52,7 @@ def test_masks_stay_in_place_within_reach_and_follow_the_loud_bins_above() -> No
     masks = torch.rand(2, 5, 257).softmax(0)
     magnitude = torch.zeros(5, band.stft.bins)
     magnitude[:, 210] = 1  # only this bin of the upper eighth sounds
-    spread = band.spread(masks, magnitude)
+    spread = band.extend(masks, magnitude)
     assert spread.shape == (2, 5, 513)
     torch.testing.assert_close(spread.sum(0), torch.ones(5, 513))
     assert torch.equal(spread[..., :230], masks[..., :230])

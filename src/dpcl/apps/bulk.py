@@ -106,12 +106,12 @@ def separate_on_cluster(
     """
     import ray
 
-    from dpcl.separators.load import load_separator
+    from dpcl.separators.registry import find_method
     from dpcl.shipped import shipped_models
 
     check_sources(order.sources)
     check_sources(order.most)
-    load_separator(order.model)
+    find_method(order.model)
     shipped = order.model in (model.name for model in shipped_models())  # with dpcl, anywhere
     model = order.model if shipped else str(Path(order.model).resolve())
     places = find_recordings(given, out)

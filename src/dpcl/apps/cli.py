@@ -95,6 +95,13 @@ def separate(
     max_sources: MaxSources = 4,
     model: ModelName = "default",
     file_format: FileFormat = "wav",
+    background: Annotated[
+        bool,
+        typer.Option(
+            help="Write STEM_background.wav where the model estimates the background; with"
+            " --no-background it is shared among the sources."
+        ),
+    ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -123,6 +130,7 @@ def separate(
             file_format.lower(),
             move,
             max_sources,
+            background,
         )
     if as_json:
         _print_json([asdict(separated) for separated in finished])
@@ -222,7 +230,7 @@ def evaluate(
     from dpcl.io import refuse_existing
     from dpcl.mixtures.lists import read_list
     from dpcl.mixtures.rendered import rendered_root
-    from dpcl.separators.load import is_oracle, named_separator
+    from dpcl.separators.registry import find_method
 
     rows = read_list(mixture_list)
     root = root or rendered_root(mixture_list, rows)
@@ -230,16 +238,14 @@ def evaluate(
         raise InputError(f"{mixture_list} needs --root, the folder that its paths are relative to")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
-    found = named_separator(separator)
+    method = find_method(separator)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows,
             root,
-            found,
+            method,
             out,
-            name=separator,
             limit=limit,
-            oracle=is_oracle(separator),
             report=move,
             metrics=more_metrics(metrics),
         )

@@ -126,7 +126,7 @@ def _weights(system: System, places: Places) -> Path | None:
 
 def _separator(system: System, places: Places) -> str | None:
     """What --separator would be; None for a recipe that was not trained yet."""
-    from dpcl.separators.load import LOCAL
+    from dpcl.separators.registry import LOCAL
 
     if system.recipe is None:
         return system.separator or system.name

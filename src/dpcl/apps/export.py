@@ -34,10 +34,10 @@ def export(
     refuse_existing(out, force)
     need_package("onnx", "ONNX files need", "onnx")
 
-    from dpcl.separators.load import load_separator
     from dpcl.separators.onnx_graph import onnx_graph
+    from dpcl.separators.registry import load_network
 
-    graph = onnx_graph(load_separator(model).model)
+    graph = onnx_graph(load_network(model))
     with folder_aside(out.parent) as aside:
         (aside / out.name).write_bytes(graph)
         (aside / out.name).replace(out)

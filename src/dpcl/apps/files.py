@@ -19,7 +19,7 @@ from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 
 if TYPE_CHECKING:
-    from dpcl.recordings.long import LongSeparation
+    from dpcl.recordings.separate import RecordingSeparation
 
 STANDARD = Path("-")  # standard input
 
@@ -46,17 +46,30 @@ def separate_files(
     file_format: str = "wav",
     report: Report = no_report,
     most: int = MOST_SOURCES,
+    background: bool = True,
 ) -> None:
-    """Write out/STEM_s1.wav … for every recording; `done` is called after each.
+    """Write out/STEM_s1.wav ... for every recording, and out/STEM_background.wav.
 
-    A recording is a path, or "-" for standard input. sources: None for as many as are found, up to
-    `most`. file_format: a suffix that AudioWriter knows, or "input" for the recording's own.
-    report: called with seconds of audio done and in all. Recordings stream from disk to disk.
-    Everything that can be wrong is found before anything is written, and stopped in the middle it
-    leaves the outputs of the recordings that are done, and nothing of the others. One that is cut
-    off is separated as far as it goes, with a warning.
-    Raises InputError for recordings that cannot be read or share a name, outputs that exist
-    (unless `force`), a folder that cannot be written, and what `separate` refuses.
+    Recordings stream from disk to disk. All checks come before anything is written. An interrupted
+    run leaves the outputs of the recordings that are done, and nothing of the others. A recording
+    that is cut off is separated up to its end, with a warning.
+
+    Args:
+        recordings: paths; "-" is standard input.
+        out: folder of the outputs.
+        model: as of `dpcl.separate`.
+        sources: number of sources; None to estimate it.
+        force: replace outputs that exist.
+        done: called after each recording.
+        file_format: a suffix that AudioWriter knows, or "input" for the recording's own.
+        report: called with seconds of audio done and in all.
+        most: limit of the estimated number of sources.
+        background: write the background, where the model estimates it; False shares it among the
+            sources.
+
+    Raises:
+        InputError: A recording cannot be read, two share a name, an output exists, the folder
+            cannot be written, or `dpcl.separate` refuses an argument.
     """
     check_sources(sources)
     check_sources(most)
@@ -78,12 +91,12 @@ def separate_files(
         _check_outputs(recordings, places, force)
         with heavy_imports():  # here: a mistyped name is answered at once
             from dpcl.networks.precision import single_thread
-            from dpcl.recordings.long import LongSeparation
             from dpcl.recordings.recording import scan
-            from dpcl.separators.load import load_separator
+            from dpcl.recordings.separate import RecordingSeparation
+            from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # so that busy cores do not stop it
-        separator = load_separator(model)
+        separator = build(model)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
@@ -98,8 +111,15 @@ def separate_files(
 
             with (
                 opened(recording) as reader,
-                LongSeparation(
-                    reader, separator, sources, report_one, scans[number], most, threads
+                RecordingSeparation(
+                    reader,
+                    separator,
+                    sources,
+                    most,
+                    report_one,
+                    scans[number],
+                    threads,
+                    background,
                 ) as separation,
             ):
                 outputs, clipped = _write(place, reader, separation)
@@ -133,9 +153,14 @@ class _Place:
         """Of source `number`, from 1 on."""
         return self.folder / f"{self.stem}_s{number}{self.suffix}"
 
+    @property
+    def background(self) -> Path:
+        """Of the background."""
+        return self.folder / f"{self.stem}_background{self.suffix}"
+
     def existing(self) -> list[Path]:
         """Outputs of an earlier run, also of one with more sources."""
-        places = (self.path(k + 1) for k in range(MOST_SOURCES))
+        places = (*(self.path(k + 1) for k in range(MOST_SOURCES)), self.background)
         return [place for place in places if place.exists()]
 
 
@@ -172,10 +197,13 @@ def _check_outputs(recordings: Sequence[Path], places: Sequence[_Place], force: 
 
 
 def _write(
-    place: _Place, reader: AudioReader, separation: LongSeparation
+    place: _Place, reader: AudioReader, separation: RecordingSeparation
 ) -> tuple[tuple[Path, ...], int]:
     """All sources aside first, then into place; and how many samples were clipped."""
-    paths = tuple(place.path(k + 1) for k in range(separation.num_sources))
+    link = separation.link()
+    paths = tuple(place.path(k + 1) for k in range(link.num_sources))
+    if link.background and separation.background:
+        paths = (*paths, place.background)
     length = separation.scan.samples
     with folder_aside(place.folder) as aside:
         with ExitStack() as stack:
@@ -188,8 +216,11 @@ def _write(
             for writer in writers:
                 stack.enter_context(writer)
             for piece in separation.pieces():
-                for writer, source in zip(writers, piece.sources, strict=True):
-                    writer.write(source.numpy())
+                signals = [*piece.sources] + (
+                    [] if piece.background is None else [piece.background]
+                )
+                for writer, signal in zip(writers, signals, strict=True):
+                    writer.write(signal.numpy())
         for path in paths:
             (aside / path.name).replace(path)
         for old in place.existing():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dpcl.evaluation.figures import Picture
-    from dpcl.separators.deep_clustering import DeepClustering
+    from dpcl.separators.base import Separator
 
 
 def show(
@@ -97,9 +97,9 @@ def show_file(
     import matplotlib
 
     from dpcl.evaluation.figures import STYLE, draw_page
-    from dpcl.separators.load import load_separator
+    from dpcl.separators.registry import build
 
-    picture = picture_of(part, rate, load_separator(model), sources, first / rate)
+    picture = picture_of(part, rate, build(model), sources, first / rate)
     with matplotlib.rc_context(STYLE), folder_aside(path.parent) as folder:
         draw_page(picture).savefig(folder / path.name)
         (folder / path.name).replace(path)
@@ -115,7 +115,7 @@ def show_file(
 def picture_of(
     samples: NDArray[np.float32],
     sample_rate: int,
-    separator: DeepClustering,
+    separator: Separator,
     sources: int | None = None,
     start: float = 0.0,
 ) -> Picture:

@@ -28,6 +28,9 @@ SMALLEST = 1e-4  # in a logarithm: what is smaller says nothing
 OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # signs that know of no frames
 LONGEST = 10_000  # frames, beyond which recordings count as equally long
 SIGNS = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES)) + 1
+CLASSES = 4  # of the frame-wise number of talkers: 0, 1, 2, 3 or more
+HIGH = 0.5, 0.9, 0.98  # quantiles of the frames' probabilities of two and of three talkers
+FRAME_SIGNS = CLASSES + 2 * len(HIGH) + 1
 
 Rows = Sequence[Sequence[float]]
 
@@ -41,21 +44,36 @@ class Count:
 
 
 def count_sources(
-    points: Tensor, weights: Tensor, frames: Tensor, hidden: Rows, output: Rows, most: int = 10
+    points: Tensor,
+    weights: Tensor,
+    frames: Tensor,
+    hidden: Rows,
+    output: Rows,
+    most: int = 10,
+    more: Tensor | None = None,
 ) -> Count:
     """The likeliest number of sources, 1 to `most`, of embeddings (N, K) with weights (N,).
 
-    frames: (N,), the number of the frame that each embedding is of; hidden: rows of an intercept
-    and a number for each of the `signs`; output: a row for 1, 2, … sources, an intercept and a
-    number for each hidden row: see `fit`. There are never more sources than rows of output. Where
-    nothing has weight, as in silence, or all embeddings are the same, there is one source.
+    Where nothing has weight, as in silence, or all embeddings are the same, there is one source.
+
+    Args:
+        points: embeddings (N, K).
+        weights: (N,).
+        frames: (N,), the number of the frame of each embedding.
+        hidden: rows of an intercept and a number for each of the signs (see `fit`).
+        output: a row for 1, 2, ... sources, an intercept and a number for each hidden row. There
+            are never more sources than rows.
+        most: limit.
+        more: further signs after those of `signs`, such as `frame_signs`.
+
     Raises ValueError for rows of other lengths, `most` under 1, and what kmeans refuses.
     """
     first, last = (torch.tensor(rows, dtype=torch.float64) for rows in (hidden, output))
     shapes = (first.ndim, last.ndim) == (2, 2)
-    if most < 1 or not shapes or [first.shape[1], last.shape[1]] != [1 + SIGNS, 1 + len(first)]:
+    wanted = SIGNS if more is None else SIGNS + len(more)
+    if most < 1 or not shapes or [first.shape[1], last.shape[1]] != [1 + wanted, 1 + len(first)]:
         raise ValueError(
-            f"want most >= 1, hidden rows of 1 + {SIGNS} numbers and output rows of one more than"
+            f"want most >= 1, hidden rows of 1 + {wanted} numbers and output rows of one more than"
             f" there are hidden ones; got {most}, {tuple(first.shape)} and {tuple(last.shape)}"
         )
     most = min(most, len(last))
@@ -65,6 +83,7 @@ def count_sources(
     found = signs(points, weights, frames)
     if found[EIGENVALUES + 1].exp() <= SMALLEST:  # of one cluster nothing is left to explain
         return one
+    found = found if more is None else torch.cat([found, more.double()])
     scores = score(found, first, last).softmax(0)
     scores = torch.cat([scores[: most - 1], scores[most - 1 :].sum(0, keepdim=True)])
     return Count(int(scores.argmax()) + 1, scores)
@@ -124,6 +143,22 @@ def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
                 sharing += _sharing(owners, k, loud, places)
     length = min(int(frames.max() - frames.min()) + 1, LONGEST)
     return torch.tensor([*cloud, *sharing, math.log(length)], dtype=torch.float64)
+
+
+def frame_signs(probabilities: Tensor, background: Tensor) -> Tensor:
+    """Signs of the number of sources from a frame-wise head.
+
+    Args:
+        probabilities: (L, CLASSES) of 0, 1, 2, and 3 or more talkers in each frame.
+        background: (), the share of the weight that the background has.
+
+    Returns:
+        (FRAME_SIGNS,): mean probabilities, quantiles of that of two or more and of three or more
+        talkers, and the share of the background.
+    """
+    places = probabilities.new_tensor(HIGH)
+    several = [probabilities[:, number:].sum(1).quantile(places) for number in (2, 3)]
+    return torch.cat([probabilities.mean(0), *several, background.reshape(1)]).double()
 
 
 def _silhouette(cosines: Tensor) -> float:

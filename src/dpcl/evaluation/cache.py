@@ -14,7 +14,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,22 +24,17 @@ from dpcl.evaluation.summary import METRICS, SourceResult, improvements
 from dpcl.evaluation.talkers import KnownTalkers, UnknownTalker
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.lists import MixtureRow, row_files
-from dpcl.separators.classical import CLASSICAL
-from dpcl.separators.load import is_oracle, named_separator, split_name
-from dpcl.separators.oracle import ORACLES
-from dpcl.separators.separation import OracleSeparator, Separator
-from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT, SpeakerDependent
-from dpcl.shipped import weights_path
+from dpcl.separators.registry import LIVE, LOCAL, Method, find_method
 
 LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")
 
 
 def separator_identity(name: str) -> str:
     """Return a key of a separator: its weights by content, else its name, and code_version."""
-    model, how = split_name(name)
-    path = weights_path(model)
-    if path is not None and model not in {**CLASSICAL, **ORACLES, **SPEAKER_DEPENDENT}:
-        name = hashlib.sha256(path.read_bytes()).hexdigest() + how
+    method = find_method(name)
+    if method.weights is not None:
+        how = next((how for how in (LOCAL, LIVE) if f":{name}".endswith(how)), "")
+        name = hashlib.sha256(method.weights.read_bytes()).hexdigest() + how
     return _hash(name, code_version())
 
 
@@ -116,9 +111,8 @@ class ScoreStore:
 
     def _row(self, work: Work) -> str:
         name, row = work
-        separator = named_separator(name)
         speech: Any = None
-        if isinstance(separator, SpeakerDependent):
+        if find_method(name).needs == "talkers":
             pieces = _talkers(name, str(self.root)).speech(row)
             speech = [[(str(p.path.name), p.start, p.seconds) for p in of] for of in pieces]
         return row_identity(row, self.root, speech)
@@ -147,7 +141,7 @@ def unknown_rows(names: Sequence[str], rows: Sequence[MixtureRow], root: Path) -
     """Ids of mixtures with a talker whom one of the separators would have to know but cannot."""
     unknown = set()
     for name in names:
-        if isinstance(named_separator(name), SpeakerDependent):
+        if find_method(name).needs == "talkers":
             talkers = _talkers(name, str(root))
             for row in rows:
                 try:
@@ -210,21 +204,19 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def known_separator(name: str, row: MixtureRow, root: str) -> Separator | OracleSeparator:
-    """The separator of a name, with models of the row's talkers if it must know them."""
-    separator = named_separator(name)
-    if isinstance(separator, SpeakerDependent):
-        return _talkers(name, root).separator(row)
-    return separator
+def known_method(name: str, root: str) -> tuple[Method, KnownTalkers | None]:
+    """Find a method, and what learns the talkers of the corpus where it needs them."""
+    method = find_method(name)
+    return method, _talkers(name, root) if method.needs == "talkers" else None
 
 
 def _score(name: str, row: MixtureRow, root: str, metrics: tuple[str, ...]) -> list[SourceResult]:
-    return score_mixture(row, root, known_separator(name, row, root), is_oracle(name), metrics)
+    return score_mixture(row, root, *known_method(name, root), metrics)
 
 
 @lru_cache(maxsize=4)
 def _talkers(name: str, root: str) -> KnownTalkers:
-    return KnownTalkers(cast(SpeakerDependent, named_separator(name)), [], root)
+    return KnownTalkers(find_method(name), [], root)
 
 
 def _ends_whole(path: Path) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,34 +22,39 @@ from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture
-from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
-from dpcl.separators.separation import OracleSeparator, Separation, Separator
-from dpcl.separators.speaker_dependent import SpeakerDependent
+from dpcl.recordings.separate import separate_recording
+from dpcl.separators.base import Context, Separation
+from dpcl.separators.registry import Method
 
 
 def evaluate(
     rows: Sequence[MixtureRow],
     corpus_root: str | os.PathLike[str],
-    separator: Separator | OracleSeparator | SpeakerDependent,
+    method: Method,
     out_dir: str | os.PathLike[str],
     *,
-    name: str,
     limit: int | None = None,
-    oracle: bool = False,
     report: Report = no_report,
     metrics: tuple[str, ...] = (),
 ) -> Summary:
-    """Separate and score every mixture of a list (the first `limit`), told how many sources it has.
+    """Separate and score every mixture of a list, with the number of sources given.
 
-    name: of the separator, for the summary. oracle: the separator is shown the references. One that
-    is speaker-dependent is told who speaks, and learns from his other speech in the corpus.
-    report: called after each mixture. metrics: any of pesq and stoi, besides
-    SI-SDR and SDR. Writes out_dir/results.csv, a row per
-    mixture and source in dB, and out_dir/summary.json, over older ones, and only when all is done:
-    a run that was killed leaves neither. The same separations give the same files, byte by byte.
-    Raises InputError for an empty list, before any work for files that are missing and talkers
-    that cannot be learned, for what render_mixture finds wrong, and, naming the mixture, for
-    estimates that cannot be scored.
+    Writes out_dir/results.csv, a row per mixture and source in dB, and out_dir/summary.json. Both
+    replace older ones, and only at the end: an interrupted run writes neither. The same separations
+    give the same files, byte by byte.
+
+    Args:
+        rows: of the list.
+        corpus_root: folder that the paths of the rows are relative to.
+        method: how to separate (dpcl.separators.registry).
+        out_dir: folder of the results.
+        limit: use only the first N mixtures.
+        report: called after each mixture.
+        metrics: any of pesq and stoi, besides SI-SDR and SDR.
+
+    Raises:
+        InputError: The list is empty; before any work, a file is missing or a talker cannot be
+            learned; render_mixture refuses a row; estimates cannot be scored.
     """
     out_dir = Path(out_dir)
     if limit is not None and limit < 1:
@@ -61,58 +66,65 @@ def evaluate(
         raise InputError(f"{out_dir} is a file; give a folder for results.csv and summary.json")
     check_files(rows, corpus_root)
     talkers = None
-    if isinstance(separator, SpeakerDependent):
+    if method.needs == "talkers":
         if any(row.mixture for row in rows):
             raise InputError(
-                f"{name} learns the talkers from a corpus, which mixtures rendered before do not"
+                f"{method.name} learns the talkers from a corpus, which rendered mixtures do not"
                 " name; evaluate a list of a corpus"
             )
-        talkers = KnownTalkers(separator, rows, corpus_root)
-    rate = sample_rate(separator)
-    check_measures(metrics, rate)
+        talkers = KnownTalkers(method, rows, corpus_root)
+    check_measures(metrics, method.sample_rate)
     results: list[SourceResult] = []
     for done, row in enumerate(rows, 1):
-        known = talkers.separator(row) if talkers else separator
-        results += score_mixture(
-            row, corpus_root, cast(Separator | OracleSeparator, known), oracle, metrics
-        )
+        results += score_mixture(row, corpus_root, method, talkers, metrics)
         report(Progress(done, len(rows), "mixtures"))
-    summary = summarise(results, rows[0].list, name, rate, METRICS + improvements(metrics))
+    summary = summarise(
+        results, rows[0].list, method.name, method.sample_rate, METRICS + improvements(metrics)
+    )
     write_results(out_dir, results, summary)
     return summary
-
-
-def sample_rate(separator: Separator | OracleSeparator | SpeakerDependent) -> int:
-    """In Hz; most oracles have none of their own, and all hear one."""
-    return getattr(separator, "sample_rate", ORACLE_SAMPLE_RATE)
 
 
 def separate_row(
     row: MixtureRow,
     corpus_root: str | os.PathLike[str],
-    separator: Separator | OracleSeparator,
-    oracle: bool,
+    method: Method,
+    talkers: KnownTalkers | None = None,
+    told: bool = True,
 ) -> tuple[Separation, Tensor, Tensor]:
-    """What a separator makes of a mixture; the references (C, T), and the mixture (T,) itself."""
-    rendered = render_mixture(row, corpus_root, sample_rate(separator))
-    mixture, references = map(torch.from_numpy, rendered)
-    with torch.inference_mode():
-        if oracle:
-            separation = cast(OracleSeparator, separator)(mixture, references)
-        else:
-            separation = cast(Separator, separator)(mixture, len(references))
-    return separation, references, mixture
+    """Render and separate one mixture of a list.
+
+    Args:
+        row: of the list.
+        corpus_root: folder that the paths of the row are relative to.
+        method: how to separate.
+        talkers: models of the talkers, for a method that needs them.
+        told: give the number of sources.
+
+    Returns:
+        The separation, the references (C, T) and the mixture (T,).
+    """
+    rendered = render_mixture(row, corpus_root, method.sample_rate)
+    mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
+    models = talkers.models(row) if talkers else ()
+    separator = method.build(Context(mixture, references, models))
+    number = len(references) if told else None
+    return (
+        separate_recording(mixture, method.sample_rate, separator, number),
+        references,
+        mixture,
+    )
 
 
 def score_mixture(
     row: MixtureRow,
     corpus_root: str | os.PathLike[str],
-    separator: Separator | OracleSeparator,
-    oracle: bool = False,
+    method: Method,
+    talkers: KnownTalkers | None = None,
     metrics: tuple[str, ...] = (),
 ) -> list[SourceResult]:
-    """Separate a mixture, told how many sources it has, and score each; see `evaluate`."""
-    separation, references, mixture = separate_row(row, corpus_root, separator, oracle)
+    """Separate a mixture, with the number of sources given, and score each; see `evaluate`."""
+    separation, references, mixture = separate_row(row, corpus_root, method, talkers)
     estimates = separation.sources.cpu()
     try:
         scores = score(estimates, references, mixture)
@@ -121,7 +133,7 @@ def score_mixture(
     columns = {metric: getattr(scores, metric) for metric in METRICS}
     for metric in metrics:
         matched = estimates[scores.estimate.clamp(min=0)] if len(estimates) else 0 * references
-        of = (metric, matched, references, sample_rate(separator))
+        of = (metric, matched, references, method.sample_rate)
         ours = torch.where(scores.estimate >= 0, perceive(*of), torch.nan)
         unprocessed = perceive(metric, mixture.expand_as(references), *of[2:])
         columns |= {metric: ours, f"{metric}i": ours - unprocessed}

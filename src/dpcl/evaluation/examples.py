@@ -16,11 +16,11 @@ from torch.nn import functional
 from dpcl.clustering.components import principal_components
 from dpcl.evaluation.cache import (
     code_version,
-    known_separator,
+    known_method,
     row_identity,
     separator_identity,
 )
-from dpcl.evaluation.evaluate import sample_rate, separate_row
+from dpcl.evaluation.evaluate import separate_row
 from dpcl.evaluation.figures import (
     AFFINITY_SECONDS,
     STYLE,
@@ -36,9 +36,8 @@ from dpcl.evaluation.figures import (
 )
 from dpcl.evaluation.metrics import best_permutation
 from dpcl.mixtures.lists import MixtureRow, render_mixture
-from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.load import is_oracle
-from dpcl.separators.oracle import ORACLE_SAMPLE_RATE
+from dpcl.separators.base import Context
+from dpcl.separators.oracle import SAMPLE_RATE as ORACLE_SAMPLE_RATE
 from dpcl.signal.audio import write_audio
 from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
@@ -79,9 +78,9 @@ def separated(name: str, row: MixtureRow, root: str, folder: str) -> Path:
     place = Path(folder) / f"{identity}-{row_identity(row, root)}"
     if place.is_dir():
         return place
-    separator = known_separator(name, row, root)
-    separation, references, mixture = separate_row(row, root, separator, is_oracle(name))
-    rate = sample_rate(separator)
+    method, talkers = known_method(name, root)
+    separation, references, mixture = separate_row(row, root, method, talkers)
+    rate = method.sample_rate
     order = best_permutation(separation.sources, references)
     order = torch.tensor([k for k in order.tolist() if k >= 0])
     sources = separation.sources[order]
@@ -96,9 +95,10 @@ def separated(name: str, row: MixtureRow, root: str, folder: str) -> Path:
     vectors = separation.embeddings
     with matplotlib.rc_context(STYLE):
         figures = {"strip": _strip(panels, marks, titles, magnitudes[0], masks, step)}
-        if vectors is not None and isinstance(separator, DeepClustering):
-            spectra = separator.stft(torch.cat([mixture[None], references]))
-            grid = Grid(separator.stft.hop / rate, rate / separator.stft.window)
+        if vectors is not None:
+            own = method.build(Context(mixture, references)).stft
+            spectra = own(torch.cat([mixture[None], references]))
+            grid = Grid(own.hop / rate, rate / own.window)
             figures["embeddings"] = _embeddings(vectors, spectra, grid)
         _keep(place, sounds, figures, rate)
     return place

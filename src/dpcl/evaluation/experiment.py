@@ -10,7 +10,7 @@ from pathlib import Path
 from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cache import ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.descriptions import Experiment, System, find_list
-from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
+from dpcl.evaluation.evaluate import write_files, write_results
 from dpcl.evaluation.examples import separated, truth
 from dpcl.evaluation.metrics import check_measures
 from dpcl.evaluation.report import (
@@ -25,7 +25,7 @@ from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summari
 from dpcl.io import Report, no_report, refuse_existing
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import MixtureRow, check_files
-from dpcl.separators.load import named_separator
+from dpcl.separators.registry import find_method
 
 EXAMPLES = 2  # mixtures of a list that are shown
 
@@ -82,7 +82,7 @@ def run_experiment(
             " say where they are with --weights"
         )
     for name in names:
-        check_measures(metrics, sample_rate(named_separator(name)))
+        check_measures(metrics, find_method(name).sample_rate)
     lists = {
         name: find_list(name, places.corpus, places.lists, places.out / "lists")
         for name in experiment.lists
@@ -114,7 +114,7 @@ def run_experiment(
             else:
                 found = [score for row in rows for score in scores[separator, row.id]]
                 lines.append((system, found))
-                rate = sample_rate(named_separator(separator))
+                rate = find_method(separator).sample_rate
                 columns = METRICS + improvements(metrics)
                 folder = places.out / f"{list_name}-{system.name.replace(':', '-')}"
                 write_results(

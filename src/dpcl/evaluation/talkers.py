@@ -22,8 +22,7 @@ import torch
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Utterance, read_corpus
 from dpcl.mixtures.lists import MixtureRow, SourceRow
-from dpcl.separators.separation import Separator
-from dpcl.separators.speaker_dependent import SpeakerDependent
+from dpcl.separators.registry import Method
 from dpcl.signal.audio import read_mono
 
 ENOUGH = 60.0  # s of speech to learn a talker from
@@ -51,7 +50,7 @@ class KnownTalkers:
     """
 
     def __init__(
-        self, method: SpeakerDependent, rows: Sequence[MixtureRow], root: str | os.PathLike[str]
+        self, method: Method, rows: Sequence[MixtureRow], root: str | os.PathLike[str]
     ) -> None:
         self.method = method
         corpus = read_corpus(root)
@@ -66,9 +65,9 @@ class KnownTalkers:
         for row in rows:
             self.speech(row)
 
-    def separator(self, row: MixtureRow) -> Separator:
-        """The separator of this row, with the models of its talkers in their order."""
-        return self.method.separator([self._model(speech) for speech in self.speech(row)])
+    def models(self, row: MixtureRow) -> list[Any]:
+        """Return the models of the talkers of this row, in their order."""
+        return [self._model(speech) for speech in self.speech(row)]
 
     def speech(self, row: MixtureRow) -> list[tuple[Piece, ...]]:
         """What each talker of a row is learned from."""
@@ -78,6 +77,7 @@ class KnownTalkers:
         if speech not in self._models:
             rate = self.method.sample_rate
             recordings = [torch.from_numpy(read_mono(p.path, rate, *p[1:])) for p in speech]
+            assert self.method.learn is not None
             self._models[speech] = self.method.learn(recordings)
         return self._models[speech]
 

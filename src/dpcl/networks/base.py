@@ -82,7 +82,9 @@ def _blocks(rows: Tensor) -> Iterator[slice]:
 
 
 # How the names of what is not trunk begin, in a file of weights.
-HEADS = ("project.", "mask_head.", "anchors", "log_alpha", "enhance.")
+HEADS = (
+    "project.", "mask_head.", "background_head.", "count_head.", "anchors", "log_alpha", "enhance.",
+)  # fmt: skip
 
 Activation = Literal["none", "tanh", "logistic"]
 
@@ -96,6 +98,8 @@ class Heads:
     activation: Activation = "none"  # on the embeddings before they get unit length
     unit: bool = True  # give them unit length
     anchors: int = 0  # trainable points among the embeddings
+    background: bool = False  # log odds that the background dominates a bin
+    counts: int = 0  # classes 0, 1, ... of the number of talkers in a frame; 0 without the head
 
 
 class Outputs(NamedTuple):
@@ -130,6 +134,8 @@ class EmbeddingNetwork(nn.Module):
             self.project = nn.Linear(width, columns * heads.embedding)
         if heads.masks:
             self.mask_head = nn.Linear(width, columns * heads.masks)
+        if heads.background:
+            self.background_head = nn.Linear(width, columns)
         if heads.anchors:
             self.anchors = random_vectors(heads.anchors, heads.embedding)
         # Statistics of the training features, one per bin; they travel with the weights.
@@ -176,6 +182,14 @@ class EmbeddingNetwork(nn.Module):
         elif self.heads.activation == "logistic":
             v = v.sigmoid()
         return unit_length(v) if self.heads.unit else v.float()
+
+    def background(self, heard: Tensor) -> Tensor:
+        """Encoded frames (B, L, H) -> log odds (B, L*F) that the background dominates a bin."""
+        return self._head(self.background_head, heard).reshape(len(heard), -1).float()
+
+    def frame_counts(self, heard: Tensor) -> Tensor:
+        """Encoded frames (B, L, H) -> logits (B, L, counts) of 0, 1, ... active talkers."""
+        raise NotImplementedError
 
     def gives_masks(self, num_sources: int) -> bool:
         """Whether `infer_masks` can give masks of so many sources."""

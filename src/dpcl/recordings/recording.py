@@ -47,7 +47,7 @@ class Scan:
     peak: float  # largest magnitude of a sample, 1 for silence
     channel: int | None  # what is heard: this channel, or None for the mean of all
 
-    def heard(self, block: Tensor) -> Tensor:
+    def mono(self, block: Tensor) -> Tensor:
         """block (channels, n) -> (n,), full scale at the peak.
 
         Squares of very loud or very soft samples would leave the range of float32.

@@ -1,11 +1,19 @@
-"""Any recording in memory through a separator: its own rate and channels in, the same out.
+"""The driver: any recording through any separator, in flat memory.
 
-A network hears one channel at its own rate. The masks that it finds are laid over the spectrum of
-every channel at the recording's rate, so that nothing is lost to resampling: the image of a stereo
-recording stays, and the sources still add up to the recording. Files: dpcl.apps.files.
+    analyse   every window, in threads, once
+    link      once: how many sources, which is which in every window
+    masks     every window, in threads; cross-faded, applied to the recording's own spectrum
+
+A separator works on one channel at its own rate. Its masks are applied to the spectrum of every
+channel at the recording's rate. So nothing is resampled, a stereo image stays, and the sources (and
+the background) sum to the recording. Files: dpcl.apps.files.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,12 +21,244 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.recordings.long import LongSeparation
-from dpcl.recordings.recording import InMemory, as_floats
-from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.limits import check_recording, check_sources
-from dpcl.separators.load import load_separator
-from dpcl.separators.separation import Separation
+from dpcl.io import Progress, Report, no_report
+from dpcl.recordings.cache import WindowCache
+from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
+from dpcl.recordings.workers import Workers
+from dpcl.separators.base import Link, Separation, Separator
+from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
+from dpcl.separators.registry import build
+from dpcl.signal.band import Band
+from dpcl.signal.stft import BlockISTFT, BlockSTFT
+from dpcl.signal.windows import Windows
+
+ANALYSED, LINKED = 0.5, 0.9  # shares of the time, about, that have passed after these steps
+VALUES = 1 << 22  # values of a spectrum that are masked at once
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next stretch of a separated recording.
+
+    Attributes:
+        sources: (C, channels, n); with the background they sum to the recording.
+        background: (channels, n), None for a separator without one.
+        masks: (C, l, F) of the recording's STFT, of the l frames that were masked last.
+    """
+
+    sources: Tensor
+    background: Tensor | None
+    masks: Tensor
+
+
+class RecordingSeparation:
+    """The separation of one recording; a context manager, as it may hold a temporary file.
+
+    Args:
+        recording: samples that can be read more than once.
+        separator: any separator.
+        num_sources: number of sources; None to estimate it.
+        most: limit of the estimated number.
+        report: called with the share of the work that is done, of 1.
+        scanned: result of `scan`, if it is known already.
+        threads: number of threads; None for as many as torch uses.
+        background: False shares the background among the sources.
+
+    Raises:
+        InputError: The recording is empty or cannot be read.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        separator: Separator,
+        num_sources: int | None = None,
+        most: int = MOST_SOURCES,
+        report: Report = no_report,
+        scanned: Scan | None = None,
+        threads: int | None = None,
+        background: bool = True,
+    ) -> None:
+        self.recording, self.wanted, self.most = recording, num_sources, most
+        self.background = background
+        self.scan = scanned or scan(recording)
+        self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
+        hops = separator.sample_rate / separator.stft.hop  # frames per second
+        frames = self.band.stft.frames(self.scan.samples)
+        overlap = round(separator.overlap_seconds * hops)
+        whole = math.isinf(separator.window_seconds)
+        longest = max(frames, overlap + 1) if whole else round(separator.window_seconds * hops)
+        self.windows = Windows(frames, longest, overlap)
+        self.separator = separator.prepared(self.windows.count)
+        self._report = report
+        self._workers = Workers(threads)
+        self._cache = WindowCache(self.windows, self._workers)
+        self._link: Link | None = None
+
+    def close(self) -> None:
+        """End the threads and remove the cache."""
+        self._workers.close()
+        self._cache.close()
+
+    def __enter__(self) -> RecordingSeparation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @torch.no_grad()
+    def analyse(self) -> None:
+        """Step 1: analyse every window and keep the result."""
+        spectra = self._spectra()
+        most = max(1, self.separator.windows_at_once)
+        # Equally many windows for each thread: none waits for the others at the end.
+        rounds = -(-self.windows.count // (most * self._workers.number))
+        batch = -(-self.windows.count // (rounds * self._workers.number))
+        for analysed in self._workers.map(self._analyse, self.windows.gather(spectra, batch)):
+            self._cache.keep(analysed)
+            self._report(Progress(ANALYSED * len(self._cache) / self.windows.count, 1))
+
+    @torch.no_grad()
+    def link(self) -> Link:
+        """Step 2: find the number of sources and which is which; the first call does the work."""
+        if self._link is None:
+            if not len(self._cache):
+                self.analyse()
+            self._link = self.separator.link(self._cache, self.wanted, self.most)
+            self._report(Progress(LINKED, 1))
+        return self._link
+
+    def pieces(self) -> Iterator[Piece]:
+        """Step 3: yield the separated recording from its beginning, some seconds at a time."""
+        link = self.link()
+        stft = self.band.stft
+        analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
+        rows = link.num_sources + link.background
+
+        def apply(both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            masks, spectrum = both
+            # One set of masks for all channels keeps the image.
+            wide = self.band.extend(masks, (spectrum / self.scan.peak).abs().mean(0))
+            if link.background and not self.background:
+                wide = _without_background(wide)
+            return wide, synthesis.frames(wide[:, None] * spectrum)
+
+        def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)
+            sources = link.num_sources
+            rest = samples[sources] if len(samples) > sources else None
+            return Piece(samples[:sources], rest, masks[:sources])
+
+        spectra = _frames(blocks(self.recording), analysis)  # (channels, l, F)
+        size = max(16, VALUES // (stft.bins * self.recording.channels * rows))
+        done = 0
+        masks = self.windows.join(self._cache.map(self._masks))
+        for wide, frames in self._workers.map(apply, _in_step(masks, spectra, size)):
+            done += wide.shape[1]
+            yield piece(synthesis.add(frames), wide)
+            self._report(Progress(LINKED + (1 - LINKED) * done / self.windows.frames, 1))
+        yield piece(synthesis.finish(), wide[:, :0])
+
+    @torch.no_grad()
+    def embeddings(self) -> Tensor | None:
+        """Return the embeddings (L, F', K) of the separator's STFT where one window holds all."""
+        if self.windows.count > 1:
+            return None
+        return next(self._cache.map(lambda _, analysis: self.separator.embeddings(analysis)))
+
+    def _spectra(self) -> Iterator[Tensor]:
+        """Blocks (l, F') of the spectrum as the separator takes it: one channel, its own band."""
+        mono = (self.scan.mono(block).unsqueeze(0) for block in blocks(self.recording))
+        return (self.band.crop(s[0]) for s in _frames(mono, BlockSTFT(self.band.stft)))
+
+    @torch.no_grad()  # in every thread anew, as in the next one
+    def _analyse(self, spectra: Tensor) -> tuple[Tensor, ...]:
+        return self.separator.analyse(spectra[:, None])
+
+    @torch.no_grad()
+    def _masks(self, window: int, analysis: tuple[Tensor, ...]) -> Tensor:
+        assert self._link is not None
+        return self.separator.masks(window, analysis, self._link)
+
+
+def _without_background(masks: Tensor) -> Tensor:
+    """Masks (C + 1, l, F), the last of the background -> (C, l, F) that share it in proportion."""
+    sources = masks[:-1]
+    total = sources.sum(0, keepdim=True)
+    return torch.where(total > 1e-6, sources / total.clamp_min(1e-6), 1 / len(sources))
+
+
+def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
+    """Blocks of samples (channels, n) -> blocks of frames (channels, l, F)."""
+    for block in samples:
+        yield analysis.push(block)
+    yield analysis.finish()
+
+
+def _in_step(
+    masks: Iterator[Tensor], spectra: Iterator[Tensor], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of masks (C, l, F') and of spectrum (channels, l', F), cut to the same l <= size."""
+    mask = spectrum = torch.zeros(0, 0, 0)
+    while True:
+        if not mask.shape[1]:
+            following = next(masks, None)
+            if following is None:
+                return
+            mask = following
+        while not spectrum.shape[1]:
+            spectrum = next(spectra)
+        both = min(mask.shape[1], spectrum.shape[1], size)
+        yield mask[:, :both], spectrum[:, :both]
+        mask, spectrum = mask[:, both:], spectrum[:, both:]
+
+
+def separate_recording(
+    samples: ArrayLike | Tensor,
+    sample_rate: int,
+    separator: Separator,
+    sources: int | None = None,
+    background: bool = True,
+    threads: int | None = None,
+) -> Separation:
+    """Separate samples in memory with a separator that is loaded already.
+
+    Args:
+        samples: (T,) or (channels, T), floating point of any level.
+        sample_rate: in Hz.
+        separator: any separator.
+        sources: number of sources, 1 to 10; estimated if omitted.
+        background: False shares the background among the sources.
+        threads: number of threads; None for as many as torch uses.
+
+    Returns:
+        Sources (C, T) or (C, channels, T), masks (C, L, F) of the recording's own STFT, embeddings
+        (L, F', K) of up to one window, and the background where the separator estimates it.
+
+    Raises:
+        InputError: The samples are empty, not finite, of another shape or integers, or the number
+            of sources or the rate is out of range.
+    """
+    check_sources(sources)
+    recording = as_floats(samples)
+    check_recording(recording.shape, sample_rate)
+    if not np.isfinite(recording).all():
+        raise InputError("the samples hold NaN or infinite values; repair the recording first")
+    with RecordingSeparation(
+        InMemory(np.atleast_2d(recording), sample_rate),
+        separator,
+        sources,
+        threads=threads,
+        background=background,
+    ) as separation:
+        pieces = list(separation.pieces())
+        embeddings = separation.embeddings()
+    estimates = torch.cat([piece.sources for piece in pieces], dim=-1)  # (C, channels, T)
+    masks = torch.cat([piece.masks for piece in pieces], dim=1)
+    rests = [piece.background for piece in pieces if piece.background is not None]
+    rest = torch.cat(rests, dim=-1) if rests else None  # (channels, T)
+    if recording.ndim == 1:
+        estimates, rest = estimates[:, 0], None if rest is None else rest[0]
+    return Separation(estimates, masks, embeddings, rest)
 
 
 def separate(
@@ -27,39 +267,95 @@ def separate(
     sources: int | None = None,
     model: str = "default",
 ) -> Separation:
-    """Separate a recording with a shipped model or a weights file.
+    """Separate a recording with a shipped model, another method, or a weights file.
 
-    samples: (T,) or (channels, T), floating point of any level; sample_rate in Hz; sources: how
-    many, 1 to 10, None for as many as are found. Returns float32 sources (C, T) or (C, channels, T)
-    of the same rate, length and level, that add up to the recording; masks (C, L, F) of its own
-    STFT, one set for all channels; and, of up to 10 s, embeddings (L, F', K) in the band that the
-    network hears.
-    Raises InputError for samples that are empty, not finite, of another shape or integers (which
-    say no full scale), a number of sources or a rate out of range, and an unknown model.
+    Args:
+        samples: (T,) or (channels, T), floating point of any level.
+        sample_rate: in Hz, 1,000 to 1,000,000.
+        sources: number of sources, 1 to 10; estimated if omitted.
+        model: name of a model that ships, of a method (`casa`, `spectral`), or a weights file.
+
+    Returns:
+        Sources (C, T) or (C, channels, T) of the same rate, length and level, that with the
+        background sum to the recording; see `Separation`.
+
+    Raises:
+        InputError: The samples are empty, not finite, of another shape or integers (which have no
+            full scale), a number or rate is out of range, or the model is unknown.
+
+    Example:
+        >>> import dpcl, torch
+        >>> dpcl.separate(torch.randn(16000), 8000, sources=2).sources.shape
+        torch.Size([2, 16000])
     """
-    return separate_recording(samples, sample_rate, load_separator(model), sources)
+    return separate_recording(samples, sample_rate, build(model), sources)
 
 
-def separate_recording(
-    samples: ArrayLike | Tensor,
-    sample_rate: int,
-    separator: DeepClustering,
-    sources: int | None = None,
-) -> Separation:
-    """As `separate`, with a separator that one already has."""
-    check_sources(sources)
-    recording = as_floats(samples)
-    check_recording(recording.shape, sample_rate)
-    if not np.isfinite(recording).all():
-        raise InputError("the samples hold NaN or infinite values; repair the recording first")
-    with LongSeparation(
-        InMemory(np.atleast_2d(recording), sample_rate), separator, sources
-    ) as separation:
-        pieces = list(separation.pieces())
-        embeddings = separation.embeddings()
-    estimates = torch.cat([piece.sources for piece in pieces], dim=-1)  # (C, channels, T)
-    return Separation(
-        estimates if recording.ndim == 2 else estimates[:, 0],
-        torch.cat([piece.masks for piece in pieces], dim=1),
-        embeddings,
-    )
+class LoadedSeparator:
+    """A separator with the driver around it: mixture in, sources out.
+
+    Attributes:
+        separator: the three verbs.
+        sample_rate: of the mixtures, in Hz.
+    """
+
+    def __init__(self, separator: Separator) -> None:
+        self.separator = separator
+        self.sample_rate = separator.sample_rate
+
+    def __call__(self, mixture: ArrayLike | Tensor, num_sources: int | None = None) -> Separation:
+        """Separate mixtures at `sample_rate`.
+
+        Args:
+            mixture: (..., T); a batch is separated one by one.
+            num_sources: number of sources; if omitted it is estimated for one mixture, and is the
+                largest estimate for several.
+
+        Returns:
+            Sources (..., C, T) and masks (..., C, L, F).
+
+        Raises:
+            InputError: The mixture is empty or not finite.
+        """
+        mixtures = torch.from_numpy(as_floats(mixture))
+        rate, separator = self.sample_rate, self.separator
+        if mixtures.ndim < 2:
+            return separate_recording(mixtures, rate, separator, num_sources)
+        lead, rows = mixtures.shape[:-1], mixtures.reshape(-1, mixtures.shape[-1])
+        found = [separate_recording(x, rate, separator, num_sources) for x in rows]
+        most = max(len(one.sources) for one in found)
+        found = [
+            one if len(one.sources) == most else separate_recording(x, rate, separator, most)
+            for x, one in zip(rows, found, strict=True)
+        ]
+
+        def stacked(name: str) -> Tensor | None:
+            values = [getattr(one, name) for one in found]
+            if any(value is None for value in values):
+                return None
+            tensor = torch.stack(values)
+            return tensor.view(*lead, *tensor.shape[1:])
+
+        sources = stacked("sources")
+        assert sources is not None
+        return Separation(sources, stacked("masks"), stacked("embeddings"), stacked("background"))
+
+
+def load_separator(name: str = "default") -> LoadedSeparator:
+    """Load a shipped model, another method or a weights file as a callable.
+
+    Args:
+        name: as `model` of `separate`.
+
+    Returns:
+        The callable; the weights are kept for the next call.
+
+    Raises:
+        InputError: The name is unknown, or dpcl did not write the file.
+
+    Example:
+        >>> import dpcl, torch
+        >>> dpcl.load_separator("default")(torch.randn(8000), 2).sources.shape
+        torch.Size([2, 8000])
+    """
+    return LoadedSeparator(build(name))

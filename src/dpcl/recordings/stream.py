@@ -14,8 +14,8 @@ from dpcl.model import Model
 from dpcl.networks.precision import single_thread
 from dpcl.recordings.recording import as_floats
 from dpcl.separators.limits import check_recording, check_sources
-from dpcl.separators.load import load_separator
-from dpcl.separators.online import Heard, OnlineDeepClustering
+from dpcl.separators.online import OnlineDeepClustering, StreamState
+from dpcl.separators.registry import load_network
 from dpcl.signal.band import Band
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
@@ -24,12 +24,12 @@ LOUDEST = 1e14  # of a sample: squares of its spectrum stay within float32
 
 
 @dataclass
-class StreamState:
+class StreamPosition:
     """Where a stream stands. copy.deepcopy makes a copy to go back to."""
 
     analysis: BlockSTFT
     synthesis: BlockISTFT
-    heard: Heard
+    masks: StreamState
     samples: int = 0  # that were pushed
 
 
@@ -56,7 +56,7 @@ class StreamSeparator:
         if sample_rate is not None:
             check_recording((1,), sample_rate)
         if isinstance(model, str):
-            model = load_separator(model).model
+            model = load_network(model)
         self.separator = OnlineDeepClustering(model)
         self.num_sources = num_sources
         self.sample_rate = sample_rate or self.separator.sample_rate
@@ -70,10 +70,10 @@ class StreamSeparator:
 
     def reset(self) -> None:
         """Forget all that was heard: a new stream begins."""
-        self.state = StreamState(
+        self.state = StreamPosition(
             BlockSTFT(self.band.stft),
             BlockISTFT(self.band.stft),
-            self.separator.silence(self.num_sources),
+            self.separator.start(self.num_sources),
         )
 
     def push(self, samples: ArrayLike | Tensor) -> Tensor:
@@ -109,8 +109,8 @@ class StreamSeparator:
         if not len(spectrum):
             return spectrum.real.new_zeros(self.num_sources, 0)
         magnitude = spectrum.abs()
-        masks, self.state.heard = self.separator.masks(self.band.heard(magnitude), self.state.heard)
-        return self.state.synthesis.push(self.band.spread(masks, magnitude) * spectrum)
+        masks, self.state.masks = self.separator.step(self.band.crop(magnitude), self.state.masks)
+        return self.state.synthesis.push(self.band.extend(masks, magnitude) * spectrum)
 
 
 def _checked(samples: ArrayLike | Tensor) -> Tensor:

@@ -25,9 +25,7 @@ class Workers:
     def __init__(self, number: int | None = None) -> None:
         self._before = torch.get_num_threads()
         self.number = number or self._before
-        self._pool = ThreadPoolExecutor(
-            self.number, initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._pool = ThreadPoolExecutor(self.number, initializer=_begin)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """function of each item, in order; `number` + 1 of them at work or done ahead, at most."""
@@ -43,3 +41,9 @@ class Workers:
         """Forget what has not begun, and wait for what has."""
         self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._before)  # what threads made later begin with
+
+
+def _begin() -> None:
+    """Set up a thread: both settings are a thread's own."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)

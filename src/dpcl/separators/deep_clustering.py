@@ -1,7 +1,7 @@
 """Deep clustering: embed every STFT bin, cluster the embeddings, mask the mixture.
 
-Networks with a mask head, alone or beside the embeddings, run here too: they differ in whose masks
-are taken (`MaskSettings.head`).
+Networks with a mask head beside the embeddings run here too: they differ in whose masks are taken
+(`MaskSettings.head`). A network without embeddings is a `MaskNetwork`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.alone import alone_centroids
-from dpcl.clustering.count import count_sources
+from dpcl.clustering.count import count_sources, frame_signs
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model
-from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, cluster_signs
-from dpcl.networks.base import EmbeddingNetwork
-from dpcl.networks.precision import fastest
+from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_signs
+from dpcl.networks.precision import fastest, input_dtype
 from dpcl.objectives.attractor import anchored_attractors
-from dpcl.separators.limits import MOST_SOURCES, check_mixture
+from dpcl.separators.base import Analyses, Analysis, Link, Separator, WindowSeparator
+from dpcl.separators.linking import STRETCH, Sample, Sampling, join_samples
 from dpcl.separators.masks import (
     active_masks,
     both,
@@ -33,17 +32,20 @@ from dpcl.separators.masks import (
     nearest_masks,
     similarities,
 )
-from dpcl.separators.separation import Separation
-from dpcl.signal.bins import bin_weights
-from dpcl.signal.features import FLOOR
+from dpcl.signal.bins import bin_weights, level_weights
+from dpcl.signal.features import FLOOR, first_bin, loud_level
 
-# Frames whose embeddings a processor's cache holds: a third faster than a window at once. A
-# multiple of the strides of what tells who talks.
+# Frames whose embeddings fit into a processor's cache: a third faster than a window at once. A
+# multiple of the strides of the activity and voice networks.
 FRAMES = 160
-REACH = 3.0  # s before and after a frame that tell who is active there
-# Masks take the mean of the odds within so many s, and are so much surer of who talks. On
-# conversations of `valid` this, and SILENT, bring 0.5 to 1.1 dB SI-SDRi, with turns of seconds and
-# of half minutes, and no more sources that are taken for one another.
+FEW = 5  # windows, up to which a faster precision is not worth the time of its conversion
+# Windows in one call of the network, at most; an hour takes 1.25 GB with 20 in float32. In bfloat16
+# they take half of that, and of 8 windows an LSTM takes up to twice the time.
+BATCH, BATCH_BFLOAT16 = 12, 20
+BATCH_PER_BIN = 2  # of a network that keeps values of every bin, which are many
+REACH = 3.0  # s before and after a frame that decide whether a source is active in it
+# Masks use the mean of the log odds of activity within STEADY s, multiplied by DECIDED. On
+# conversations of `valid` this gains 0.5 to 1.1 dB SI-SDRi.
 STEADY = 0.5
 DECIDED = 2.0
 
@@ -51,20 +53,28 @@ Finish = Callable[[Tensor, Tensor, MaskSettings], Tensor]
 
 
 @dataclass(frozen=True)
-class Talkers:
-    """What tells who talks in a window, and its masks but for that."""
+class Clusters:
+    """What the masks of a recording need: `Link.state` of deep clustering.
 
-    signs: Tensor  # (C, l, OF_CLUSTERS), see cluster_signs
-    levels: Tensor  # (C + 1, l', bands), for the VoiceNetwork
-    loudness: Tensor  # (C + 1, n), see Voices
-    scores: Tensor  # (C, L, F), the log of masks up to what is common to all sources
+    Attributes:
+        centroids: (C, K).
+        several: the recording has more than one window, so that sources come and go.
+        odds: log odds (C, l) that each source is active, of every window; None without an activity
+            network. The analyses then hold mask logits instead of encoded frames.
+    """
+
+    centroids: Tensor
+    several: bool
+    odds: list[Tensor] | None = None
 
 
-class DeepClustering:
+class DeepClustering(Separator):
     """A trained embedding network as a separator.
 
-    Global clustering: one k-means over all bins of the mixture. Source: Hershey et al. 2016,
-    section 3.3; soft masks as in Isik et al. 2016 (soft k-means), their alpha half our sharpness.
+    One k-means serves the whole recording. Its analyses are the encoded frames (L, H) and the
+    magnitudes (L, F) of each window.
+    Source: Hershey et al. 2016, section 3.3; soft masks as in Isik et al. 2016 (soft k-means),
+    their alpha half our sharpness.
     """
 
     def __init__(self, model: Model) -> None:
@@ -72,65 +82,137 @@ class DeepClustering:
         self.sample_rate = model.settings.signal.sample_rate
         self.stft = model.settings.signal.stft()
 
-    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        """mixture (..., T) at self.sample_rate -> its sources; without `num_sources` as
-        many as are found (see `count`), of several mixtures the most that one has.
+    @property
+    def windows_at_once(self) -> int:
+        """Number of windows that one call of the network takes, at most."""
+        if self.model.network.per_bin:
+            return BATCH_PER_BIN
+        bfloat16 = input_dtype(self.model.network) == torch.bfloat16
+        return BATCH_BFLOAT16 if bfloat16 else BATCH
 
-        Raises InputError where there are no samples or not all of them are finite, and for a
-        number of sources that a network without embeddings has no masks for.
-        """
-        check_mixture(mixture)
-        spectrum = self.stft(mixture.reshape(-1, mixture.shape[-1]))  # (B, L, F)
-        lead, grid = mixture.shape[:-1], spectrum.shape[1:]
+    def prepared(self, windows: int) -> DeepClustering:
+        """Return the same separator in the precision that is fastest on this processor."""
         network = self.model.network
-        with torch.no_grad():
-            heard = network.hear(self._features(spectrum))  # (B, L, H)
-            if network.heads.embedding:
-                embeddings = network.embed(heard)  # (B, L*F, K)
-                weights = self.weights(spectrum)  # (B, L*F)
-                if num_sources is None:
-                    frames = torch.arange(weights.shape[1], device=weights.device) // grid[1]
-                    pairs = zip(embeddings, weights, strict=True)
-                    num_sources = max(self.count(v, w, frames) for v, w in pairs)
-                centroids = self.centroids(embeddings, num_sources, weights)
-                masks = self._masks(network, heard, embeddings, centroids)
-            else:
-                embeddings = None
-                masks = self._own_masks(heard, num_sources or network.heads.masks)
-        sources = self.stft.inverse(masks * spectrum[:, None], mixture.shape[-1])  # (B, C, T)
-        return Separation(
-            sources.view(*lead, *sources.shape[1:]),
-            masks.view(*lead, *masks.shape[1:]),
-            None if embeddings is None else embeddings.view(*lead, *grid, -1),
-        )
+        if windows <= FEW or network.mean.device.type != "cpu":
+            return self
+        precision = fastest()
+        if precision == "float32":
+            return self
+        other = copy(self)
+        network = network.in_int8() if precision == "int8" else network.in_bfloat16()
+        other.model = replace(self.model, network=network)
+        return other
 
-    def embed(self, spectrum: Tensor) -> Tensor:
-        """spectrum (B, L, F) -> embeddings (B, L*F, K)."""
-        with torch.no_grad():
-            network = self.model.network
-            return network.embed(network.hear(self._features(spectrum)))
+    def analyse(self, spectra: Tensor) -> Analysis:
+        """Encode the frames of some windows: (W, 1, L, F) -> encoded (W, L, H), magnitudes."""
+        magnitudes = spectra.abs().mean(1)  # (W, L, F)
+        network = self.model.network
+        features = self._features(magnitudes).to(network.mean.device)
+        return network.hear(features).cpu(), magnitudes
 
-    def weights(self, spectrum: Tensor) -> Tensor:
-        """How much each bin of a spectrum or magnitude (..., L, F) pulls centroids, (..., L*F)."""
-        settings = self.model.settings.masks
-        return bin_weights(spectrum, settings.weighting, settings.floor_db)
+    def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
+        """Count the sources, cluster a sample of all windows, find who is active when."""
+        windows = analyses.windows
+        hops = self.sample_rate / self.stft.hop  # frames per second
+        sampling = Sampling(windows, self.stft.bins, max(1, round(STRETCH * hops)))
+
+        def sampled(window: int, analysis: Analysis) -> Sample:
+            encoded, magnitude = analysis
+            weights = self.weights(magnitude).view_as(magnitude)
+            return sampling.sample(
+                window, encoded, magnitude, self._of_talkers(encoded, weights), self.embed
+            )
+
+        size = self.model.settings.network.embedding
+        points, weights, frames = join_samples(list(analyses.map(sampled)), size)
+        count = num_sources
+        if count is None:
+            count = self.count(points, weights, frames, most, self._frame_signs(analyses))
+        several = windows.count > 1
+        stretches = sampling.stretches(frames) if several else None
+        centroids = self.centroids(points, count, weights, stretches)
+        odds = None
+        if several and count > 1 and self.model.activity is not None and self.soft:
+            odds = self._activity(analyses, centroids)
+        return Link(count, self.background, Clusters(centroids, several, odds))
+
+    def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
+        """Estimate the masks of one window from its distances to the centroids.
+
+        Returns:
+            (C, L, F), or (C + 1, L, F) for a network with a background head, the background last.
+        """
+        clusters = link.state
+        assert isinstance(clusters, Clusters)
+        if clusters.odds is not None:
+            masks = self._gated(analysis[0], clusters.odds[window])
+            background = analysis[-1]
+        else:
+            masks = self._own_masks(analysis, clusters)
+            background = self._background(analysis[0]) if self.background else masks[0]
+        if not self.background:
+            return masks
+        return torch.cat([masks * (1 - background), background[None]])
+
+    def _own_masks(self, analysis: Analysis, clusters: Clusters) -> Tensor:
+        """Masks (C, L, F) of one window without the background."""
+        encoded, magnitude = analysis[0][None], analysis[1][None]
+        centroids = clusters.centroids[None]
+        if clusters.several and self.soft:  # in ten seconds most sources are active
+            reach = round(REACH * self.sample_rate / self.stft.hop)
+            return active_masks(self._logits(encoded, centroids), self.audible(magnitude), reach)[0]
+        if self.model.settings.masks.head != "embedding":
+            return self._joined(encoded, centroids)[0]
+        blocks = self._embedded(encoded)
+        return torch.cat([self._of_bins(nearest_masks, x, centroids) for x in blocks], dim=2)[0]
+
+    def embeddings(self, analysis: Analysis) -> Tensor | None:
+        """Return the embeddings (L, F, K) of one window; None where its analysis was replaced."""
+        if len(analysis) < 2:
+            return None
+        encoded = analysis[0]
+        return self.embed(encoded[None]).view(len(encoded), self.stft.bins, -1)
+
+    def embed(self, encoded: Tensor) -> Tensor:
+        """Return the embeddings (W, L*F, K) of encoded frames (W, L, H)."""
+        network = self.model.network
+        return network.embed(encoded.to(network.mean.device)).cpu()
+
+    def weights(self, magnitude: Tensor) -> Tensor:
+        """Return how much each bin of a magnitude (..., L, F) pulls centroids, (..., L*F)."""
+        settings, signal = self.model.settings.masks, self.model.settings.signal
+        if signal.level == "quantile":
+            first = first_bin(signal.sample_rate, signal.window)
+            level = loud_level(magnitude, first)
+            return level_weights(magnitude, level, first, settings.floor_db)
+        return bin_weights(magnitude, settings.weighting, settings.floor_db)
 
     def audible(self, magnitude: Tensor) -> Tensor:
-        """magnitude (..., L, F) -> 1 for the bins that count, 0 for the others, (..., L, F)."""
+        """Return 1 for the bins of a magnitude (..., L, F) that have weight, 0 for the others."""
         return (self.weights(magnitude) > 0).view_as(magnitude).to(magnitude.dtype)
 
     def count(
-        self, points: Tensor, weights: Tensor, frames: Tensor, most: int = MOST_SOURCES
+        self,
+        points: Tensor,
+        weights: Tensor,
+        frames: Tensor,
+        most: int,
+        more: Tensor | None = None,
     ) -> int:
-        """How many sources embeddings (N, K) of weights (N,) come from, at most `most`.
+        """Estimate the number of sources, at most `most`; 2 for a model without a counter.
 
-        frames: (N,), the number of the frame that each is of.
-        Two, or `most` if that is less, for a model that was not taught to count.
+        Args:
+            points: embeddings (N, K).
+            weights: (N,).
+            frames: (N,), the frame of each embedding.
+            most: limit.
+            more: signs of the frame-wise head, where there is one.
         """
         settings = self.model.settings.count
         if settings is None:
             return min(2, most)
-        return count_sources(points, weights, frames, settings.hidden, settings.output, most).number
+        rows = settings.hidden, settings.output
+        return count_sources(points, weights, frames, *rows, most, more).number
 
     def centroids(
         self,
@@ -139,10 +221,10 @@ class DeepClustering:
         weights: Tensor,
         stretches: Tensor | None = None,
     ) -> Tensor:
-        """Of embeddings ([B,] N, K) of weights ([B,] N), a centroid of each source ([B,] C, K).
+        """Cluster embeddings ([B,] N, K) of weights ([B,] N) into centroids ([B,] C, K).
 
-        stretches: (N,), which stretch of time each embedding of one long recording is from, where
-        k-means may look for those in which a source is alone (see alone_centroids).
+        stretches: (N,), the stretch of time of each embedding of one long recording, in which
+        k-means may look for those with one source alone (see alone_centroids).
         """
         if self.model.settings.masks.centroids == "kmeans":
             if stretches is not None:
@@ -154,28 +236,38 @@ class DeepClustering:
             return anchored_attractors(embeddings[None], anchors, num_sources, weights[None])[0]
         return anchored_attractors(embeddings, anchors, num_sources, weights)
 
-    def hear(self, spectrum: Tensor) -> Tensor:
-        """spectrum or magnitude (B, L, F) -> what the network keeps of each frame (B, L, H)."""
-        return self.model.network.hear(self._features(spectrum))
+    @property
+    def background(self) -> bool:
+        """Whether the background has a mask of its own."""
+        return self.model.network.heads.background
 
-    def embeddings(self, heard: Tensor) -> Tensor:
-        """What `hear` gave (B, L, H) -> embeddings (B, L*F, K)."""
-        return self.model.network.embed(heard)
+    def _of_talkers(self, encoded: Tensor, weights: Tensor) -> Tensor:
+        """Weights (L, F) without the share that is likely background."""
+        return weights * (1 - self._background(encoded)) if self.background else weights
 
-    def masks(self, heard: Tensor, centroids: Tensor, audible: Tensor | None = None) -> Tensor:
-        """What `hear` gave (B, L, H), centroids (C, K) -> masks (B, C, L, F) in their order.
+    def _frame_signs(self, analyses: Analyses) -> Tensor | None:
+        """Signs of the number of sources from the frame-wise head, None without that head."""
+        network = self.model.network
+        if not (self.background and network.heads.counts):
+            return None
 
-        audible: (B, L, F), 1 for the bins that count, of a recording in which sources come and go:
-        those that own little of these are held back (see active_masks), unless masks are binary.
-        """
-        centroids = centroids.expand(len(heard), -1, -1)
-        if self.soft and audible is not None:
-            reach = round(REACH * self.sample_rate / self.stft.hop)
-            return active_masks(self._scores(heard, centroids), audible, reach)
-        if self.model.settings.masks.head != "embedding":
-            return self._masks(self.model.network, heard, self.embeddings(heard), centroids)
-        blocks = self._embedded(heard)
-        return torch.cat([self._of_bins(nearest_masks, x, centroids) for x in blocks], dim=2)
+        def of_window(window: int, analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
+            encoded, magnitude = analysis
+            counts = network.frame_counts(encoded[None].to(network.mean.device))
+            weights = self.weights(magnitude).view_as(magnitude)
+            kept = self._of_talkers(encoded, weights).sum()
+            return counts[0].softmax(-1).cpu(), weights.sum(), kept
+
+        probabilities, totals, kept = zip(*analyses.map(of_window), strict=True)
+        total = torch.stack(totals).sum()
+        share = 1 - torch.stack(kept).sum() / total.clamp_min(1e-9)
+        return frame_signs(torch.cat(probabilities), share)
+
+    def _background(self, encoded: Tensor) -> Tensor:
+        """Encoded frames (L, H) -> probability (L, F) that the background dominates a bin."""
+        network = self.model.network
+        odds = network.background(encoded[None].to(network.mean.device))
+        return odds.view(len(encoded), -1).sigmoid().cpu()
 
     @property
     def soft(self) -> bool:
@@ -183,100 +275,113 @@ class DeepClustering:
         settings = self.model.settings.masks
         return settings.sharpness is not None or settings.head == "masks"
 
-    def talkers(self, heard: Tensor, magnitude: Tensor, centroids: Tensor) -> Talkers:
-        """What tells who talks in a window heard (L, H) of magnitude (L, F), for a model with a
-        network of that; centroids: (C, K)."""
+    def _activity(self, analyses: Analyses, centroids: Tensor) -> list[Tensor]:
+        """Log odds (C, l) of every window; its analysis becomes the mask logits (C, L, F)."""
+        activity = self.model.activity
+        assert activity is not None
+        signs: list[Tensor] = []
+        voices: list[Voices] = []
+        found = analyses.replace(lambda _, analysis: self._talkers(analysis, centroids))
+        for told, voice in found:
+            signs.append(told)
+            voices.append(voice)
+        return activity.who_talks(signs, voices, analyses.each)
+
+    def _talkers(
+        self, analysis: Analysis, centroids: Tensor
+    ) -> tuple[Analysis, tuple[Tensor, Voices]]:
+        """Mask logits of one window, and the cues of who is active in it."""
+        encoded, magnitude = analysis
         assert self.model.activity is not None
         whitening = self._whitening(centroids)
         if whitening is None:
             whitening = torch.eye(centroids.shape[-1]).to(centroids)
-        scores, some = [], []
-        for block in self._embedded(heard[None]):
-            scores.append(self._of_bins(similarities, block, centroids[None])[0])
+        logits, some = [], []
+        for block in self._embedded(encoded[None]):
+            logits.append(self._of_bins(similarities, block, centroids[None])[0])
             some.append(block[0, ::VOICE_STRIDE])
         embeddings = torch.cat(some)  # (l', F, K)
         every = STRIDE // VOICE_STRIDE
         audible = self.audible(magnitude)[::STRIDE]
         signs = cluster_signs(embeddings[::every], audible, centroids, whitening)
         masks = (SOFT * functional.normalize(centroids, dim=-1) @ embeddings.mT).softmax(1)
-        levels, loudness = self.model.activity.voice.levels(
-            masks.transpose(0, 1), magnitude[::VOICE_STRIDE]
-        )
+        voice = self.model.activity.voice
+        levels, loudness = voice.levels(masks.transpose(0, 1), magnitude[::VOICE_STRIDE])
         if self.model.settings.masks.head == "embedding":
-            return Talkers(signs, levels, loudness, torch.cat(scores, 1))
-        return Talkers(signs, levels, loudness, self._scores(heard[None], centroids[None])[0])
+            own = torch.cat(logits, 1)
+        else:
+            own = self._logits(encoded[None], centroids[None])[0]
+        kept = (own, self._background(encoded)) if self.background else (own,)
+        return kept, (signs, Voices(voice(levels), loudness))
 
-    def told_masks(self, scores: Tensor, odds: Tensor) -> Tensor:
-        """Scores (C, L, F) that `talkers` gave -> masks in which who is silent is held back.
-
-        odds: (C, l), log odds that each is active, see TalkerActivity.
-        """
+    def _gated(self, logits: Tensor, odds: Tensor) -> Tensor:
+        """Mask logits (C, L, F), log odds (C, l) -> masks without the sources that are silent."""
         around = round(STEADY * self.sample_rate / (self.stft.hop * STRIDE))
         odds = functional.pad(odds, (around, around), mode="replicate")
         steady = functional.avg_pool1d(odds, 2 * around + 1, 1)
-        return held_back(scores, functional.logsigmoid(DECIDED * steady), STRIDE)
-
-    @cached_property
-    def fast(self) -> DeepClustering:
-        """The same for many windows: its network in the numbers that are fastest here."""
-        network = self.model.network
-        precision = fastest() if network.mean.device.type == "cpu" else "float32"
-        if precision == "float32":
-            return self
-        other = copy(self)
-        network = network.in_int8() if precision == "int8" else network.in_bfloat16()
-        other.model = replace(self.model, network=network)
-        return other
+        return held_back(logits, functional.logsigmoid(DECIDED * steady), STRIDE)
 
     def _whitening(self, like: Tensor) -> Tensor | None:
-        """The model's (K, K), if it has one, where and in the numbers that `like` is."""
+        """The model's (K, K), if it has one, in the precision and on the device of `like`."""
         rows = self.model.settings.whitening
         return None if rows is None else like.new_tensor(rows)
 
-    def _scores(self, heard: Tensor, centroids: Tensor) -> Tensor:
-        """(B, L, H), (B, C, K) -> the log of masks (B, C, L, F) as they are when all are active, up
-        to what is common to all sources."""
+    def _logits(self, encoded: Tensor, centroids: Tensor) -> Tensor:
+        """(B, L, H), (B, C, K) -> the log of masks (B, C, L, F), up to a constant of each bin."""
         if self.model.settings.masks.head != "embedding":
-            masks = self._masks(self.model.network, heard, self.embeddings(heard), centroids)
-            return masks.clamp_min(FLOOR).log()
-        blocks = self._embedded(heard)
+            return self._joined(encoded, centroids).clamp_min(FLOOR).log()
+        blocks = self._embedded(encoded)
         return torch.cat([self._of_bins(similarities, x, centroids) for x in blocks], dim=2)
 
-    def _embedded(self, heard: Tensor) -> Iterator[Tensor]:
+    def _embedded(self, encoded: Tensor) -> Iterator[Tensor]:
         """(B, L, H) -> embeddings (B, FRAMES, F, K) of its frames, the last ones fewer."""
-        for frames in torch.split(heard, FRAMES, 1):
-            yield self.embeddings(frames).view(*frames.shape[:2], self.stft.bins, -1)
+        for frames in torch.split(encoded, FRAMES, 1):
+            yield self.embed(frames).view(*frames.shape[:2], self.stft.bins, -1)
 
     def _of_bins(self, finish: Finish, embeddings: Tensor, centroids: Tensor) -> Tensor:
-        """What `finish` makes of embeddings (B, l, F, K) and centroids (B, C, K): (B, C, l, F)."""
+        """Apply `finish` to embeddings (B, l, F, K) and centroids (B, C, K): (B, C, l, F)."""
         found = finish(embeddings.flatten(1, 2), centroids, self.model.settings.masks)
         return found.view(*found.shape[:2], *embeddings.shape[1:3])
 
-    def _masks(
-        self, network: EmbeddingNetwork, heard: Tensor, embeddings: Tensor, centroids: Tensor
-    ) -> Tensor:
-        """(B, L, H), (B, L*F, K), (B, C, K) -> masks (B, C, L, F): head, clusters, both.
+    def _joined(self, encoded: Tensor, centroids: Tensor) -> Tensor:
+        """(B, L, H), (B, C, K) -> masks (B, C, L, F) of the head, the clusters, or both.
 
-        Those of the head come in the order of the centroids, which alone know who is who.
+        Those of the head come in the order of the centroids, which hold for all windows.
         """
-        settings, num_sources = self.model.settings.masks, centroids.shape[1]
+        network, settings, num_sources = (
+            self.model.network,
+            self.model.settings.masks,
+            centroids.shape[1],
+        )
+        embeddings = self.embed(encoded)
         masks = nearest_masks(embeddings, centroids, settings)
-        masks = masks.view(*masks.shape[:2], heard.shape[1], -1)
+        masks = masks.view(*masks.shape[:2], encoded.shape[1], -1)
         if settings.head == "embedding" or not network.gives_masks(num_sources):
             return masks
-        inferred = network.infer_masks(heard, num_sources, embeddings, centroids)
+        inferred = network.infer_masks(encoded, num_sources, embeddings, centroids)
         own = in_order_of(inferred, masks)
         return own if settings.head == "masks" else both(own, masks)
 
-    def _own_masks(self, heard: Tensor, num_sources: int) -> Tensor:
-        """What was heard (B, L, H) -> masks (B, C, L, F) of a network without embeddings."""
+    def _features(self, spectrum: Tensor) -> Tensor:
+        return self.model.settings.signal.features(spectrum).float()
+
+
+class MaskNetwork(WindowSeparator):
+    """A trained mask network without embeddings (uPIT, say): a fixed number of sources."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.sample_rate = model.settings.signal.sample_rate
+        self.stft = model.settings.signal.stft()
+        self.default_sources = model.network.heads.masks
+
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks (C, L, F) of one window with the network's mask head."""
         network = self.model.network
         if not network.gives_masks(num_sources):
             raise InputError(
                 f"the network gives masks of {network.heads.masks} sources, not of {num_sources};"
-                " give one with embeddings, which serve any number"
+                " use one with embeddings, which serves any number"
             )
-        return network.infer_masks(heard, num_sources)
-
-    def _features(self, spectrum: Tensor) -> Tensor:
-        return self.model.settings.signal.features(spectrum).float()
+        features = self.model.settings.signal.features(spectrum[None]).float()
+        return network.infer_masks(network.hear(features), num_sources)[0]

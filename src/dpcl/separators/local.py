@@ -5,66 +5,64 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dpcl.errors import InputError
+from dpcl.model import Model
+from dpcl.separators.base import Context, WindowSeparator, need_number
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.limits import check_mixture
 from dpcl.separators.masks import nearest_masks
-from dpcl.separators.separation import Separation
 
 SEGMENT = 100  # frames
 
 
-class LocalClustering:
+class LocalClustering(WindowSeparator):
     """Deep clustering whose k-means sees about 100 frames at a time; an oracle joins the parts.
 
-    What talkers' embeddings do over a whole mixture is left out of the score: it says how well the
-    network separates where it need not remember who is who. Which cluster of a segment is which
-    source the references say. Source: Hershey et al. 2016, section 4 ("local" clustering).
+    The score is that of a network that need not keep sources apart over time: the references
+    decide which cluster of a segment is which source.
+    Source: Hershey et al. 2016, section 4 ("local" clustering).
     """
 
-    def __init__(self, separator: DeepClustering) -> None:
-        self.separator = separator
-        self.sample_rate = separator.sample_rate
+    def __init__(self, name: str, model: Model, context: Context) -> None:
+        """Raises InputError for a context without references."""
+        if context.references is None:
+            raise InputError(
+                f"{name}: needs the references of the mixture; use it with `dpcl evaluate`"
+            )
+        separator = DeepClustering(model)
+        self.name, self.separator = name, separator
+        self.sample_rate, self.stft = separator.sample_rate, separator.stft
+        self.references = separator.stft(context.references)  # (C, L, F)
+        self.default_sources = len(context.references)
 
-    def __call__(self, mixture: Tensor, references: Tensor) -> Separation:
-        """mixture (T,) at self.sample_rate and references (C, T) -> the sources in their order.
-
-        Raises InputError where there are no samples or not all of them are finite.
-        """
-        check_mixture(mixture)
-        separator = self.separator
-        spectrum = separator.stft(mixture[None])  # (1, L, F)
-        embeddings = separator.embed(spectrum)  # (1, L*F, K)
-        frames, bins = spectrum.shape[1:]
-        vectors = embeddings.view(frames, bins, -1)
-        weights = separator.weights(spectrum).view(frames, bins)
-        ideal = separator.stft(references)  # (C, L, F)
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Cluster the segments of one window, each in the order of the references."""
+        need_number(self.name, len(self.references), num_sources)
+        encoded, magnitude = self.separator.analyse(spectrum[None, None])
+        frames, bins = spectrum.shape
+        vectors = self.separator.embed(encoded).view(frames, bins, -1)
+        weights = self.separator.weights(magnitude).view(frames, bins)
+        ideal = self.references[:, start : start + frames]
         segments = max(1, round(frames / SEGMENT))
-        masks = torch.cat(
-            [
-                _in_order(self._masks(v, w, len(references)), x, s)
-                for v, w, x, s in zip(
-                    vectors.tensor_split(segments),
-                    weights.tensor_split(segments),
-                    spectrum[0].tensor_split(segments),
-                    ideal.tensor_split(segments, dim=1),
-                    strict=True,
-                )
-            ],
-            dim=1,
+        parts = zip(
+            vectors.tensor_split(segments),
+            weights.tensor_split(segments),
+            spectrum.tensor_split(segments),
+            ideal.tensor_split(segments, dim=1),
+            strict=True,
         )
-        sources = separator.stft.inverse(masks * spectrum, mixture.shape[-1])
-        return Separation(sources, masks, vectors)
+        return torch.cat([_in_order(self._masks(v, w), x, s) for v, w, x, s in parts], dim=1)
 
-    def _masks(self, vectors: Tensor, weights: Tensor, num_sources: int) -> Tensor:
+    def _masks(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """vectors (L, F, K), weights (L, F) -> masks (C, L, F) in no particular order."""
         points = vectors.flatten(0, 1)[None]  # (1, L*F, K)
-        centroids = self.separator.centroids(points, num_sources, weights.reshape(1, -1))
+        count = len(self.references)
+        centroids = self.separator.centroids(points, count, weights.reshape(1, -1))
         masks = nearest_masks(points, centroids, self.separator.model.settings.masks)
-        return masks[0].view(num_sources, *weights.shape)
+        return masks[0].view(count, *weights.shape)
 
 
 def _in_order(masks: Tensor, spectrum: Tensor, sources: Tensor) -> Tensor:
-    """Masks (C, L, F) in the order in which what they let through is nearest to the sources.
+    """Masks (C, L, F) in the order in which the masked mixture is nearest to the sources.
 
     spectrum (L, F), sources (C, L, F). The least squared error over all orders: the energies do
     not depend on the order, so the correlations decide.

@@ -1,69 +1,95 @@
-"""Oracle separators: what a mask could do if the references were known, and what nothing does.
+"""Oracle separators: the masks that the references give, and the mixture itself.
 
-All masks lie in [0, 1] and add up to one in every bin, silent ones too, so that the sources add up
-to the mixture whether or not the references do. The STFT is the paper's: 32 ms windows every 8 ms
-at 8 kHz.
+All masks lie in [0, 1] and sum to one in every bin, silent ones too, so that the sources sum to
+the mixture whether or not the references do. The STFT is the paper's: 32 ms windows every 8 ms at
+8 kHz.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.separators.separation import OracleSeparator, Separation
+from dpcl.separators.base import Context, WindowSeparator, need_number
 from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
-ORACLE_SAMPLE_RATE = 8000  # Hz
+SAMPLE_RATE = 8000  # Hz
 
 _stft = STFT(window=256, hop=64)
 
-
-def mixture(mixture: Tensor, references: Tensor) -> Separation:
-    """Every source gets an equal share of the mixture: the score of doing nothing."""
-    *batch, num_sources, samples = _checked(mixture, references).shape
-    masks = mixture.new_ones(*batch, num_sources, _stft.frames(samples), _stft.bins)
-    sources = mixture.unsqueeze(-2).expand_as(references)
-    return Separation(sources / num_sources, masks / num_sources)
+Rule = Callable[[Tensor, Tensor], Tensor]  # references (C, L, F), mixture (L, F) -> masks (C, L, F)
 
 
-def ibm(mixture: Tensor, references: Tensor) -> Separation:
+class Oracle(WindowSeparator):
+    """Masks by a rule on the references: an upper bound (or a lower one), not a method."""
+
+    sample_rate = SAMPLE_RATE
+    stft = _stft
+
+    def __init__(self, name: str, rule: Rule, context: Context) -> None:
+        """Raises InputError for a context without the references, or of another length."""
+        references, mixture = context.references, context.mixture
+        if references is None or mixture is None:
+            raise InputError(
+                f"{name}: needs the references of the mixture; use it with `dpcl evaluate`"
+            )
+        if references.ndim != 2 or references.shape[1:] != mixture.shape:
+            raise InputError(
+                f"references of shape {tuple(references.shape)} do not fit a mixture of shape "
+                f"{tuple(mixture.shape)}; give (C, T) for a mixture (T,)"
+            )
+        self.name, self.rule = name, rule
+        self.references = _stft(references)  # (C, L, F)
+        self.mixture = _stft(mixture)  # (L, F), of the references' level
+        self.default_sources = len(references)
+
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Apply the rule to the frames of one window."""
+        need_number(self.name, len(self.references), num_sources)
+        frames = slice(start, start + len(spectrum))
+        return self.rule(self.references[:, frames], self.mixture[frames])
+
+
+def mixture(references: Tensor, spectrum: Tensor) -> Tensor:
+    """Give every source an equal share of the mixture: the score of doing nothing."""
+    return torch.full_like(references.abs(), 1 / len(references))
+
+
+def ibm(references: Tensor, spectrum: Tensor) -> Tensor:
     """Ideal binary mask: each bin goes whole to the reference that is strongest in it.
 
     Source: Wang 2005, "On ideal binary mask as the computational goal of auditory scene analysis".
     """
-    spectra = _stft(_checked(mixture, references))  # (..., C, L, F)
-    owners = ideal_assignments(spectra).transpose(-1, -2)  # (..., C, L*F)
-    return _masked(mixture, owners.reshape(spectra.shape))
+    owners: Tensor = ideal_assignments(references).mT.reshape(references.shape)
+    return owners
 
 
-def irm(mixture: Tensor, references: Tensor) -> Separation:
+def irm(references: Tensor, spectrum: Tensor) -> Tensor:
     """Ideal ratio mask: each reference's share of the sum of their magnitudes.
 
     Source: Erdogan et al. 2015, Table 1 ("ideal ratio mask"); equal shares in silent bins.
     """
-    magnitudes = _stft(_checked(mixture, references)).abs()  # (..., C, L, F)
-    total = magnitudes.sum(dim=-3, keepdim=True)
-    equal = torch.full_like(magnitudes, 1 / magnitudes.shape[-3])
-    return _masked(mixture, torch.where(total > 0, magnitudes / total, equal))
+    magnitudes = references.abs()
+    total = magnitudes.sum(0, keepdim=True)
+    return torch.where(total > 0, magnitudes / total, 1 / len(magnitudes))
 
 
-def psm(mixture: Tensor, references: Tensor) -> Separation:
-    """Phase-sensitive mask, truncated: the best masks in [0, 1] that add up to one.
+def psm(references: Tensor, spectrum: Tensor) -> Tensor:
+    """Phase-sensitive mask, truncated: the best masks in [0, 1] that sum to one.
 
     a = |S| cos(phase difference) / |X| is the best real mask (Erdogan et al. 2015, sec. 4). The
     masks here are the point of the simplex nearest to a, and so the least squared error
-    sum |mask X - S|^2 of all masks in [0, 1] adding up to one: what truncation leaves over or
-    takes too much is shared equally by the masks that stay above zero. For two sources that add
-    up to the mixture this is plain truncation to [0, 1]. Equal shares in silent bins.
+    sum |mask X - S|^2 of all masks in [0, 1] that sum to one. For two sources that sum to the
+    mixture this is plain truncation to [0, 1]. Equal shares in silent bins.
     """
-    spectra = _stft(_checked(mixture, references))  # (..., C, L, F)
-    spectrum = _stft(mixture).unsqueeze(-3)  # (..., 1, L, F)
-    in_phase = (spectra * torch.sgn(spectrum).conj()).real  # |S| cos(phase difference)
+    in_phase = (references * torch.sgn(spectrum).conj()).real  # |S| cos(phase difference)
     magnitude = spectrum.abs()
     best = torch.where(magnitude > 0, in_phase / magnitude, torch.zeros_like(in_phase))
-    return _masked(mixture, _nearest_on_simplex(best))
+    return _nearest_on_simplex(best)
 
 
 def _nearest_on_simplex(points: Tensor) -> Tensor:
@@ -79,19 +105,4 @@ def _nearest_on_simplex(points: Tensor) -> Tensor:
     return (points - shifts.gather(-3, staying - 1)).clamp(min=0)
 
 
-def _masked(mixture: Tensor, masks: Tensor) -> Separation:
-    spectra = masks * _stft(mixture).unsqueeze(-3)  # (..., C, L, F)
-    return Separation(_stft.inverse(spectra, mixture.shape[-1]), masks)
-
-
-def _checked(mixture: Tensor, references: Tensor) -> Tensor:
-    expected = (*mixture.shape[:-1], *references.shape[-2:-1], *mixture.shape[-1:])
-    if references.ndim != mixture.ndim + 1 or references.shape != expected:
-        raise InputError(
-            f"references of shape {tuple(references.shape)} do not fit a mixture of shape "
-            f"{tuple(mixture.shape)}; give (..., C, T) for a mixture (..., T)"
-        )
-    return references
-
-
-ORACLES: dict[str, OracleSeparator] = {"mixture": mixture, "ibm": ibm, "irm": irm, "psm": psm}
+ORACLES: dict[str, Rule] = {"mixture": mixture, "ibm": ibm, "irm": irm, "psm": psm}

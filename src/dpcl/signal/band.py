@@ -36,13 +36,13 @@ class Band:
         hop = max(1, round(self.network.hop * self.sample_rate / self.network_rate))
         return STFT(hop * ratio, hop)
 
-    def heard(self, magnitude: Tensor) -> Tensor:
+    def crop(self, magnitude: Tensor) -> Tensor:
         """Magnitudes (..., L, F) of the recording -> (..., L, F') as the network is used to."""
         bins = self.network.bins
         heard = functional.pad(magnitude[..., :bins], (0, max(0, bins - magnitude.shape[-1])))
         return heard * _response(self.sample_rate, self.network_rate, bins)
 
-    def spread(self, masks: Tensor, magnitude: Tensor) -> Tensor:
+    def extend(self, masks: Tensor, magnitude: Tensor) -> Tensor:
         """Masks (C, L, F') in the network's band -> (C, L, F) for all of the recording's.
 
         magnitude (L, F) is the recording's. Above the network's reach all bins of a frame get the

@@ -36,6 +36,24 @@ def bin_weights(
     return weigh(torch.where(audible, magnitude / loudest, torch.zeros_like(magnitude)), weighting)
 
 
+def level_weights(magnitude: Tensor, level: Tensor, first: int, floor_db: float = -40.0) -> Tensor:
+    """Weigh bins by their magnitude relative to the level of the item, at most 1.
+
+    Args:
+        magnitude: (..., L, F).
+        level: (..., 1, 1), see dpcl.signal.features.loud_level.
+        first: bins below this one get no weight.
+        floor_db: bins further below the level get no weight.
+
+    Returns:
+        (..., L*F) in [0, 1].
+    """
+    relative = (magnitude / level).clamp(max=1.0)
+    relative = torch.where(relative >= 10 ** (floor_db / 20), relative, 0.0)
+    relative[..., :first] = 0.0
+    return relative.flatten(-2)
+
+
 def weigh(relative: Tensor, weighting: Weighting) -> Tensor:
     """Magnitudes relative to the loudest bin, zero for those that do not count -> weights, (...).
 

@@ -9,6 +9,10 @@ from torch import Tensor
 
 # The smallest magnitude that is told from zero, relative to the loudest bin: -80 dB.
 FLOOR = 1e-4
+LOWEST = 70.0  # Hz, below which neither level nor weights look
+LOUD = 0.9  # quantile of the levels of frames that is the level of a recording
+LEVEL_FLOOR = 2e-4  # smallest magnitude relative to that level
+QUIETEST = 1e-7  # level of silence: no division by zero
 FORGETTING = 1.0  # dB/s by which the loudest bin so far fades
 
 
@@ -24,6 +28,34 @@ def log_magnitude(spectrum: Tensor) -> Tensor:
     # An all-silent item has no level; dividing by one keeps it finite without a special case.
     relative = magnitude / torch.where(loudest > 0, loudest, torch.ones_like(loudest))
     return torch.where(loudest > 0, relative.clamp_min(FLOOR).log(), torch.zeros_like(relative))
+
+
+def first_bin(sample_rate: int, window: int) -> int:
+    """Return the first bin of an STFT at or above LOWEST Hz."""
+    return max(1, round(LOWEST * window / sample_rate))
+
+
+def loud_level(magnitude: Tensor, first: int) -> Tensor:
+    """Return the level of an item: a high quantile of the levels of its frames.
+
+    One loud second, a DC offset or rumble below `first` do not set it.
+
+    Args:
+        magnitude: (..., L, F).
+        first: bins below this one do not count.
+
+    Returns:
+        (..., 1, 1), above zero; the level of a frame is the root of its energy.
+    """
+    frames = magnitude[..., first:].square().sum(-1).sqrt()  # (..., L)
+    level = torch.quantile(frames, LOUD, dim=-1)
+    return level[..., None, None].clamp_min(QUIETEST)
+
+
+def level_log_magnitude(spectrum: Tensor, first: int) -> Tensor:
+    """Return natural-log magnitudes (..., L, F) relative to `loud_level`, from -74 dB up."""
+    magnitude = spectrum.abs()
+    return (magnitude / loud_level(magnitude, first)).clamp_min(LEVEL_FLOOR).log()
 
 
 def running_log_magnitude(

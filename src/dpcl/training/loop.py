@@ -21,7 +21,8 @@ from dpcl.io import Report, atomic, no_report
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
 from dpcl.networks.base import HEADS, EmbeddingNetwork
-from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.recordings.separate import separate_recording
+from dpcl.separators.registry import separator_of
 from dpcl.shipped import weights_path
 from dpcl.training.batches import batches, pack, statistics
 from dpcl.training.checkpoint import (
@@ -108,20 +109,17 @@ class Validation:
         The network is left in the mode that it was in, and no random number is drawn.
         """
         training = network.training
-        separator = DeepClustering(Model(self.model, network.eval(), {}))
+        separator = separator_of(Model(self.model, network.eval(), {}))
         scores = []
         for rendered in self.mixtures:
             mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
-            estimates = separator(mixture.to(_device(network)), len(references)).sources.cpu()
+            found = separate_recording(mixture, separator.sample_rate, separator, len(references))
+            estimates = found.sources
             order = best_permutation(estimates, references)
             improvement = si_sdr(estimates[order], references) - si_sdr(mixture, references)
             scores.append(improvement.nanmean())  # NaN: a silent reference
         network.train(training)
         return float(torch.stack(scores).nanmean())
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
 
 
 LOG_EVERY = 20  # steps

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.separators.limits import check_mixture
-from dpcl.separators.separation import Separation
 from dpcl.signal.stft import STFT
 
 ORDER = 4
@@ -325,23 +323,13 @@ def _beating(envelopes: Tensor) -> Tensor:
     return beating[:, :samples]
 
 
-def separate_by_units(
-    mixture: Tensor, sources: int, unit_masks: Callable[[Scene, int], Tensor]
-) -> Separation:
-    """mixture (..., T) at 8 kHz under the masks that a function of its scene and C finds.
+def masks_by_units(
+    spectrum: Tensor, sources: int, unit_masks: Callable[[Scene, int], Tensor]
+) -> Tensor:
+    """Return the masks (C, L, F) of a spectrum (L, F) of STFT_8K, from its auditory scene.
 
-    unit_masks: (C, channels, L), adding up to one, as then the sources do to the mixture.
-    Raises InputError where there are no samples or not all of them are finite.
+    unit_masks: from a scene and C to masks (C, channels, L) of its units that sum to one.
     """
-    check_mixture(mixture)
-    spectrum = STFT_8K(mixture)  # (..., L, F)
-    frames = spectrum.shape[-2]
-    masks = torch.stack(
-        [
-            unit_masks_to_bins(unit_masks(listen(one), sources), frames)
-            for one in mixture.reshape(-1, mixture.shape[-1])
-        ]
-    ).to(mixture.dtype)
-    masks = masks.view(*mixture.shape[:-1], *masks.shape[1:])  # (..., C, L, F)
-    estimates = STFT_8K.inverse(masks * spectrum.unsqueeze(-3), mixture.shape[-1])
-    return Separation(estimates, masks)
+    frames = len(spectrum)
+    samples = STFT_8K.inverse(spectrum, max(1, (frames - 1) * STFT_8K.hop))
+    return unit_masks_to_bins(unit_masks(listen(samples), sources), frames).to(samples.dtype)

@@ -11,7 +11,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from dpcl.separators.classical.auditory import LAGS, SAMPLE_RATE, STFT_8K, Scene, separate_by_units
+from dpcl.separators.base import WindowSeparator
+from dpcl.separators.classical.auditory import LAGS, SAMPLE_RATE, STFT_8K, Scene, masks_by_units
 from dpcl.separators.classical.voices import (
     APERIODIC,
     Contour,
@@ -19,7 +20,6 @@ from dpcl.separators.classical.voices import (
     follow_voices,
     harmonicity,
 )
-from dpcl.separators.separation import Separation
 
 SMOOTHING = (0.25, 0.5, 0.25)  # over frames of 16 ms
 
@@ -152,7 +152,7 @@ TIMBRE_SHARPNESS = 10.0  # of the masks under which timbre is measured
 COMMON = 0.6  # how much a unit's evidence is that of its segment
 
 
-class Casa:
+class Casa(WindowSeparator):
     """A small system of auditory scene analysis, which hears without having learned.
 
     Gammatone filterbank, correlogram, and two pitches followed with their masks by turns
@@ -166,10 +166,9 @@ class Casa:
     sample_rate = SAMPLE_RATE
     stft = STFT_8K
 
-    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        """mixture (..., T) at 8 kHz -> its sources; two if it is left to us."""
-        count = 2 if num_sources is None else num_sources
-        return separate_by_units(mixture, count, unit_masks)
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks of one window from the units of its auditory scene."""
+        return masks_by_units(spectrum, num_sources, unit_masks)
 
 
 def unit_masks(scene: Scene, talkers: int) -> Tensor:

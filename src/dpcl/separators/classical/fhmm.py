@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
-from dpcl.separators.limits import check_mixture
-from dpcl.separators.separation import Separation
+from dpcl.separators.base import WindowSeparator, need_number
 from dpcl.signal.level import active_level_db
 from dpcl.signal.stft import STFT
 
@@ -108,7 +107,7 @@ EXPLAINING = 100  # most likely joint states of a frame, of which the masks are 
 Step = Callable[[int, Tensor], Tensor]
 
 
-class FactorialHMM:
+class FactorialHMM(WindowSeparator):
     """A separator that knows who speaks: it has the models of these talkers, in order."""
 
     sample_rate = SAMPLE_RATE
@@ -117,28 +116,20 @@ class FactorialHMM:
     def __init__(self, talkers: Sequence[TalkerHMM], beam: int = BEAM) -> None:
         """beam: joint states that are kept in each frame; inference is exact if that is all."""
         self.talkers = list(talkers)
+        self.default_sources = len(self.talkers)
         self.beam = beam
 
-    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        """mixture (..., T) -> one source for each talker, in the order of the models.
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks of one window, in the order of the models.
 
-        All are taken to be equally loud. The mask of a source is the posterior probability that
-        it is the loudest in a bin. Raises InputError for samples that are none or not finite, and
-        where num_sources is not the number of talkers.
+        All talkers are taken to be equally loud. The mask of a talker is the posterior probability
+        that they are the loudest in a bin.
         """
-        check_mixture(mixture)
-        if num_sources not in (None, len(self.talkers)):
-            raise InputError(
-                f"models of {len(self.talkers)} talkers cannot separate {num_sources} sources;"
-                " give one for each"
-            )
-        spectrum = stft(mixture)  # (..., L, F)
-        items = [self.masks(log_spectrum(item)) for item in mixture.reshape(-1, mixture.shape[-1])]
-        masks = torch.stack(items).view(*mixture.shape[:-1], *items[0].shape)  # (..., C, L, F)
-        sources = stft.inverse(masks * spectrum.unsqueeze(-3), mixture.shape[-1])
-        return Separation(sources, masks)
+        need_number("fhmm", len(self.talkers), num_sources)
+        samples = stft.inverse(spectrum, max(1, (len(spectrum) - 1) * stft.hop))
+        return self.posterior_masks(log_spectrum(samples))
 
-    def masks(self, frames: Tensor) -> Tensor:
+    def posterior_masks(self, frames: Tensor) -> Tensor:
         """Log magnitudes (L, F) at an active level of 0 dB -> masks (C, L, F)."""
         gain = -0.5 * math.log(len(self.talkers))  # nepers: of each talker's power, its share
         terms = [log_max_terms(frames, talker, gain) for talker in self.talkers]

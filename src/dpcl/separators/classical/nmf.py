@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.separators.limits import check_mixture
-from dpcl.separators.separation import Separation
+from dpcl.separators.base import WindowSeparator, need_number
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 8000  # Hz
@@ -35,7 +34,7 @@ TINY = 1e-9  # beside spectra of mean 1: an activation of nothing, shared equall
 FLOOR = 1e-20  # under which no divisor falls
 
 
-class NMF:
+class NMF(WindowSeparator):
     """A separator that knows who speaks: it has the dictionaries of these talkers, in order."""
 
     sample_rate = SAMPLE_RATE
@@ -44,34 +43,26 @@ class NMF:
     def __init__(self, dictionaries: Sequence[Tensor]) -> None:
         """dictionaries: one for each talker, (K, F) with atoms of unit norm."""
         self.sizes = [len(dictionary) for dictionary in dictionaries]
+        self.default_sources = len(self.sizes)
         self.dictionary = torch.cat(list(dictionaries))  # (K1 + K2 + …, F)
 
-    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        """mixture (..., T) -> one source for each talker, in the order of the dictionaries.
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks of one window, in the order of the dictionaries.
 
-        Each takes the share of a bin that his atoms have in its explanation: a Wiener-like mask on
-        magnitudes. Raises InputError for samples that are none or not finite, and where
-        num_sources is not the number of talkers.
+        The mask of a talker in a bin is the share that their atoms have in the model of the bin, a
+        Wiener-like mask on magnitudes.
         """
-        check_mixture(mixture)
-        if num_sources not in (None, len(self.sizes)):
-            raise InputError(
-                f"dictionaries of {len(self.sizes)} talkers cannot separate {num_sources} sources;"
-                " give one for each"
-            )
-        spectrum = self.stft(mixture)  # (..., L, F)
-        magnitude = _mean_one(spectrum.abs())
+        need_number("nmf", len(self.sizes), num_sources)
+        magnitude = _mean_one(spectrum.abs())  # (L, F)
         dictionary = self.dictionary.to(magnitude)
-        activations = activate(magnitude, dictionary, SPARSITY, ITERATIONS)  # (..., L, K)
+        activations = activate(magnitude, dictionary, SPARSITY, ITERATIONS)  # (L, K)
         parts = zip(
             torch.split(activations, self.sizes, -1),
             torch.split(dictionary, self.sizes),
             strict=True,
         )
-        explained = torch.stack([h @ w + TINY for h, w in parts], dim=-3)  # (..., C, L, F)
-        masks = explained / explained.sum(dim=-3, keepdim=True)
-        sources = self.stft.inverse(masks * spectrum.unsqueeze(-3), mixture.shape[-1])
-        return Separation(sources, masks)
+        explained = torch.stack([h @ w + TINY for h, w in parts])  # (C, L, F)
+        return explained / explained.sum(0)
 
 
 def learn_dictionary(recordings: Sequence[Tensor], seed: int = 0) -> Tensor:

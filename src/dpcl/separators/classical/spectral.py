@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
+from dpcl.separators.base import WindowSeparator
 from dpcl.separators.classical.auditory import (
     FILTERS,
     HOP,
@@ -17,11 +18,10 @@ from dpcl.separators.classical.auditory import (
     STFT_8K,
     Scene,
     erb_rate,
-    separate_by_units,
+    masks_by_units,
 )
 from dpcl.separators.classical.casa import level_changes
 from dpcl.separators.classical.voices import follow_voices, harmonicity
-from dpcl.separators.separation import Separation
 
 RIDGE = 1e-6  # of the largest eigenvalue: landmarks that all but repeat each other say nothing new
 
@@ -183,7 +183,7 @@ OVERLAP = SEGMENT // 10  # frames in which the next segment is linked to the one
 SHARPNESS = 2.0  # of the masks, by cosine
 
 
-class Spectral:
+class Spectral(WindowSeparator):
     """Bach and Jordan 2006 with the cues of this package: an affinity of pairs of units, cut.
 
     Segments of up to 20 s are clustered at once, by the dense affinity where they have at most
@@ -194,10 +194,9 @@ class Spectral:
     sample_rate = SAMPLE_RATE
     stft = STFT_8K
 
-    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        """mixture (..., T) at 8 kHz -> its sources; two if it is left to us."""
-        count = 2 if num_sources is None else num_sources
-        return separate_by_units(mixture, count, unit_masks)
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks of one window from the units of its auditory scene."""
+        return masks_by_units(spectrum, num_sources, unit_masks)
 
 
 def unit_masks(scene: Scene, talkers: int) -> Tensor:

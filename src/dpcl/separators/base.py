@@ -1,0 +1,238 @@
+"""The one shape: a separator estimates masks, window by window; a driver does everything else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from dpcl.errors import InputError
+from dpcl.signal.stft import STFT
+from dpcl.signal.windows import Windows
+
+Analysis = tuple[Tensor, ...]  # the tensors that a separator keeps of one window
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Separated sources.
+
+    Attributes:
+        sources: waveforms (..., C, T); with the background they sum to the mixture.
+        masks: (..., C, L, F), the background's not included.
+        embeddings: (..., L, F, K) of the separator's STFT, where one window held the recording.
+        background: waveform (..., T) of the part that belongs to no source, where the separator
+            estimates it.
+    """
+
+    sources: Tensor
+    masks: Tensor | None = None
+    embeddings: Tensor | None = None
+    background: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """The facts of a whole recording: its number of sources, and which is which in a window.
+
+    Attributes:
+        num_sources: number of sources C; the background is not one of them.
+        background: the masks have one more row, the last, for the background.
+        state: anything that the separator's own `masks` needs.
+    """
+
+    num_sources: int
+    background: bool = False
+    state: Any = None
+
+
+class Analyses(Protocol):
+    """The analyses of all windows of a recording, in order; they can be read more than once."""
+
+    windows: Windows
+
+    def map(self, function: Callable[[int, Analysis], Result]) -> Iterator[Result]:
+        """Call `function` with number and analysis of every window, in threads, in order."""
+        ...
+
+    def replace(
+        self, function: Callable[[int, Analysis], tuple[Analysis, Result]]
+    ) -> Iterator[Result]:
+        """As `map`; the analysis that `function` returns replaces the one that it was given."""
+        ...
+
+    def each(self, function: Callable[[Any], Result], items: Any) -> Iterator[Result]:
+        """Call `function` with other items in the same threads, in order."""
+        ...
+
+
+class Separator(ABC):
+    """Masks of the sources of a recording, window by window.
+
+    The driver (dpcl.recordings.separate) calls `analyse` for all windows, `link` once, and `masks`
+    for all windows. Files, pictures, scores and validation run through it.
+
+    Attributes:
+        sample_rate: in Hz.
+        stft: of `sample_rate`.
+        window_seconds: longest window; infinite for one window per recording.
+        overlap_seconds: two neighbouring windows share at least this.
+    """
+
+    sample_rate: int
+    stft: STFT
+    window_seconds: float = 10.0
+    overlap_seconds: float = 0.8
+
+    @property
+    def windows_at_once(self) -> int:
+        """Number of windows in one call of `analyse`, at most."""
+        return 1
+
+    @abstractmethod
+    def analyse(self, spectra: Tensor) -> Analysis:
+        """Analyse some windows; any thread calls it.
+
+        Args:
+            spectra: complex (W, M, L, F), W windows of M channels.
+
+        Returns:
+            Tensors whose first dimension is the window.
+        """
+
+    @abstractmethod
+    def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
+        """Find the number of sources, and which is which in every window; once per recording.
+
+        Args:
+            analyses: of all windows.
+            num_sources: number of sources; None to estimate it.
+            most: limit of the estimate.
+        """
+
+    @abstractmethod
+    def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
+        """Estimate the masks of one window; any thread calls it.
+
+        Args:
+            window: its number.
+            analysis: of this window.
+            link: of the recording.
+
+        Returns:
+            (C, L, F), or (C + 1, L, F) where `link.background`; they sum to one in every bin.
+        """
+
+    def embeddings(self, analysis: Analysis) -> Tensor | None:
+        """Return the embeddings (L, F, K) of one window; None for a separator without any."""
+        return None
+
+    def prepared(self, windows: int) -> Separator:
+        """Return the form of this separator that is fastest on this number of windows."""
+        return self
+
+
+class WindowSeparator(Separator):
+    """A separator that knows one window at a time: `estimate` is all that a subclass defines.
+
+    Sources are matched from window to window where neighbours overlap (`link_by_overlap`).
+    """
+
+    default_sources: int = 2  # number of sources where none is given
+
+    @abstractmethod
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks of one window.
+
+        Args:
+            spectrum: complex (L, F).
+            num_sources: number of sources C.
+            start: the first frame of the window in the recording.
+
+        Returns:
+            Masks (C, L, F) that sum to one in every bin.
+        """
+
+    def analyse(self, spectra: Tensor) -> Analysis:
+        """Keep the spectra of the first channel: masks need the number of sources."""
+        return (torch.view_as_real(spectra[:, 0].contiguous()),)
+
+    def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
+        """Estimate the masks of every window, and match them to those of the window before."""
+        count = num_sources or min(self.default_sources, most)
+        starts = analyses.windows.starts
+
+        def estimated(window: int, analysis: Analysis) -> tuple[Tensor, Tensor]:
+            spectrum = torch.view_as_complex(analysis[0])
+            return self.estimate(spectrum, count, starts[window]), spectrum.abs()
+
+        return Link(count, state=link_by_overlap(analyses, estimated))
+
+    def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
+        """Return the masks of one window in the order of the recording."""
+        masks: Tensor = analysis[0][link.state[window]]
+        return masks
+
+
+def link_by_overlap(
+    analyses: Analyses, estimate: Callable[[int, Analysis], tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    """Estimate the masks of every window, and find the order that is that of the first window.
+
+    In the frames that two windows share, each source of the later one is assigned to the source of
+    the earlier one with the most similar masks, weighted by magnitude (assignment of Kuhn 1955).
+
+    Args:
+        analyses: replaced by the masks (C, L, F) of every window.
+        estimate: from number and analysis of a window to masks (C, L, F) and magnitude (L, F).
+
+    Returns:
+        An order (C,) for every window.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    starts, length = analyses.windows.starts, analyses.windows.length
+    shared = [0, *(first + length - second for first, second in pairwise(starts)), 0]
+
+    def ends(window: int, analysis: Analysis) -> tuple[Analysis, tuple[Tensor, Tensor]]:
+        masks, magnitude = estimate(window, analysis)
+        first, last = shared[window], length - shared[window + 1]
+        return (masks,), (masks[:, :first] * magnitude[:first], masks[:, last:].clone())
+
+    orders: list[Tensor] = []
+    before = torch.zeros(0)
+    for head, tail in analyses.replace(ends):
+        order = torch.arange(len(tail))
+        if orders:
+            agreement = torch.einsum("clf,dlf->cd", before, head)
+            order = torch.from_numpy(linear_sum_assignment(agreement.numpy(), maximize=True)[1])
+        orders.append(order)
+        before = tail[order]
+    return orders
+
+
+@dataclass(frozen=True)
+class Context:
+    """Facts about one mixture that only some separators need, at the separator's sample rate.
+
+    Attributes:
+        mixture: (T,).
+        references: its sources (C, T), for oracles.
+        talkers: a model of each talker, learned from other speech, for NMF and the factorial HMM.
+    """
+
+    mixture: Tensor | None = None
+    references: Tensor | None = None
+    talkers: Sequence[Any] = ()
+
+
+def need_number(name: str, known: int, num_sources: int) -> None:
+    """Raise InputError unless a separator with `known` sources is asked for this number."""
+    if num_sources != known:
+        raise InputError(f"{name}: has {known} sources, not {num_sources}; give --sources {known}")
