@@ -112,6 +112,7 @@ def fsd50k(root: Path) -> None:
 def dns_noise(root: Path) -> None:
     for number in (0, 1):
         audio(root / f"datasets_fullband/noise_fullband/door_Freesound_validated_7_{number}.wav")
+    audio(root / "datasets_fullband/noise_fullband/wntLte49djU.wav")
 
 
 def speaker_folders(root: Path) -> None:
@@ -138,7 +139,7 @@ def lhotse(root: Path) -> None:
 NAME = split_of_name  # splits of corpora without published ones
 SPEECH = "speech/librivox/speech-librivox-0000"
 NOISE = "noise/free-sound/noise-free-sound-0000"
-DNS, DOOR = "datasets_fullband/noise_fullband", "door_Freesound_validated_7"
+DNS, DOOR, TUBE = "datasets_fullband/noise_fullband", "Freesound_validated_7", "wntLte49djU"
 MIX = "Libri2Mix/wav8k/min"
 # Layout: how its tree is made, and its rows.
 TREES: dict[str, tuple[Callable[[Path], None], list[Row]]] = {
@@ -212,7 +213,11 @@ TREES: dict[str, tuple[Callable[[Path], None], list[Row]]] = {
     ),
     "dns-noise": (
         dns_noise,
-        [(NAME(DOOR), "dns-noise", DOOR, "", f"{DNS}/{DOOR}_{k}.wav") for k in (0, 1)],
+        [
+            (NAME(DOOR), "dns-noise", DOOR, "", f"{DNS}/door_{DOOR}_0.wav"),
+            (NAME(DOOR), "dns-noise", DOOR, "", f"{DNS}/door_{DOOR}_1.wav"),
+            (NAME(TUBE), "dns-noise", TUBE, "", f"{DNS}/{TUBE}.wav"),
+        ],
     ),
     "folder-per-speaker": (
         speaker_folders,

@@ -276,7 +276,9 @@ def _dns_noise(tree: Tree) -> Iterator[Entry]:
             f"{tree.root}: noise_fullband is missing; give the folder datasets_fullband"
         )
     for path in tree.recordings(root):
-        source = re.sub(r"_\d+$", "", path.stem)  # pieces of one recording differ by a number
+        # Pieces of one recording of Freesound differ in their last number, and some in the class.
+        piece = re.fullmatch(r".*(Freesound_validated_.+)_\d+", path.stem)
+        source = path.stem if piece is None else piece[1]
         yield Entry(Part(path), source, "dns-noise", "", "", path.stem)
 
 
