@@ -43,7 +43,7 @@ Layout = Callable[[Tree], Iterable[Entry]]
 
 
 def _librispeech(tree: Tree) -> Iterator[Entry]:
-    """LibriSpeech/SPEAKERS.TXT, train-clean-100/19/198/19-198-0000.flac and 19-198.trans.txt."""
+    """Read SPEAKERS.TXT and train-clean-100/19/198/19-198-0000.flac with 19-198.trans.txt."""
     root = tree.root if (tree.root / "SPEAKERS.TXT").exists() else tree.root / "LibriSpeech"
     if not (root / "SPEAKERS.TXT").is_file():
         tree.need("SPEAKERS.TXT", "give the folder LibriSpeech as unpacked")
@@ -63,7 +63,7 @@ def _librispeech(tree: Tree) -> Iterator[Entry]:
 
 
 def _transcripts(path: Path) -> dict[str, str]:
-    """Lines of an utterance and its words; none where the file is missing."""
+    """Return the words of each utterance; none if the file is missing."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -71,7 +71,7 @@ def _transcripts(path: Path) -> dict[str, str]:
 
 
 def _librimix(tree: Tree) -> Iterator[Entry]:
-    """Libri2Mix/wav8k/min/train-100/{mix_clean,s1,s2}/19-198-0000_40-222-0001.wav: the sources."""
+    """Read the sources: wav8k/min/train-100/s1/19-198-0000_40-222-0001.wav, s2 and so on."""
     candidates = [tree.root, tree.root / "Libri2Mix", tree.root / "Libri3Mix"]
     candidates += [
         folder / rate / mode
@@ -105,7 +105,7 @@ def _librimix(tree: Tree) -> Iterator[Entry]:
 
 
 def _wsj0(tree: Tree) -> Iterator[Entry]:
-    """wsj0/si_tr_s/01t/01to030v.wv1 (or .wav), at any depth: 11-1.1/wsj0/si_tr_s."""
+    """Read wsj0/si_tr_s/01t/01to030v.wv1 (or .wav), at any depth: 11-1.1/wsj0/si_tr_s."""
     genders = WSJ0(tree.root).genders
     listed: set[str] = set()
     for path in tree.recordings(tree.root):
@@ -126,7 +126,7 @@ def _wsj0(tree: Tree) -> Iterator[Entry]:
 
 
 def _vctk(tree: Tree) -> Iterator[Entry]:
-    """wav48_silence_trimmed/p225/p225_001_mic1.flac (0.92) or wav48/p225/p225_001.wav (0.80)."""
+    """Read wav48_silence_trimmed/p225/p225_001_mic1.flac (0.92), wav48/p225/p225_001.wav (0.80)."""
     new = tree.root / "wav48_silence_trimmed"
     root = new if new.is_dir() else tree.root / "wav48"
     if not root.is_dir():
@@ -154,7 +154,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _common_voice(tree: Tree) -> Iterator[Entry]:
-    """clips/common_voice_en_1.mp3; train.tsv, dev.tsv, test.tsv, validated.tsv where present."""
+    """Read clips/common_voice_en_1.mp3 by train.tsv, dev.tsv, test.tsv, optional validated.tsv."""
     remedy = "give the folder of one language, with clips and train.tsv"
     clips = tree.need("clips", remedy)
     listed: set[str] = set()
@@ -185,7 +185,7 @@ def _common_voice(tree: Tree) -> Iterator[Entry]:
 
 
 def _voxceleb(tree: Tree) -> Iterator[Entry]:
-    """wav/id10001/VIDEO/00001.wav and vox1_meta.csv; or dev/aac/id00012/... and vox2_meta.csv."""
+    """Read wav/id10001/VIDEO/00001.wav by vox1_meta.csv, dev/aac/id00012/... by vox2_meta.csv."""
     folders = [tree.root / name for name in _VOXCELEB_FOLDERS if (tree.root / name).is_dir()]
     if not folders:
         tree.need("wav", "give the folder with wav (or dev and test) and the metadata")
@@ -214,7 +214,7 @@ def _voxceleb(tree: Tree) -> Iterator[Entry]:
 
 
 def _musan(tree: Tree) -> Iterator[Entry]:
-    """music, noise and speech, each with folders such as fma/music-fma-0000.wav and ANNOTATIONS."""
+    """Read music/fma/music-fma-0000.wav with music/fma/ANNOTATIONS; noise and speech likewise."""
     root = tree.root / "musan" if (tree.root / "musan").is_dir() else tree.root
     if not any((root / kind).is_dir() for kind in ("music", "noise", "speech")):
         tree.need("noise", "give the folder musan, with music, noise and speech")
@@ -232,7 +232,7 @@ def _musan(tree: Tree) -> Iterator[Entry]:
 
 
 def _esc50(tree: Tree) -> Iterator[Entry]:
-    """audio/1-100032-A-0.wav and meta/esc50.csv: folds 1 to 3 train, 4 valid, 5 test."""
+    """Read audio/1-100032-A-0.wav by meta/esc50.csv: folds 1 to 3 train, 4 valid, 5 test."""
     remedy = "give the folder of ESC-50, with audio and meta"
     audio = tree.need("audio", remedy)
     columns = ("filename", "fold", "category")
@@ -246,7 +246,7 @@ def _esc50(tree: Tree) -> Iterator[Entry]:
 
 
 def _fsd50k(tree: Tree) -> Iterator[Entry]:
-    """FSD50K.dev_audio/64760.wav and FSD50K.ground_truth/dev.csv; eval likewise."""
+    """Read FSD50K.dev_audio/64760.wav by FSD50K.ground_truth/dev.csv; eval likewise."""
     remedy = "give the folder with FSD50K.ground_truth and FSD50K.dev_audio or FSD50K.eval_audio"
     parts = [p for p in ("dev", "eval") if (tree.root / f"FSD50K.{p}_audio").is_dir()]
     if not parts:
@@ -265,7 +265,7 @@ def _fsd50k(tree: Tree) -> Iterator[Entry]:
 
 
 def _dns_noise(tree: Tree) -> Iterator[Entry]:
-    """noise_fullband/door_Freesound_validated_12345_0.wav (DNS 4), or noise/... (DNS 1 to 3)."""
+    """Read noise_fullband/door_Freesound_validated_7_0.wav (DNS 4) or noise/... (DNS 1 to 3)."""
     names = ("noise_fullband", "noise")
     below = ("", "datasets_fullband", "datasets")
     candidates = [tree.root / folder / name for folder in below for name in names]
@@ -283,7 +283,7 @@ def _dns_noise(tree: Tree) -> Iterator[Entry]:
 
 
 def _speaker_folders(tree: Tree) -> Iterator[Entry]:
-    """SPEAKER/*.wav, at any depth below SPEAKER."""
+    """Read SPEAKER/*.wav, at any depth below SPEAKER."""
     tree.omit_files(tree.root, "not in the folder of a speaker")
     for speaker in tree.folders(tree.root):
         for path in tree.recordings(speaker):
@@ -291,7 +291,7 @@ def _speaker_folders(tree: Tree) -> Iterator[Entry]:
 
 
 def _lhotse(tree: Tree) -> Iterator[Entry]:
-    """CORPUS_recordings_PART.jsonl.gz and CORPUS_supervisions_PART.jsonl.gz, or CORPUS_cuts_..."""
+    """Read CORPUS_supervisions_PART.jsonl.gz with its recordings, or CORPUS_cuts_PART.jsonl.gz."""
     found = [f for f in sorted(tree.root.iterdir()) if f.name.endswith((".jsonl", ".jsonl.gz"))]
     supervisions = [f for f in found if "supervisions" in f.name]
     manifests = supervisions or [f for f in found if "cuts" in f.name]
