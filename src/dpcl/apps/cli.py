@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import bulk, experiment, export, live, mix, process, show, web
+from dpcl.apps import bulk, corpus, experiment, export, live, mix, process, show, web
 from dpcl.apps.screen import (
     FileFormat,
     Force,
@@ -37,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(mix.app, name="mix")
+app.command()(corpus.corpus)
 app.command()(experiment.experiment)
 app.command()(show.show)
 app.command()(export.export)

@@ -13,6 +13,7 @@ import soundfile
 
 from dpcl.errors import InputError
 from dpcl.mixtures.manifests import read_manifest
+from dpcl.mixtures.parts import parse_part
 from dpcl.mixtures.utterance import Utterance as Utterance
 from dpcl.signal.formats import is_packed, sphere_fields
 
@@ -45,7 +46,8 @@ def read_corpus(
     Or a Lhotse manifest (.jsonl, .jsonl.gz): see read_manifest.
 
     The CSV has the columns split, corpus, speaker, gender, path and may have seconds and text;
-    paths are relative to its folder. `split` and `corpora` keep only those rows.
+    paths are relative to its folder and may name a part of a file (dpcl.mixtures.parts).
+    `split` and `corpora` keep only those rows.
     Raises InputError naming the row and the file that is missing or cannot be read.
     """
     path = Path(path)
@@ -106,6 +108,14 @@ def _utterance(index: Path, number: int, row: dict[str, str]) -> Utterance:
     if not row["speaker"] or not row["path"]:
         raise InputError(f"{where} has no speaker or no path: fill it in.")
     path = index.parent / row["path"]
+    start, channel = None, None
+    if not path.is_file() and "#t=" in row["path"]:
+        try:
+            part = parse_part(row["path"], index.parent)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}; correct the path") from error
+        path, start, channel = part.path, part.start, part.channel
+        row["seconds"] = row.get("seconds") or str(part.seconds)
     if not path.is_file():
         raise InputError(f"{where}: {path} does not exist; correct the row or copy the file.")
     if row.get("seconds"):
@@ -125,6 +135,8 @@ def _utterance(index: Path, number: int, row: dict[str, str]) -> Utterance:
         seconds,
         row["split"],
         row.get("text") or text_key(Path(row["path"]), row["speaker"]),
+        start,
+        channel,
     )
 
 

@@ -1,0 +1,302 @@
+"""Indexes of corpora: recordings below a folder, their splits, and the CSV that read_corpus reads.
+
+A layout (dpcl.mixtures.layouts) lists the recordings of a corpus as entries. This module finds
+files, assigns splits, measures lengths and writes the index.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dpcl.errors import InputError
+from dpcl.mixtures.corpus import COLUMNS, is_audio, measure_seconds
+from dpcl.mixtures.parts import Part
+
+SPLITS = ("train", "valid", "test")
+VALID_FROM, TEST_FROM = 0.8, 0.9  # shares of the hash: train below, then valid, then test
+# Suffixes of recordings that cannot be read, and the reason.
+UNREADABLE = {suffix: "format cannot be read" for suffix in (".m4a", ".aac", ".mp4", ".wma")}
+UNREADABLE[".wv2"] = "second microphone"
+
+Progress = Callable[[int, int], None]  # recordings measured, and their number
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording of one talker or sound class."""
+
+    part: Part
+    speaker: str
+    corpus: str
+    gender: str = ""  # "f", "m" or ""
+    split: str = ""  # one of SPLITS, or "" for the split of the speaker's name
+    text: str = ""
+    seconds: float = 0.0  # 0 until measured
+
+
+class Omitted:
+    """Files that are not in the index, by reason."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[str]] = {}
+
+    def add(self, path: str | os.PathLike[str], reason: str) -> None:
+        """Record one file."""
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        self.files.setdefault(reason, []).append(name)
+
+
+class Tree:
+    """The files of a corpus. Every folder is read once, so links cannot form a loop.
+
+    Args:
+        root: folder of the corpus.
+
+    Raises:
+        InputError: root is not a folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise InputError(f"{root}: is not a folder; give the folder of the corpus")
+        self.root = root
+        self.omitted = Omitted()
+        self._read: set[tuple[int, int]] = set()
+
+    def need(self, name: str, remedy: str) -> Path:
+        """Return the file or folder `name` of the published tree, or raise InputError."""
+        path = self.root / name
+        if not path.exists():
+            raise InputError(f"{self.root}: {name} is missing; {remedy}")
+        return path
+
+    def folders(self, folder: Path) -> list[Path]:
+        """Return the visible folders directly in `folder`, sorted by name."""
+        return [path for path in self._children(folder) if path.is_dir()]
+
+    def omit_files(self, folder: Path, reason: str) -> None:
+        """Omit the recordings directly in `folder`."""
+        for path in self._children(folder):
+            if is_audio(path) and path.is_file():
+                self.omitted.add(path, reason)
+
+    def recordings(self, folder: Path) -> Iterator[Path]:
+        """Yield the recordings below `folder`, sorted by name."""
+        try:
+            state = folder.stat()
+        except OSError:
+            self.omitted.add(folder, "folder cannot be read")
+            return
+        if (state.st_dev, state.st_ino) in self._read:
+            self.omitted.add(folder, "link to a folder that is already listed")
+            return
+        self._read.add((state.st_dev, state.st_ino))
+        for path in self._children(folder):
+            reason = UNREADABLE.get(path.suffix.lower())
+            if path.is_dir():
+                if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+                    self.omitted.add(path, "link to a folder that contains it")
+                else:
+                    yield from self.recordings(path)
+            elif reason is not None:
+                self.omitted.add(path, reason)
+            elif is_audio(path):
+                if path.is_file():
+                    yield path
+                else:
+                    self.omitted.add(path, "link to a file that does not exist")
+
+    def _children(self, folder: Path) -> list[Path]:
+        try:
+            found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError:
+            self.omitted.add(folder, "folder cannot be read")
+            return []
+        readable = []
+        for path in found:
+            if _is_text(path.name):
+                readable.append(path)
+            else:
+                self.omitted.add(path, "name is not valid Unicode")
+        return readable
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Unquoted(csv.excel):
+    quoting = csv.QUOTE_NONE
+
+
+def read_table(
+    path: Path, columns: Sequence[str], delimiter: str = ",", quoted: bool = True
+) -> list[dict[str, str]]:
+    """Read a table with a header.
+
+    Args:
+        path: UTF-8 file.
+        columns: names that the header must have.
+        delimiter: character between fields.
+        quoted: fields may stand in quotation marks; false: these are part of the field.
+
+    Returns:
+        One dictionary per row; names and values without surrounding blanks.
+
+    Raises:
+        InputError: the file cannot be read, or has no column of that name.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            dialect = csv.excel if quoted else _Unquoted
+            reader = csv.DictReader(file, restval="", dialect=dialect, delimiter=delimiter)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise InputError(
+                    f"{path}: the column `{missing[0]}` is missing; unpack the file again"
+                )
+            # csv files extra fields of a row under None.
+            return [
+                {name: value.strip() for name, value in row.items() if name is not None}
+                for row in reader
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); unpack the file again") from error
+
+
+def split_of_name(name: str) -> str:
+    """Return the split of a talker or class: 80 % train, 10 % valid, 10 % test, by SHA-256.
+
+    Example:
+        >>> split_of_name("p225")
+        'train'
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if share < VALID_FROM else "valid" if share < TEST_FROM else "test"
+
+
+def assign_splits(entries: Iterable[Entry], by_name: bool) -> list[Entry]:
+    """Give every entry a split: its own where published and not `by_name`, else by its speaker."""
+    return [
+        replace(entry, split=split_of_name(entry.speaker)) if by_name or not entry.split else entry
+        for entry in entries
+    ]
+
+
+def keep_apart(entries: Sequence[Entry], omitted: Omitted) -> list[Entry]:
+    """Omit the recordings by which a talker would be in two splits: test first, valid second."""
+    splits: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        talker = (entry.corpus, entry.speaker)
+        splits[talker] = max(splits.get(talker, entry.split), entry.split, key=SPLITS.index)
+    kept = []
+    for entry in entries:
+        split = splits[entry.corpus, entry.speaker]
+        if entry.split == split:
+            kept.append(entry)
+        else:
+            omitted.add(entry.part.path, f"its talker is also in the split {split}")
+    return kept
+
+
+def measure(
+    entries: Sequence[Entry], omitted: Omitted, progress: Progress | None = None
+) -> list[Entry]:
+    """Return the entries with their lengths; omit those that cannot be read as audio."""
+
+    def seconds(entry: Entry) -> float | None:
+        if entry.seconds:
+            return entry.seconds
+        try:
+            return measure_seconds(entry.part.path, "")
+        except InputError:
+            return None
+
+    measured = []
+    with ThreadPoolExecutor(8) as pool:  # reading headers waits for the disk
+        for done, (entry, length) in enumerate(
+            zip(entries, pool.map(seconds, entries), strict=True), 1
+        ):
+            if length is None:
+                omitted.add(entry.part.path, "no readable audio")
+            else:
+                measured.append(replace(entry, seconds=length))
+            if progress is not None:
+                progress(done, len(entries))
+    return measured
+
+
+def write_index(entries: Iterable[Entry], path: Path) -> None:
+    """Write the CSV index atomically. Its paths are relative to its folder.
+
+    Raises:
+        InputError: the index cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        base = path.parent.resolve()
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow((*COLUMNS, "seconds", "text"))
+            for entry in sorted(entries, key=lambda e: (SPLITS.index(e.split), str(e.part.path))):
+                place = replace(entry.part, path=Path(os.path.relpath(entry.part.path, base)))
+                writer.writerow(
+                    (
+                        entry.split,
+                        entry.corpus,
+                        entry.speaker,
+                        entry.gender,
+                        place.name(Path()),
+                        _plain_seconds(entry.seconds),
+                        " ".join(entry.text.split()),
+                    )
+                )
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); give another --out"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plain_seconds(seconds: float) -> str:
+    """Return seconds to the microsecond, without trailing zeros."""
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Size of one split."""
+
+    speakers: int
+    recordings: int
+    hours: float
+
+
+def summarise(entries: Sequence[Entry]) -> dict[str, SplitSummary]:
+    """Return talkers, recordings and hours of each split, empty ones included."""
+    recordings = Counter(entry.split for entry in entries)
+    speakers = Counter(s for s, *_ in {(e.split, e.corpus, e.speaker) for e in entries})
+    hours = dict.fromkeys(SPLITS, 0.0)
+    for entry in entries:
+        hours[entry.split] += entry.seconds / 3600
+    return {
+        split: SplitSummary(speakers[split], recordings[split], round(hours[split], 3))
+        for split in SPLITS
+    }
