@@ -22,13 +22,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from dpcl.separators.load import load_separator
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from torch import nn
 
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.separators.load import load_separator
 
 FRAMES = 612
 Hear = Callable[[], NDArray[np.float32]]
@@ -68,7 +68,7 @@ def graph(lstm: nn.LSTM) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", floats, ["L", "B", lstm.input_size])]
     outputs = [helper.make_tensor_value_info("y", floats, ["L", "B", 2 * hidden])]
     made = helper.make_model(
-        helper.make_graph(nodes, "hear", inputs, outputs, weights),
+        helper.make_graph(nodes, "encode", inputs, outputs, weights),
         opset_imports=[helper.make_opsetid("", 21)],
         ir_version=10,
     )
@@ -108,7 +108,7 @@ def main() -> None:
             "torch, int8": network.in_int8(),
         }
         systems: dict[str, Hear] = {
-            name: lambda n=n: n.hear(features).float().transpose(0, 1).numpy()  # type: ignore[misc]
+            name: lambda n=n: n.encode(features).float().transpose(0, 1).numpy()  # type: ignore[misc]
             for name, n in networks.items()
         }
         systems["ONNX Runtime, float32"] = in_onnx(whole, x)

@@ -388,7 +388,7 @@ def test_ctrl_c_leaves_no_half_file(
 
     make_recording("a.wav")
     before = contents(folder)
-    monkeypatch.setattr(DeepClustering, "hear", interrupted)
+    monkeypatch.setattr(DeepClustering, "encode", interrupted)
     ran = dpcl("separate", "a.wav", "--out", out)
     assert ran.status == 130
     assert "Traceback" not in ran.err

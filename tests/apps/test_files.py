@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_is_found_before_the_work(
     (folder / "file").write_text("mine")
     recording = make_recording()
     before = contents(folder)
-    monkeypatch.setattr(DeepClustering, "hear", _never)
+    monkeypatch.setattr(DeepClustering, "encode", _never)
     with pytest.raises(InputError, match="is a file, not a folder"):
         separate([recording], folder / out)
     assert contents(folder) == before
@@ -311,7 +311,7 @@ def test_stopped_at_the_second_it_leaves_the_first_whole(
             raise KeyboardInterrupt
         return hear(self, spectrum)
 
-    monkeypatch.setattr(DeepClustering, "hear", stop)
+    monkeypatch.setattr(DeepClustering, "encode", stop)
     with pytest.raises(KeyboardInterrupt):
         separate(recordings, folder / "out")
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a_s1.wav", "a_s2.wav"]

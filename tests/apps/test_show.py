@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from dpcl.separators.load import load_separator
 from matplotlib.figure import Figure
 
 from dpcl.apps.show import picture_of
 from dpcl.evaluation.figures import STYLE
-from dpcl.separators.load import load_separator
 from dpcl.signal.audio import read_audio
 
 pytest.importorskip("matplotlib")

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from dpcl.separators.load import named_separator
 
 from dpcl.errors import InputError
 from dpcl.evaluation.descriptions import (
@@ -17,7 +18,6 @@ from dpcl.evaluation.descriptions import (
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import MixtureRow, read_list, write_list
-from dpcl.separators.load import named_separator
 from dpcl.training.recipe import read_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]

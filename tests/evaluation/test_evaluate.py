@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from dpcl.separators.separation import OracleSeparator, Separation, Separator
 from torch import Tensor
 
 from dpcl.errors import InputError
@@ -21,7 +22,6 @@ from dpcl.evaluation.summary import SourceResult, Summary, summarise, summary_ta
 from dpcl.evaluation.summary import means as means_of
 from dpcl.mixtures.lists import MixtureRow, SourceRow, render_mixture
 from dpcl.separators.oracle import ORACLES
-from dpcl.separators.separation import OracleSeparator, Separation, Separator
 
 pytest.importorskip("fast_bss_eval")
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from dpcl.separators.separation import Separation
+from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT, SpeakerDependent
 from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import evaluate
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.mixtures.lists import MixtureRow, SourceRow
-from dpcl.separators.separation import Separation
-from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT, SpeakerDependent
 
 RATE = 8000
 # split, speaker, file, seconds; every sample of a file has a value of its own file

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dpcl.recordings.long import LongSeparation
+from dpcl.separators.load import load_separator
 from torch import Tensor
 
 from dpcl.errors import InputError
@@ -33,10 +35,8 @@ from dpcl.networks.activity import (
 from dpcl.networks.base import Heads
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.recordings import cache, long
-from dpcl.recordings.long import LongSeparation
 from dpcl.recordings.recording import InMemory, scan
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.load import load_separator
 from dpcl.signal.audio import read_mono
 from dpcl.signal.stft import STFT
 
@@ -52,7 +52,7 @@ class ByPitch(DeepClustering):
         self.model = Model(ModelSettings(), BLSTMEmbedding(33, 1, 1, Heads(3)), {})
         self.windows: list[int] = []
 
-    def hear(self, spectrum: Tensor) -> Tensor:
+    def encode(self, spectrum: Tensor) -> Tensor:
         self.windows.append(len(spectrum))
         return spectrum.new_zeros(*spectrum.shape[:2], 4)
 
@@ -243,9 +243,9 @@ class Says(TalkerActivity):
         self.asked: list[torch.Size] = []
         self.eval()
 
-    def forward(self, signs: Tensor) -> Tensor:
-        self.asked.append(signs.shape)
-        odds = torch.full(signs.shape[:-1], 20.0)
+    def forward(self, cues: Tensor) -> Tensor:
+        self.asked.append(cues.shape)
+        odds = torch.full(cues.shape[:-1], 20.0)
         odds[:, self.first_ones :] = -20.0
         return odds
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from dpcl.recordings.long import OVERLAP, WINDOW
+from dpcl.separators.load import load_separator
 from torch import Tensor
 
 import dpcl
@@ -17,10 +19,8 @@ from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.model import Model, ModelSettings
 from dpcl.networks.base import Heads
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.recordings.long import OVERLAP, WINDOW
 from dpcl.recordings.separate import separate_recording
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.load import load_separator
 from dpcl.signal.band import Band
 from dpcl.signal.stft import STFT
 from dpcl.signal.windows import Windows
@@ -51,7 +51,7 @@ class Known(DeepClustering):
         windows = Windows(len(self.owners), round(WINDOW * 125), round(OVERLAP * 125))
         self.length, self.starts = windows.length, iter(windows.starts)
 
-    def hear(self, spectrum: Tensor) -> Tensor:
+    def encode(self, spectrum: Tensor) -> Tensor:
         windows = [
             slice(start, start + self.length) for start in islice(self.starts, len(spectrum))
         ]

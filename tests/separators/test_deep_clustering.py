@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dpcl.separators.separation import Separation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,7 +23,6 @@ from dpcl.networks.base import EmbeddingNetwork, Heads
 from dpcl.separators import deep_clustering
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.oracle import ibm
-from dpcl.separators.separation import Separation
 from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
@@ -48,7 +48,7 @@ class Knows(EmbeddingNetwork):
         super().__init__(STFT().bins, 1, Heads(embedding=1))
         self.assignments = ideal_assignments(STFT()(sources))
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         return features
 
     def embed(self, heard: Tensor) -> Tensor:
@@ -279,8 +279,8 @@ def test_the_fast_one_gives_nearly_the_same_masks(
     magnitude = torch.rand(2, 200, 129)
     centroids = torch.randn(2, 8)
     with torch.no_grad():
-        masks = exact.masks(exact.hear(magnitude), centroids)
-        fast = exact.fast.masks(exact.fast.hear(magnitude), centroids)
+        masks = exact.masks(exact.encode(magnitude), centroids)
+        fast = exact.fast.masks(exact.fast.encode(magnitude), centroids)
     assert masks.shape == fast.shape == (2, 2, 200, 129)
     assert (masks.argmax(1) == fast.argmax(1)).double().mean() > 0.95
 
@@ -290,7 +290,7 @@ def test_masks_of_frames_in_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
     chosen = ModelSettings(network=NetworkSettings(layers=1, width=10, embedding=4))
     clustering = DeepClustering(Model(chosen, build_network(chosen).eval(), {}))
     with torch.no_grad():
-        heard = clustering.hear(torch.rand(2, 70, 129))
+        heard = clustering.encode(torch.rand(2, 70, 129))
         whole = clustering.masks(heard, torch.eye(4)[:3])
         monkeypatch.setattr(deep_clustering, "FRAMES", 32)
         torch.testing.assert_close(clustering.masks(heard, torch.eye(4)[:3]), whole)
@@ -317,7 +317,7 @@ def test_a_source_that_is_silent_for_long_is_held_back(head: str, sharpness: flo
     clustering.embeddings = lambda heard: torch.eye(2)[0].expand(
         len(heard), heard.shape[1] * 129, 2
     )  # type: ignore[method-assign]
-    heard = clustering.hear(torch.rand(1, 100, 129))
+    heard = clustering.encode(torch.rand(1, 100, 129))
     plain = clustering.masks(heard, torch.eye(2))
     told = clustering.masks(heard, torch.eye(2), torch.ones(1, 100, 129))
     assert plain[:, 1].mean() > 0.01
@@ -332,7 +332,7 @@ def test_where_all_sources_are_active_who_is_audible_changes_little(
     torch.manual_seed(0)
     clustering = separator(**masks)
     with torch.no_grad():
-        heard = clustering.hear(torch.rand(1, 300, 129))
+        heard = clustering.encode(torch.rand(1, 300, 129))
         centroids = kmeans(clustering.embeddings(heard)[0], 2).centroids
         plain = clustering.masks(heard, centroids)
         told = clustering.masks(heard, centroids, torch.ones(1, 300, 129))
@@ -352,7 +352,7 @@ def test_scores_of_talkers_are_those_of_the_masks(head: str) -> None:
     clustering = DeepClustering(Model(chosen, build_network(chosen).eval(), {}, activity))
     with torch.no_grad():
         magnitude = torch.rand(200, 129)  # more than FRAMES
-        heard, centroids = clustering.hear(magnitude[None]), torch.eye(4)[:3]
+        heard, centroids = clustering.encode(magnitude[None]), torch.eye(4)[:3]
         talkers = clustering.talkers(heard[0], magnitude, centroids)
         masks = clustering.masks(heard, centroids)[0]
         active = clustering.told_masks(talkers.scores, torch.full((3, 50), 20.0))

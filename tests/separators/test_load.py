@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from dpcl.separators.load import load_separator
 from safetensors.torch import save_file
 
 from dpcl.errors import InputError
 from dpcl.separators import load
-from dpcl.separators.load import load_separator
 from dpcl.shipped import ShippedModel, shipped_models
 
 

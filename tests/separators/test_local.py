@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from dpcl.separators.load import is_oracle, load_separator, named_separator
 from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.load import is_oracle, load_separator, named_separator
 from dpcl.separators.local import SEGMENT, LocalClustering
 from dpcl.separators.oracle import ibm
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from dpcl.separators.load import load_separator, named_separator
 from torch import Tensor
 
 from dpcl.clustering.online import START
@@ -20,7 +21,6 @@ from dpcl.model import (
     build_network,
     load_model,
 )
-from dpcl.separators.load import load_separator, named_separator
 from dpcl.separators.online import OnlineDeepClustering
 from dpcl.signal.bins import Weighting
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, progress, screen
+from dpcl.apps.console import Force, progress, screen
 
 SHOWN = 3  # omitted files listed per reason; --json lists all
 
@@ -61,8 +61,8 @@ def corpus(
 
     Example: **dpcl corpus librispeech LibriSpeech --out librispeech.csv**
     """
-    from dpcl.apps.files import refuse_existing
     from dpcl.errors import InputError
+    from dpcl.io import refuse_existing
     from dpcl.mixtures.index import Tree, summarise, write_index
     from dpcl.mixtures.layouts import read_layout
 

@@ -11,7 +11,7 @@ from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cache import ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.descriptions import Experiment, System, find_list
 from dpcl.evaluation.evaluate import write_files, write_results
-from dpcl.evaluation.examples import separated, truth
+from dpcl.evaluation.examples import render_estimate, render_reference
 from dpcl.evaluation.metrics import check_measures
 from dpcl.evaluation.report import (
     Example,
@@ -200,12 +200,14 @@ def _examples(
     folder, root = str(places.cache / "examples"), str(places.corpus)
     systems = [(s.title or s.name, name) for s in experiment.systems if (name := named[s.name])]
     pieces = [(name, row, root, folder) for _, row in shown for _, name in systems]
-    made = {(piece[0], piece[1].id): path for piece, path in spread(separated, pieces, workers)}
+    made = {
+        (piece[0], piece[1].id): path for piece, path in spread(render_estimate, pieces, workers)
+    }
     return [
         Example(
             list_name,
             f"{row.id}: {group}",
-            truth(row, root, folder),
+            render_reference(row, root, folder),
             [(title, made[name, row.id]) for title, name in systems],
         )
         for group, row in shown

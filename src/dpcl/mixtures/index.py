@@ -10,12 +10,13 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpcl.errors import InputError
+from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.corpus import COLUMNS, is_audio, measure_seconds
 from dpcl.mixtures.parts import Part
 
@@ -24,8 +25,6 @@ VALID_FROM, TEST_FROM = 0.8, 0.9  # shares of the hash: train below, then valid,
 # Suffixes of recordings that cannot be read, and the reason.
 UNREADABLE = {suffix: "format cannot be read" for suffix in (".m4a", ".aac", ".mp4", ".wma")}
 UNREADABLE[".wv2"] = "second microphone"
-
-Progress = Callable[[int, int], None]  # recordings measured, and their number
 
 
 @dataclass(frozen=True)
@@ -213,9 +212,7 @@ def keep_apart(entries: Sequence[Entry], omitted: Omitted) -> list[Entry]:
     return kept
 
 
-def measure(
-    entries: Sequence[Entry], omitted: Omitted, progress: Progress | None = None
-) -> list[Entry]:
+def measure(entries: Sequence[Entry], omitted: Omitted, report: Report = no_report) -> list[Entry]:
     """Return the entries with their lengths; omit those that cannot be read as audio."""
 
     def seconds(entry: Entry) -> float | None:
@@ -235,8 +232,7 @@ def measure(
                 omitted.add(entry.part.path, "no readable audio")
             else:
                 measured.append(replace(entry, seconds=length))
-            if progress is not None:
-                progress(done, len(entries))
+            report(Progress(done, len(entries), "recordings"))
     return measured
 
 
@@ -246,11 +242,10 @@ def write_index(entries: Iterable[Entry], path: Path) -> None:
     Raises:
         InputError: the index cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         base = path.parent.resolve()
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow((*COLUMNS, "seconds", "text"))
             for entry in sorted(entries, key=lambda e: (SPLITS.index(e.split), str(e.part.path))):
@@ -266,13 +261,10 @@ def write_index(entries: Iterable[Entry], path: Path) -> None:
                         " ".join(entry.text.split()),
                     )
                 )
-        partial.replace(path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); give another --out"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _plain_seconds(seconds: float) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from dpcl.errors import InputError
+from dpcl.io import Report, no_report
 from dpcl.mixtures.index import (
     Entry,
-    Progress,
     Tree,
     assign_splits,
     keep_apart,
@@ -325,7 +325,7 @@ CLASSES_RECUR = frozenset({"esc50", "fsd50k"})
 
 
 def read_layout(
-    layout: str, tree: Tree, by_name: bool = False, progress: Progress | None = None
+    layout: str, tree: Tree, by_name: bool = False, report: Report = no_report
 ) -> list[Entry]:
     """Return the recordings of a corpus with splits and lengths.
 
@@ -333,7 +333,7 @@ def read_layout(
         layout: a name of LAYOUTS.
         tree: the folder; its `omitted` receives the files that are not returned.
         by_name: split by a hash of the talker or class, also where splits are published.
-        progress: called with the recordings measured and their number.
+        report: called after each recording.
 
     Returns:
         Entries; a talker is in one split only.
@@ -344,7 +344,7 @@ def read_layout(
     entries = assign_splits(LAYOUTS[layout](tree), by_name)
     if layout not in CLASSES_RECUR:
         entries = keep_apart(entries, tree.omitted)
-    entries = measure(entries, tree.omitted, progress)
+    entries = measure(entries, tree.omitted, report)
     if not entries:
         reasons = "; ".join(f"{len(f)} omitted: {why}" for why, f in tree.omitted.files.items())
         raise InputError(
