@@ -52,10 +52,20 @@ def loud_level(magnitude: Tensor, first: int) -> Tensor:
     return level[..., None, None].clamp_min(QUIETEST)
 
 
-def level_log_magnitude(spectrum: Tensor, first: int) -> Tensor:
-    """Return natural-log magnitudes (..., L, F) relative to `loud_level`, from -74 dB up."""
+def level_log_magnitude(spectrum: Tensor, first: int, level: Tensor | None = None) -> Tensor:
+    """Return natural-log magnitudes relative to a level, from -74 dB up.
+
+    Args:
+        spectrum: (..., L, F), complex or magnitudes.
+        first: bins below this one do not count for the level.
+        level: (..., 1, 1); `loud_level` of the spectrum if omitted.
+
+    Returns:
+        (..., L, F).
+    """
     magnitude = spectrum.abs()
-    return (magnitude / loud_level(magnitude, first)).clamp_min(LEVEL_FLOOR).log()
+    level = loud_level(magnitude, first) if level is None else level
+    return (magnitude / level).clamp_min(LEVEL_FLOOR).log()
 
 
 def running_log_magnitude(
