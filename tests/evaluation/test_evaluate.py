@@ -241,7 +241,7 @@ def test_limit_and_progress(rows: list[MixtureRow], corpus: Path, tmp_path: Path
 
 def test_run_that_dies_leaves_nothing(rows: list[MixtureRow], corpus: Path, tmp_path: Path) -> None:
     def die(moved: Progress) -> None:
-        if done == total:
+        if moved.done == moved.total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
