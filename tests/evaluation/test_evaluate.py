@@ -19,6 +19,7 @@ from dpcl.evaluation.evaluate import evaluate
 from dpcl.evaluation.metrics import score
 from dpcl.evaluation.summary import SourceResult, Summary, summarise, summary_table
 from dpcl.evaluation.summary import means as means_of
+from dpcl.io import Progress
 from dpcl.mixtures.lists import MixtureRow, SourceRow, render_mixture
 from dpcl.separators.oracle import ORACLES
 from dpcl.separators.separation import OracleSeparator, Separation, Separator
@@ -239,8 +240,8 @@ def test_limit_and_progress(rows: list[MixtureRow], corpus: Path, tmp_path: Path
 
 
 def test_run_that_dies_leaves_nothing(rows: list[MixtureRow], corpus: Path, tmp_path: Path) -> None:
-    def die(done: int, total: int) -> None:
-        if done == total:
+    def die(moved: Progress) -> None:
+        if moved.done == moved.total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
