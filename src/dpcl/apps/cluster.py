@@ -19,8 +19,8 @@ from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import AUDIO_SUFFIXES, is_audio
 from dpcl.separators.limits import check_sources
-from dpcl.separators.registry import find_method
-from dpcl.shipped import shipped_models
+from dpcl.separators.registry import build, find_method
+from dpcl.shipped import shipped_models, weights_path
 
 JOURNAL = "bulk.csv"  # in the folder of the outputs
 COLUMNS = ("recording", "order", "sources", "seconds", "took", "told")
@@ -74,9 +74,10 @@ def separate_on_cluster(
     """
     check_sources(order.sources)
     check_sources(order.most)
-    find_method(order.model)
-    shipped = order.model in (model.name for model in shipped_models())  # with dpcl, anywhere
-    model = order.model if shipped else str(Path(order.model).resolve())
+    build(order.model)
+    weights = find_method(order.model).weights
+    shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
+    model = order.model if weights in shipped else str(Path(order.model).resolve())
     places = find_recordings(given, out)
     journal = out / JOURNAL
     begun = journal.is_file()  # else what is in the folder is not ours to replace
