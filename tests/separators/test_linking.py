@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpcl.recordings import cache
-from dpcl.recordings.cache import Sampling
+from dpcl.separators import linking
+from dpcl.separators.linking import Sample, Sampling, join_samples
 from dpcl.signal.windows import Windows
 
 WINDOWS = Windows(frames=6000, longest=600, overlap=50)
@@ -21,17 +21,20 @@ def whole(heard: Tensor) -> Tensor:
     return pairs.unsqueeze(0)
 
 
-def of_window(number: int = 2, silent: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def of_window(number: int = 2, silent: int = 0) -> tuple[Tensor, Sample]:
     """Weights of a window whose first `silent` bins of every frame have none, and its sample."""
     heard = torch.arange(WINDOWS.length, dtype=torch.float32).unsqueeze(1)
     weights = torch.rand(WINDOWS.length, BINS, generator=torch.Generator().manual_seed(0)) + 0.1
     weights[:, :silent] = 0
-    return weights, *Sampling(WINDOWS, BINS, STRETCH).sample(number, heard, weights, whole)
+    sampling = Sampling(WINDOWS, BINS, STRETCH)
+    return weights, sampling.sample(number, heard, weights / 2, weights, whole)
 
 
 def test_a_short_recording_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 1_000_000)
-    weights, points, taken, frames = of_window()
+    monkeypatch.setattr(linking, "POINTS", 1_000_000)
+    weights, sample = of_window()
+    points, taken, frames = sample.points, sample.weights, sample.frames
+    assert sample.loudest == pytest.approx(float(weights.max()) / 2)
     assert len(points) == weights.numel()
     assert torch.equal(taken, weights.flatten())
     assert torch.equal(points[BINS + 3], torch.tensor([1.0, 3.0]))
@@ -39,8 +42,9 @@ def test_a_short_recording_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_points_stand_for_all_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 20_000)
-    weights, points, taken, _ = of_window(silent=5)
+    monkeypatch.setattr(linking, "POINTS", 20_000)
+    weights, sample = of_window(silent=5)
+    points, taken = sample.points, sample.weights
     assert len(points) == 20_000 // WINDOWS.count
     assert taken.sum() == pytest.approx(float(weights.sum()), rel=1e-4)
     assert points[:, 1].min() >= 5  # no bin without weight
@@ -50,15 +54,29 @@ def test_points_stand_for_all_the_weight(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_silent_window_has_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 20_000)
-    _, points, taken, frames = of_window(silent=BINS)
-    assert (len(points), len(taken), len(frames)) == (0, 0, 0)
+    monkeypatch.setattr(linking, "POINTS", 20_000)
+    _, sample = of_window(silent=BINS)
+    assert (len(sample.points), len(sample.weights), len(sample.frames)) == (0, 0, 0)
+    points, weights, frames = join_samples([sample, sample], 2)  # nor has a silent recording
+    assert points.shape == (1, 2)
+    assert weights.tolist() == [0.0]
+    assert frames.tolist() == [0]
+
+
+def test_a_window_far_quieter_than_the_recording_has_no_weight() -> None:
+    loud, quiet, silent = (
+        Sample(torch.full((2, 3), value), torch.ones(2), torch.arange(2), value)
+        for value in (1.0, 1e-2, 1e-3)
+    )
+    points, weights, _ = join_samples([loud, quiet, silent], 3)
+    assert torch.equal(points[:, 0], torch.tensor([1.0, 1.0, 1e-2, 1e-2, 1e-3, 1e-3]))
+    assert weights.tolist() == [1, 1, 1, 1, 0, 0]
 
 
 def test_points_know_their_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 20_000)
-    _, points, _, frames = of_window(2)
-    assert torch.equal(frames, 2 * WINDOWS.length + points[:, 0].long())
+    monkeypatch.setattr(linking, "POINTS", 20_000)
+    _, sample = of_window(2)
+    assert torch.equal(sample.frames, 2 * WINDOWS.length + sample.points[:, 0].long())
 
 
 def test_no_stretch_is_of_two_windows() -> None:
@@ -78,9 +96,9 @@ def test_how_many_frames_are_sampled(
     monkeypatch: pytest.MonkeyPatch, points: int, every: int
 ) -> None:
     """Of a stretch as many frames as it takes to tell whether one source is alone in it."""
-    monkeypatch.setattr(cache, "POINTS", points)
-    frames = Sampling(WINDOWS, BINS, STRETCH).frames(torch.Generator().manual_seed(0))
+    monkeypatch.setattr(linking, "POINTS", points)
+    frames = Sampling(WINDOWS, BINS, STRETCH)._frames(torch.Generator().manual_seed(0))
     assert len(frames) == pytest.approx(WINDOWS.length / every, rel=0.15)
     assert frames.unique().numel() == len(frames)
     _, of_each = (frames // STRETCH).unique(return_counts=True)
-    assert of_each[:-1].min() >= STRETCH // min(every, cache.THINNEST)
+    assert of_each[:-1].min() >= STRETCH // min(every, linking.THINNEST)
