@@ -77,7 +77,11 @@ def journal(path: Path = Path("out/bulk.csv")) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", ["casa", "causal:live"])
 def test_a_method_keeps_its_name_on_every_machine(
-    name: str, recordings: Path, dpcl: Program, separated: list[str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    recordings: Path,
+    dpcl: Program,
+    separated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only the path of a weights file is made whole: a name as a path would be no file."""
     given: list[str] = []

@@ -252,8 +252,8 @@ def test_run_that_dies_leaves_nothing(rows: list[MixtureRow], corpus: Path, tmp_
 def test_estimates_that_cannot_be_scored_name_the_mixture(
     rows: list[MixtureRow], corpus: Path, tmp_path: Path
 ) -> None:
-    """The driver gives every estimate the length of its mixture; NaN is left to go wrong."""
-    with pytest.raises(InputError, match="m0.*estimates hold NaN"):
+    """The driver gives estimates the length of their mixture; only NaN is left."""
+    with pytest.raises(InputError, match=r"m0.*estimates hold NaN"):
         evaluate(rows, corpus, halves(Broken()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -111,7 +111,7 @@ def test_dropout_in_training_alone() -> None:
 
 def test_bfloat16_under_autocast_only(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
-    original = bf16_lstm.bf16_lstm
+    original = lstm.bf16_lstm
 
     def counted(inputs: Tensor, lstm: torch.nn.LSTM, layer: int) -> Tensor:
         called.append(layer)

@@ -129,7 +129,7 @@ def test_dropout_in_training_alone() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_in_bfloat16(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[int] = []
-    original = bf16_lstm.bf16_lstm
+    original = lstm.bf16_lstm
 
     def counted(inputs: Tensor, lstm: torch.nn.LSTM, layer: int) -> Tensor:
         called.append(layer)

@@ -78,7 +78,9 @@ def conversation(seconds: float = 60.0) -> np.ndarray:
 def separated(
     recording: np.ndarray, sources: int = 3, **changes: Any
 ) -> tuple[Tensor, RecordingSeparation]:
-    with RecordingSeparation(InMemory(recording, RATE), ByPitch(), sources, **changes) as separation:
+    with RecordingSeparation(
+        InMemory(recording, RATE), ByPitch(), sources, **changes
+    ) as separation:
         pieces = list(separation.pieces())
     return torch.cat([piece.sources for piece in pieces], -1), separation
 
@@ -188,7 +190,9 @@ def test_a_window_of_noise_far_under_the_rest_pulls_no_centroid() -> None:
     hiss = (1e-5 * rng.standard_normal(recording.size)).astype(np.float32)
     _, quiet = separated((recording + hiss)[None])
     _, silent = separated(recording[None])
-    torch.testing.assert_close(quiet.link().state.centroids, silent.link().state.centroids, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        quiet.link().state.centroids, silent.link().state.centroids, atol=0.02, rtol=0
+    )
 
 
 def test_an_array_and_what_a_reader_gives_in_odd_blocks_are_the_same() -> None:

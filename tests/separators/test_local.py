@@ -56,9 +56,7 @@ def references() -> Tensor:
     return gates * torch.randn(2, gates.shape[1], generator=generator)
 
 
-def test_talkers_who_change_places_are_put_in_order(
-    model: Model, references: Tensor
-) -> None:
+def test_talkers_who_change_places_are_put_in_order(model: Model, references: Tensor) -> None:
     """From the second third on the embeddings mean the other talker: only an oracle can know."""
     frames = model.settings.signal.stft().frames(references.shape[1])
     turned = IdealEmbeddings(model, references, round(frames / 3))

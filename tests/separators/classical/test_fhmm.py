@@ -165,7 +165,9 @@ def test_talkers_are_told_apart_in_the_order_of_their_models(separator: LoadedSe
 
 @pytest.mark.parametrize("samples", [1, 50, 3001])
 @pytest.mark.parametrize("level", [0.0, 1e-12, 1.0, 1e4])
-def test_sources_add_up_to_the_mixture(separator: LoadedSeparator, samples: int, level: float) -> None:
+def test_sources_add_up_to_the_mixture(
+    separator: LoadedSeparator, samples: int, level: float
+) -> None:
     mixture = level * torch.randn(samples, generator=torch.Generator().manual_seed(0))
     separation = separator(mixture)
     assert separation.masks is not None
