@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dpcl.recordings.long import LongSeparation
+from dpcl.separators.load import load_separator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.corpus import Corpus, Utterance, read_corpus
 from dpcl.mixtures.mixing import PEAK
-from dpcl.recordings.long import LongSeparation
 from dpcl.recordings.recording import InMemory
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.load import load_separator
 from dpcl.signal.audio import read_mono
 from dpcl.signal.level import active_level_db
 

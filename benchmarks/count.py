@@ -35,6 +35,8 @@ import numpy as np
 import torch
 from conversation import SAMPLE_RATE, converse
 from count_ways import WAYS, Way
+from dpcl.recordings.long import LongSeparation
+from dpcl.separators.load import load_separator
 from torch import Tensor
 
 from dpcl.clustering.count import fit, score, signs
@@ -42,10 +44,8 @@ from dpcl.mixtures.activity import come_and_go
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.model import CountSettings, Model, save_model
-from dpcl.recordings.long import LongSeparation
 from dpcl.recordings.recording import InMemory
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.load import load_separator
 
 LISTS = [Path(f"lists/valid{count}.csv") for count in (1, 2, 3)]
 FOLDS = 8

@@ -22,13 +22,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from dpcl.separators.load import load_separator
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 from torch import nn
 
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.separators.load import load_separator
 
 FRAMES = 612
 Hear = Callable[[], NDArray[np.float32]]

@@ -20,6 +20,7 @@ from pathlib import Path
 import conversation
 import numpy as np
 import torch
+from dpcl.recordings.long import LongSeparation
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +29,6 @@ from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import load_model, save_model
 from dpcl.networks import activity
 from dpcl.networks.activity import STRIDE, TalkerActivity, Voices, around, together, voice_signs
-from dpcl.recordings.long import LongSeparation
 from dpcl.recordings.recording import InMemory
 from dpcl.separators.deep_clustering import DeepClustering
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import conversation
 import torch
+from dpcl.recordings.long import OVERLAP, WINDOW
 from torch import Tensor
 
 from dpcl.clustering.alone import FAINTEST, whiten
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import Model, ModelSettings, load_model, save_model
 from dpcl.recordings.cache import STRETCH
-from dpcl.recordings.long import OVERLAP, WINDOW
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.windows import Windows
 

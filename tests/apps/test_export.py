@@ -14,7 +14,7 @@ import torch
 
 from dpcl import errors
 from dpcl.evaluation.metrics import best_permutation, si_sdr
-from dpcl.separators.load import load_separator
+from dpcl.recordings.separate import load_separator
 from dpcl.signal.audio import read_audio, resample
 
 onnxruntime = pytest.importorskip("onnxruntime")
