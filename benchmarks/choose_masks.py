@@ -23,7 +23,7 @@ from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.model import MaskSettings, load_model, save_model
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.masks import nearest_masks
+from dpcl.separators.masks import masks_from_centroids
 from dpcl.signal.bins import Weighting, bin_weights
 
 SHARPNESS = (None, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
@@ -57,7 +57,7 @@ def main() -> None:
         for choice in choices:
             weights = bin_weights(spectrum, choice.weighting, choice.floor_db)
             centroids = kmeans(embeddings, len(references), weights).centroids
-            masks = nearest_masks(embeddings, centroids, choice)[0]  # (C, L*F)
+            masks = masks_from_centroids(embeddings, centroids, choice)[0]  # (C, L*F)
             layers = masks.view(-1, *spectrum.shape[1:]) * spectrum
             estimates = separator.stft.inverse(layers, mixture.shape[-1])
             order = best_permutation(estimates, references)

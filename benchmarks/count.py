@@ -39,8 +39,8 @@ from dpcl.recordings.long import LongSeparation
 from dpcl.separators.load import load_separator
 from torch import Tensor
 
-from dpcl.clustering.count import fit, score, signs
-from dpcl.mixtures.activity import come_and_go
+from dpcl.clustering.count import fit, score, cues
+from dpcl.mixtures.activity import gate_sources
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.lists import read_list, render_mixture
 from dpcl.model import CountSettings, Model, save_model
@@ -62,9 +62,9 @@ HEARD = 0.1  # of a talker's energy that has to be left then
 
 @dataclass(frozen=True)
 class Heard:
-    """Signs (M, SIGNS) of mixtures; their talkers, kinds (of KINDS) and groups (M,)."""
+    """Signs (M, CUES) of mixtures; their talkers, kinds (of KINDS) and groups (M,)."""
 
-    signs: Tensor
+    cues: Tensor
     counts: Tensor
     kinds: Tensor
     groups: Tensor
@@ -75,10 +75,10 @@ class Heard:
 
 
 class Signs(DeepClustering):
-    """Keeps the signs of what it should count."""
+    """Keeps the cues of what it should count."""
 
     def count(self, points: Tensor, weights: Tensor, frames: Tensor, most: int = 1) -> int:
-        self.found = signs(points, weights, frames)
+        self.found = cues(points, weights, frames)
         return 1
 
 
@@ -133,7 +133,7 @@ def _turns(sources: np.ndarray, seed: int) -> np.ndarray:
     whole = sources[:, : sources.shape[1] // WINDOWS * WINDOWS]
     energies = np.square(whole).sum(1)
     while True:
-        gated = come_and_go(whole, random, WINDOWS, ACTIVE[: len(sources)], TURNS)
+        gated = gate_sources(whole, random, WINDOWS, ACTIVE[: len(sources)], TURNS)
         if (np.square(gated).sum(1) >= HEARD * energies).all():
             return gated
 
@@ -155,7 +155,7 @@ def fitted_network(heard: Heard, prior: Sequence[float]) -> CountSettings:
     importance = torch.tensor(SHARES)[heard.kinds] * torch.tensor(prior)[heard.counts - 1]
     each = heard.kinds * len(prior) + heard.counts - 1
     importance = importance / each.bincount()[each]
-    hidden, output = fit(heard.signs, heard.counts, importance)
+    hidden, output = fit(heard.cues, heard.counts, importance)
     return CountSettings(hidden=hidden, output=output)
 
 
@@ -168,7 +168,7 @@ def tried(heard: Heard, fitted: Callable[[Heard], Callable[[Tensor], Tensor]]) -
     fold = heard.groups % FOLDS
     for out in range(FOLDS):
         rest = fold != out
-        numbers[~rest] = fitted(heard.of(rest))(heard.signs[~rest])
+        numbers[~rest] = fitted(heard.of(rest))(heard.cues[~rest])
     return numbers
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     if arguments.test:
         if model.settings.count is None:
             parser.error("these weights were not taught to count; fit them with --write first")
-        print_row("in use", by_network(heard.signs, model.settings.count), heard)
+        print_row("in use", by_network(heard.cues, model.settings.count), heard)
         return
     for name, (way, choices) in WAYS.items():
 
@@ -238,7 +238,7 @@ def main() -> None:
                 return way(found, *choice).clamp(max=int(heard.counts.max()))
 
             best = max(
-                choices, key=lambda choice: accuracy(bounded(known.signs, choice), known.counts)
+                choices, key=lambda choice: accuracy(bounded(known.cues, choice), known.counts)
             )
             return lambda unseen: bounded(unseen, best)
 
@@ -248,7 +248,7 @@ def main() -> None:
         count = fitted_network(known, arguments.prior)
         return lambda unseen: by_network(unseen, count)
 
-    print_row("a network on all of these signs (in use)", tried(heard, network), heard)
+    print_row("a network on all of these cues (in use)", tried(heard, network), heard)
     if arguments.write:
         count = fitted_network(heard, arguments.prior)
         settings = model.settings.model_copy(update={"count": count})

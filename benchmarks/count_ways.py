@@ -1,4 +1,4 @@
-"""Ways to count sources from one or two signs and thresholds, for count.py to compare."""
+"""Ways to count sources from one or two cues and thresholds, for count.py to compare."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def by_inertia(found: Tensor, threshold: float) -> Tensor:
     return torch.where(little.any(1), little.long().argmax(1) + 1, CLUSTERS)
 
 
-# From signs (M, SIGNS) and thresholds to numbers (M,); and the thresholds to choose from.
+# From cues (M, CUES) and thresholds to numbers (M,); and the thresholds to choose from.
 SHARES = tuple(np.linspace(0.02, 0.98, 49))
 SIZES = tuple(np.geomspace(3, 3000, 40))
 RANKS = tuple((a, b, c) for a, b, c in product(np.arange(1.5, 12, 0.5), repeat=3) if a < b < c)

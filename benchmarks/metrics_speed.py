@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from dpcl.evaluation.metrics import perceive, score
+from dpcl.evaluation.metrics import perceptual_score, score
 
 MIXTURES, SECONDS, RATE = 300, 6, 8000
 SAMPLE = 30  # mixtures that are timed
@@ -28,7 +28,7 @@ def main() -> None:
         score(estimates, references, mixture)
         middle = time.process_time()
         for signals in (estimates, mixture.expand_as(references)):
-            perceive("stoi", signals, references, RATE)
+            perceptual_score("stoi", signals, references, RATE)
         spent["SI-SDR and SDR"] += middle - start
         spent["STOI"] += time.process_time() - middle
     for what, seconds in spent.items():

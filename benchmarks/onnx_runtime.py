@@ -68,7 +68,7 @@ def graph(lstm: nn.LSTM) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", floats, ["L", "B", lstm.input_size])]
     outputs = [helper.make_tensor_value_info("y", floats, ["L", "B", 2 * hidden])]
     made = helper.make_model(
-        helper.make_graph(nodes, "hear", inputs, outputs, weights),
+        helper.make_graph(nodes, "encode", inputs, outputs, weights),
         opset_imports=[helper.make_opsetid("", 21)],
         ir_version=10,
     )
@@ -108,7 +108,7 @@ def main() -> None:
             "torch, int8": network.in_int8(),
         }
         systems: dict[str, Hear] = {
-            name: lambda n=n: n.hear(features).float().transpose(0, 1).numpy()  # type: ignore[misc]
+            name: lambda n=n: n.encode(features).float().transpose(0, 1).numpy()  # type: ignore[misc]
             for name, n in networks.items()
         }
         systems["ONNX Runtime, float32"] = in_onnx(whole, x)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import load_model, save_model
 from dpcl.networks import activity
-from dpcl.networks.activity import STRIDE, TalkerActivity, Voices, around, together, voice_signs
+from dpcl.networks.activity import STRIDE, TalkerActivity, Voices, around, together, voice_cues
 from dpcl.recordings.recording import InMemory
 from dpcl.separators.deep_clustering import DeepClustering
 
@@ -38,7 +38,7 @@ QUIETEST_DB = -25.0  # of a talker's median frame: what is fainter is a pause
 WITHIN = 0.25  # s
 WIDTH = 32
 BATCH = 32  # windows
-SHARE, AUDIBLE = 5, 14  # which signs these are
+SHARE, AUDIBLE = 5, 14  # which cues these are
 HEARD = 0.4  # of the frames around a block, in which its talker is active, to learn a voice from
 TILT_DB = 3.0  # standard deviation of the spectral tilt, at either end, that voices are heard with
 MARGIN, SCALE = 0.2, 24.0  # of cosines: CosFace, Wang et al. 2018
@@ -51,7 +51,7 @@ class Conversation:
     talkers: list[str]
     levels: list[Tensor]  # (C + 1, l', bands) of each window, float16
     loudness: list[Tensor]  # (C + 1, n)
-    signs: list[Tensor]  # (C, l, OF_CLUSTERS)
+    cues: list[Tensor]  # (C, l, OF_CLUSTERS)
     active: list[Tensor]  # (C, l)
 
 
@@ -93,20 +93,20 @@ def listen(
     recording = InMemory(sources.sum(0, keepdim=True).numpy(), separator.sample_rate)
     with LongSeparation(recording, separator, len(sources)) as separation:
         knows = DeepClustering(replace(separation.separator.model, activity=network))
-        signs, levels, loudness, active = [], [], [], []
+        cues, levels, loudness, active = [], [], [], []
         for start, kept in zip(separation.windows.starts, separation.kept(), strict=True):
             told = knows.talkers(*kept, separation.centroids)
-            signs.append(told.signs)
+            cues.append(told.cues)
             levels.append(told.levels.half())
             loudness.append(told.loudness)
             talk = talks[:, start : start + separation.windows.length]
             short = separation.windows.length - talk.shape[1]
             active.append(functional.pad(talk, (0, short))[:, ::STRIDE])
-    owned = torch.cat(signs, 1)[..., SHARE]
+    owned = torch.cat(cues, 1)[..., SHARE]
     same = (owned - owned.mean(1, keepdim=True)) @ torch.cat(active, 1).mT  # (C, C)
     _, talker = linear_sum_assignment(same.numpy(), maximize=True)  # of each cluster
     names = [talkers[c] for c in talker]
-    return Conversation(names, levels, loudness, signs, [a[talker] for a in active])
+    return Conversation(names, levels, loudness, cues, [a[talker] for a in active])
 
 
 def learn_voices(network: TalkerActivity, train: list[Conversation], steps: int) -> None:
@@ -151,14 +151,14 @@ def learn_voices(network: TalkerActivity, train: list[Conversation], steps: int)
 def windows(
     network: TalkerActivity, conversations: list[Conversation]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """By the number of talkers, the signs of all windows and who is active in them."""
+    """By the number of talkers, the cues of all windows and who is active in them."""
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for c in conversations:
         voices = [
             Voices(network.voice(level.float()), loud)
             for level, loud in zip(c.levels, c.loudness, strict=True)
         ]
-        pair = together(c.signs, voice_signs(voices)), torch.stack(c.active)
+        pair = together(c.cues, voice_cues(voices)), torch.stack(c.active)
         found.setdefault(len(c.talkers), []).append(pair)
     return {
         talkers: (torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
@@ -173,18 +173,18 @@ def learn_activity(
     steps: int,
 ) -> None:
     """Cross-entropy where anything is audible; in half of the batches time runs backwards."""
-    every = torch.cat([signs.flatten(0, 2) for signs, _ in train.values()])
+    every = torch.cat([cues.flatten(0, 2) for cues, _ in train.values()])
     network.mean.copy_(every.mean(0))
     network.std.copy_(every.std(0).clamp_min(1e-3))
     parameters = [p for name, p in network.named_parameters() if not name.startswith("voice.")]
     optimiser = torch.optim.AdamW(parameters, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
     rng = np.random.default_rng(0)
-    sizes = np.array([len(signs) for signs, _ in train.values()])
+    sizes = np.array([len(cues) for cues, _ in train.values()])
     for step in range(1, steps + 1):
-        signs, active = train[int(rng.choice(list(train), p=sizes / sizes.sum()))]
-        chosen = torch.from_numpy(rng.choice(len(signs), BATCH))
-        x, y = signs[chosen], active[chosen]
+        cues, active = train[int(rng.choice(list(train), p=sizes / sizes.sum()))]
+        chosen = torch.from_numpy(rng.choice(len(cues), BATCH))
+        x, y = cues[chosen], active[chosen]
         if rng.random() < 0.5:
             x, y = x.flip(2), y.flip(2)
         audible = x[..., AUDIBLE] > 0
@@ -204,10 +204,10 @@ def learn_activity(
 def report(network: TalkerActivity, valid: dict[int, tuple[Tensor, Tensor]]) -> str:
     """How often it is right on frames in which anything is audible."""
     parts = []
-    for talkers, (signs, active) in valid.items():
-        audible = signs[..., AUDIBLE] > 0
-        talks, shares = active[audible] > 0.5, signs[..., SHARE][audible]
-        odds = torch.cat([network(some) for some in signs.split(BATCH)])[audible]
+    for talkers, (cues, active) in valid.items():
+        audible = cues[..., AUDIBLE] > 0
+        talks, shares = active[audible] > 0.5, cues[..., SHARE][audible]
+        odds = torch.cat([network(some) for some in cues.split(BATCH)])[audible]
         by_share = max(
             ((shares > threshold) == talks).float().mean().item()
             for threshold in np.linspace(0.02, 0.5, 49)

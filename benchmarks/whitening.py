@@ -5,7 +5,7 @@
 
 Renders conversations of the `train` split (conversation.py). Of every stretch of half a second that
 one talker all but fills, the mean of the embeddings is compared with the mean of all such stretches
-of that talker in that conversation: the scatter is whitened (dpcl.clustering.alone.whiten), and the
+of that talker in that conversation: the scatter is whitened (dpcl.clustering.solo.whiten), and the
 (K, K) transform goes into the settings of the written file.
 """
 
@@ -19,7 +19,7 @@ import torch
 from dpcl.recordings.long import OVERLAP, WINDOW
 from torch import Tensor
 
-from dpcl.clustering.alone import FAINTEST, whiten
+from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import Model, ModelSettings, load_model, save_model
 from dpcl.recordings.cache import STRETCH
@@ -73,7 +73,7 @@ def stretches(separator: DeepClustering, sources: Tensor) -> tuple[Tensor, Tenso
     windows = Windows(len(magnitudes), round(WINDOW * hops), round(OVERLAP * hops))
     length = round(STRETCH * hops)
     parts = [slice(start, start + windows.length) for start in windows.starts]
-    heard = separator.hear(torch.stack([magnitudes[part] for part in parts]))
+    heard = separator.encode(torch.stack([magnitudes[part] for part in parts]))
     means, masses, shares = [], [], []
     for part, window in zip(parts, heard, strict=True):
         weights = separator.weights(magnitudes[part]).view(windows.length, -1)

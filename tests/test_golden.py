@@ -50,8 +50,8 @@ def fingerprint(samples: np.ndarray) -> dict[str, object]:
     projections = np.zeros(PROJECTIONS)
     for start in range(0, len(flat), BLOCK):
         block = flat[start : start + BLOCK]
-        signs = generator.integers(0, 2, (PROJECTIONS, len(block)), dtype=np.int8) * 2.0 - 1.0
-        projections += signs @ block
+        cues = generator.integers(0, 2, (PROJECTIONS, len(block)), dtype=np.int8) * 2.0 - 1.0
+        projections += cues @ block
     return {
         "shape": list(samples.shape),
         "rms": float(np.sqrt(np.mean(flat**2))),

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from dpcl.clustering.count import SIGNS
+from dpcl.clustering.count import CUES
 from dpcl.errors import InputError
 from dpcl.model import (
     CountSettings,
@@ -258,7 +258,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("row", ["hidden", "output"])
 def test_rows_for_counting_that_do_not_fit_are_refused(row: str) -> None:
-    rows = {"hidden": [[0.0] * (1 + SIGNS)] * 4, "output": [[0.0] * 5] * 3}
+    rows = {"hidden": [[0.0] * (1 + CUES)] * 4, "output": [[0.0] * 5] * 3}
     CountSettings.model_validate(rows)
     rows[row] = [line[1:] for line in rows[row]]
     with pytest.raises(ValidationError, match=row):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpcl.clustering.count import FRAME_SIGNS, SIGNS
+from dpcl.clustering.count import CUES, FRAME_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
 from dpcl.networks.activity import TalkerActivity
@@ -174,9 +174,9 @@ class CountSettings(Settings):
     @model_validator(mode="after")
     def _fits_the_signs(self) -> CountSettings:
         sizes = {len(row) for row in self.hidden}
-        if sizes not in ({1 + SIGNS}, {1 + SIGNS + FRAME_SIGNS}):
+        if sizes not in ({1 + CUES}, {1 + CUES + FRAME_CUES}):
             raise ValueError(
-                f"want 1 + {SIGNS} numbers in each row of hidden, or {FRAME_SIGNS} more with counts"
+                f"want 1 + {CUES} numbers in each row of hidden, or {FRAME_CUES} more with counts"
             )
         if any(len(row) != 1 + len(self.hidden) for row in self.output):
             raise ValueError(f"want 1 + {len(self.hidden)} numbers in each row of output")
@@ -191,7 +191,7 @@ class ModelSettings(Settings):
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two, where the number is not given
     # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
-    # see dpcl.clustering.alone. null: as they are
+    # see dpcl.clustering.solo. null: as they are
     whitening: tuple[tuple[float, ...], ...] | None = None
 
     @model_validator(mode="after")

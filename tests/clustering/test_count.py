@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.count import (
+    CUES,
     OF_CLOUD,
-    SIGNS,
     Count,
     count_sources,
+    cues,
     fit,
     sample_points,
-    signs,
 )
 
 WIDTH = 8
@@ -44,7 +44,7 @@ def taught() -> tuple[list[list[float]], list[list[float]]]:
     """Fitted on planted clusters with seeds that the tests do not use."""
     cases = [(1 + i % 4, 0.05 + 0.05 * (i // 4 % 5), 10_000 + i) for i in range(40)]
     clouds = [planted(*case) for case in cases]
-    found = torch.stack([signs(x, x.new_ones(len(x)), frames_of(x)) for x in clouds])
+    found = torch.stack([cues(x, x.new_ones(len(x)), frames_of(x)) for x in clouds])
     return fit(found, torch.tensor([count for count, *_ in cases]), torch.ones(len(cases)))
 
 
@@ -93,13 +93,13 @@ def test_signs_do_not_change_when_embeddings_are_rotated() -> None:
     ).Q
     # The first three k-means are the same; beyond the planted number, starts decide.
     same = slice(0, 7 + 1 + 3 + 3)
-    one, other = (signs(x, torch.ones(len(x)), frames_of(x)) for x in (points, points @ turned))
+    one, other = (cues(x, torch.ones(len(x)), frames_of(x)) for x in (points, points @ turned))
     torch.testing.assert_close(one[same], other[same], rtol=0, atol=1e-3)
 
 
 def test_a_perfect_embedding_has_as_many_eigenvalues_as_talkers() -> None:
     points = torch.eye(WIDTH)[torch.arange(3000) % 3]
-    found = signs(points, torch.ones(3000), frames_of(points)).exp()
+    found = cues(points, torch.ones(3000), frames_of(points)).exp()
     torch.testing.assert_close(found[:3], torch.full((3,), 1 / 3, dtype=torch.float64))
     assert (found[3:6] < 1e-3).all()
     assert float(found[6]) == pytest.approx(3)  # effective rank
@@ -107,8 +107,8 @@ def test_a_perfect_embedding_has_as_many_eigenvalues_as_talkers() -> None:
 
 def sharing(points: Tensor, frames: Tensor, clusters: int = 2) -> Tensor:
     """Mean and quantiles of the entropies of the shares of so many clusters."""
-    each = (SIGNS - OF_CLOUD - 1) // 3
-    return signs(points, torch.ones(len(points)), frames)[OF_CLOUD:-1].view(3, each)[clusters - 2]
+    each = (CUES - OF_CLOUD - 1) // 3
+    return cues(points, torch.ones(len(points)), frames)[OF_CLOUD:-1].view(3, each)[clusters - 2]
 
 
 def test_talkers_who_overlap_share_frames() -> None:

@@ -13,9 +13,9 @@ from dpcl.errors import InputError
 from dpcl.evaluation import cache
 from dpcl.evaluation.cache import (
     ScoreStore,
-    row_identity,
+    row_key,
     score_all,
-    separator_identity,
+    separator_key,
     unknown_rows,
 )
 from dpcl.evaluation.evaluate import score_mixture
@@ -28,8 +28,8 @@ def test_a_mixture_is_its_sources_and_not_its_name(
     noises: Path, noise_rows: list[MixtureRow], tmp_path: Path
 ) -> None:
     row = noise_rows[0]
-    same = row_identity(row, noises)
-    assert row_identity(replace(row, id="x", list="y", seed=3), noises) == same
+    same = row_key(row, noises)
+    assert row_key(replace(row, id="x", list="y", seed=3), noises) == same
     first, second = row.sources
     for other in (
         replace(row, seconds=0.5),
@@ -38,11 +38,11 @@ def test_a_mixture_is_its_sources_and_not_its_name(
         replace(row, sources=(replace(first, start=0.5), second)),
         noise_rows[1],
     ):
-        assert row_identity(other, noises) != same
-    assert row_identity(row, noises, ["learned from"]) != same
+        assert row_key(other, noises) != same
+    assert row_key(row, noises, ["learned from"]) != same
     for path in noises.glob("*.wav"):
         soundfile.write(tmp_path / path.name, torch.zeros(100).numpy(), 8000)
-    assert row_identity(row, tmp_path) != same
+    assert row_key(row, tmp_path) != same
 
 
 def test_weights_count_by_content_and_not_by_place(tiny_model: Path, tmp_path: Path) -> None:
@@ -51,22 +51,22 @@ def test_weights_count_by_content_and_not_by_place(tiny_model: Path, tmp_path: P
     model = load_model(tiny_model)
     model.network.mean.add_(0.5)
     save_model(Model(model.settings, model.network, {}), other)
-    words = [separator_identity(str(path)) for path in (tiny_model, copy, other)]
+    words = [separator_key(str(path)) for path in (tiny_model, copy, other)]
     assert words[0] == words[1]
     assert words[0] != words[2]
-    assert separator_identity(f"{tiny_model}:local") != words[0]
+    assert separator_key(f"{tiny_model}:local") != words[0]
 
 
 def test_the_causal_network_in_a_stream_by_either_name() -> None:
-    assert separator_identity("causal:live") == separator_identity("live")
-    assert separator_identity("causal") != separator_identity("live")
+    assert separator_key("causal:live") == separator_key("live")
+    assert separator_key("causal") != separator_key("live")
 
 
 def test_every_separator_has_a_word_of_its_own() -> None:
     names = ["default", "default:local", "live", "nmf", "fhmm", "casa", "spectral", "ibm", "irm"]
-    words = [separator_identity(name) for name in names]
+    words = [separator_key(name) for name in names]
     assert len(set(words)) == len(names)
-    assert [separator_identity(name) for name in names] == words
+    assert [separator_key(name) for name in names] == words
 
 
 pytest.importorskip("fast_bss_eval")

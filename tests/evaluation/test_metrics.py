@@ -19,7 +19,7 @@ from dpcl.evaluation.metrics import (
     MEASURES,
     best_permutation,
     check_measures,
-    perceive,
+    perceptual_score,
     score,
     sdr,
     si_sdr,
@@ -49,7 +49,8 @@ def test_cleaner_estimates_score_higher_up_to_the_best(
 ) -> None:
     need(measure)
     scores = [
-        perceive(measure, speech + leak * speech.flip(0), speech, RATE) for leak in (0, 0.2, 1)
+        perceptual_score(measure, speech + leak * speech.flip(0), speech, RATE)
+        for leak in (0, 0.2, 1)
     ]
     assert scores[0].tolist() == pytest.approx([best, best], abs=0.06)
     assert (scores[0] > scores[1]).all()
@@ -61,17 +62,17 @@ def test_stoi_is_the_mean_correlation_of_short_envelopes_which_noise_of_its_own_
 ) -> None:
     need("stoi")
     stranger = torch.from_numpy(np.random.default_rng(1).standard_normal(speech.shape))
-    assert perceive("stoi", stranger, speech, RATE).abs().max() < 0.35
+    assert perceptual_score("stoi", stranger, speech, RATE).abs().max() < 0.35
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_without_speech_there_is_no_score(measure: str, speech: Tensor) -> None:
     need(measure)
     silence = torch.zeros_like(speech)
-    assert perceive(measure, speech, silence, RATE).isnan().all()
-    assert perceive(measure, silence, speech, RATE).isnan().all()
-    assert perceive(measure, speech[:, :1000], speech[:, :1000], RATE).isnan().all()
-    mixed = perceive(measure, speech, torch.stack([speech[0], silence[0]]), RATE)
+    assert perceptual_score(measure, speech, silence, RATE).isnan().all()
+    assert perceptual_score(measure, silence, speech, RATE).isnan().all()
+    assert perceptual_score(measure, speech[:, :1000], speech[:, :1000], RATE).isnan().all()
+    mixed = perceptual_score(measure, speech, torch.stack([speech[0], silence[0]]), RATE)
     assert mixed.isnan().tolist() == [False, True]
 
 

@@ -59,19 +59,19 @@ def heard_from(network: EmbeddingNetwork, frames: int, changed: int) -> Tensor:
     other = features.clone()
     other[0, changed] += 1
     with torch.no_grad():
-        return (network.hear(features) != network.hear(other))[0].any(-1)
+        return (network.encode(features) != network.encode(other))[0].any(-1)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_twelve_layers_see_126_frames_to_each_side(causal: bool) -> None:
-    """Two seconds; twice the sum of 1, 2, 4, ..., 32. If causal, the future is not heard."""
+    """Two seconds; twice the sum of 1, 2, 4, ..., 32. If causal, the future is not encoded."""
     network = ConvolutionalEmbedding(5, 12, 8, Heads(3), causal=causal).double().eval()
     for layer in network.layers:  # the way through as strong as the way past, or it rounds away
         nn.init.normal_(layer.convolution.weight)
-    heard = heard_from(network, 600, 300)
+    encoded = heard_from(network, 600, 300)
     expected = torch.zeros(600, dtype=torch.bool)
     expected[300 : 300 + 253] = True
-    assert torch.equal(heard, expected if causal else expected.roll(-126))
+    assert torch.equal(encoded, expected if causal else expected.roll(-126))
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -89,9 +89,9 @@ def test_the_future_is_not_heard(autocast: bool) -> None:
 def test_dropout_in_training_alone() -> None:
     network = ConvolutionalEmbedding(5, 2, 8, Heads(3), dropout=0.5)
     features = torch.randn(1, 6, 5)
-    assert not torch.equal(network.hear(features), network.hear(features))
+    assert not torch.equal(network.encode(features), network.encode(features))
     network.eval()
-    assert torch.equal(network.hear(features), network.hear(features))
+    assert torch.equal(network.encode(features), network.encode(features))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -100,7 +100,7 @@ def test_in_bfloat16(causal: bool) -> None:
     features = torch.randn(2, 20, 9)
     exact = network(features).embeddings
     half = network.in_bfloat16()
-    assert half.hear(features).dtype == torch.bfloat16
+    assert half.encode(features).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         mixed = network(features).embeddings
     for rough in (half(features).embeddings, mixed):

@@ -72,7 +72,7 @@ def test_embeddings_run_bin_by_bin() -> None:
 
 
 def test_bands_lie_where_their_bins_are() -> None:
-    """Without LSTMs a bin is heard in the bins of the two bands that hold it, and no others."""
+    """Without LSTMs a bin is encoded in the bins of the two bands that hold it, and no others."""
     bins = 5 * STRIDE + 3
     network = DualPathEmbedding(bins, 1, 6, Heads(3)).double()
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_bands_lie_where_their_bins_are() -> None:
     for changed in (0, 2 * STRIDE + 1, bins - 1):
         other = features.clone()
         other[..., changed] += 1
-        differs = (network.hear(features) != network.hear(other)).view(bins, PER_BIN).any(-1)
+        differs = (network.encode(features) != network.encode(other)).view(bins, PER_BIN).any(-1)
         first = (changed // STRIDE - 1) * STRIDE  # of the lower of its two bands
         expected = torch.zeros(bins, dtype=torch.bool)
         expected[max(first, 0) : first + 3 * STRIDE] = True
@@ -98,7 +98,7 @@ def test_all_bins_of_all_frames_are_heard(causal: bool) -> None:
     features = torch.randn(1, 9, bins, dtype=torch.float64)
     changed = features.clone()
     changed[0, 4, 1] += 1
-    differs = (network.hear(features) != network.hear(changed)).view(9, bins, PER_BIN).any(-1)
+    differs = (network.encode(features) != network.encode(changed)).view(9, bins, PER_BIN).any(-1)
     assert differs[4:].all()
     assert not differs[:4].any() if causal else differs.all()
 
@@ -121,9 +121,9 @@ def test_dropout_in_training_alone() -> None:
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             network.train()
-            assert not torch.equal(network.hear(features), network.hear(features))
+            assert not torch.equal(network.encode(features), network.encode(features))
             network.eval()
-            assert torch.equal(network.hear(features), network.hear(features))
+            assert torch.equal(network.encode(features), network.encode(features))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -140,7 +140,7 @@ def test_in_bfloat16(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(2, 12, 20)
     exact = network(features).embeddings
     half = network.in_bfloat16()
-    assert half.hear(features).dtype == torch.bfloat16
+    assert half.encode(features).dtype == torch.bfloat16
     rough = [half(features).embeddings]
     assert called == []
     with torch.autocast("cpu", torch.bfloat16):

@@ -41,4 +41,6 @@ def test_a_network_hears_on_as_it_hears(frames: int) -> None:
     network.std.uniform_(0.5, 2)
     features = torch.randn(frames, 5)
     with torch.no_grad():
-        torch.testing.assert_close(network.hear_on(features)[0], network.hear(features[None])[0])
+        torch.testing.assert_close(
+            network.encode_next(features)[0], network.encode(features[None])[0]
+        )

@@ -39,22 +39,22 @@ def test_pieces_are_the_whole(
     network = trunk(bins, layers, 8, Heads(3), dropout=0.5, causal=True).eval()
     network.mean.normal_()
     network.std.uniform_(0.5, 2)
-    features, heard, state = torch.randn(sum(pieces), bins), [], None
+    features, encoded, state = torch.randn(sum(pieces), bins), [], None
     with torch.no_grad():
         for piece in features.split(pieces):
-            x, state = network.hear_on(piece, state)
-            heard.append(x)
-        torch.testing.assert_close(torch.cat(heard), network.hear(features[None])[0])
+            x, state = network.encode_next(piece, state)
+            encoded.append(x)
+        torch.testing.assert_close(torch.cat(encoded), network.encode(features[None])[0])
 
 
 @pytest.mark.parametrize(("trunk", "bins", "most"), TRUNKS)
 def test_a_state_can_be_gone_back_to(trunk: Trunk, bins: int, most: int) -> None:
     network = trunk(bins, min(most, 3), 8, Heads(3), causal=True).eval()
-    _, state = network.hear_on(torch.randn(9, bins))
+    _, state = network.encode_next(torch.randn(9, bins))
     following = torch.randn(4, bins)
-    first, _ = network.hear_on(following, state)
-    network.hear_on(torch.randn(20, bins), state)
-    assert torch.equal(network.hear_on(following, state)[0], first)
+    first, _ = network.encode_next(following, state)
+    network.encode_next(torch.randn(20, bins), state)
+    assert torch.equal(network.encode_next(following, state)[0], first)
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,9 @@ def test_the_trunk_is_that_of_the_blstm() -> None:
     assert not unmatched.unexpected_keys
     assert all(name.startswith(HEADS) for name in unmatched.missing_keys)
     features = log_magnitude(mixed())
-    expected = plain.embed(plain.hear(features))
+    expected = plain.embed(plain.encode(features))
     torch.testing.assert_close(built(features, 2).embeddings, expected)
-    torch.testing.assert_close(built.embed(built.hear(features)), expected)
+    torch.testing.assert_close(built.embed(built.encode(features)), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,9 +141,9 @@ def test_blocks_have_centroids_of_what_came_before_them() -> None:
     weights = bin_weights(features.exp())
     expected = following_kmeans(embeddings, 2, weights, 3.0, 3, 6 * BINS)
     torch.testing.assert_close(masks, expected.view_as(masks))
-    heard = built.hear(features)
+    encoded = built.encode(features)
     centroids = functional.normalize(torch.randn(2, 2, 5), dim=-1)
-    known = built.infer_masks(heard, 2, None, centroids)  # these hold everywhere
+    known = built.infer_masks(encoded, 2, None, centroids)  # these hold everywhere
     expected = soft_kmeans(embeddings, centroids, weights, 3.0, 0)[1]
     torch.testing.assert_close(known, expected.view_as(known))
 
@@ -153,13 +153,13 @@ def test_bins_weigh_as_their_magnitude_says(weighting: Any) -> None:
     """The network sees log magnitudes relative to the loudest bin: all that the weights need."""
     spectrum = mixed()
     built = network(weighting=weighting, layers=0, floor_db=-20)
-    heard = built.hear(log_magnitude(spectrum))
-    embeddings = built.embed(heard)
+    encoded = built.encode(log_magnitude(spectrum))
+    embeddings = built.embed(encoded)
     weights = bin_weights(spectrum, weighting, -20)
     assert 0 < (weights > 0).float().mean() < 0.8
     start = hard_start(embeddings, 2, weights)
     expected = soft_kmeans(embeddings, start, weights, 3.0, 3)[1]
-    torch.testing.assert_close(built.infer_masks(heard, 2).flatten(2), expected)
+    torch.testing.assert_close(built.infer_masks(encoded, 2).flatten(2), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,24 +186,24 @@ def test_the_enhancement_hears_the_mixture_beside_the_masked_mixture(kind: str) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_come_in_the_order_of_the_centroids(kind: str) -> None:
     built = speaks(network(enhancement=kind))
-    heard = built.hear(log_magnitude(mixed()))
+    encoded = built.encode(log_magnitude(mixed()))
     centroids = functional.normalize(torch.randn(2, 3, 5), dim=-1)
-    embeddings = built.embed(heard)
-    masks = built.infer_masks(heard, 3, embeddings, centroids)
+    embeddings = built.embed(encoded)
+    masks = built.infer_masks(encoded, 3, embeddings, centroids)
     order = torch.tensor([2, 0, 1])
-    swapped = built.infer_masks(heard, 3, None, centroids[:, order])
+    swapped = built.infer_masks(encoded, 3, None, centroids[:, order])
     torch.testing.assert_close(swapped, masks[:, order])
 
 
 def test_known_centroids_are_taken_as_they_are() -> None:
     """Those of a long recording, moved in a window with one talker, shared out his bins."""
     built = network(layers=0)
-    heard = built.hear(log_magnitude(mixed()))
-    embeddings = built.embed(heard)
+    encoded = built.encode(log_magnitude(mixed()))
+    embeddings = built.embed(encoded)
     centroids = functional.normalize(torch.randn(2, 3, 5), dim=-1)
     distances = torch.cdist(embeddings, centroids, compute_mode="donot_use_mm_for_euclid_dist")
     expected = (-3 * distances.square()).softmax(-1).mT  # alpha 3
-    masks = built.infer_masks(heard, 3, embeddings, centroids).flatten(2)
+    masks = built.infer_masks(encoded, 3, embeddings, centroids).flatten(2)
     torch.testing.assert_close(masks, expected)
 
 
@@ -227,13 +227,13 @@ def test_any_trunk_is_trained_through_the_clustering(kind: str, autocast: bool) 
     unmatched = built.load_state_dict(plain.state_dict(), strict=False)
     assert unmatched == (["log_alpha"], [])
     features = log_magnitude(mixed())
-    expected = plain.embed(plain.hear(features))
-    torch.testing.assert_close(built.embed(built.hear(features)), expected)
+    expected = plain.embed(plain.encode(features))
+    torch.testing.assert_close(built.embed(built.encode(features)), expected)
     if built.causal:
-        first, state = built.hear_on(features[0, :7])
-        rest, _ = built.hear_on(features[0, 7:], state)
-        heard = torch.cat([first, rest])
-        torch.testing.assert_close(built.embed(heard[None])[0], expected[0])
+        first, state = built.encode_next(features[0, :7])
+        rest, _ = built.encode_next(features[0, 7:], state)
+        encoded = torch.cat([first, rest])
+        torch.testing.assert_close(built.embed(encoded[None])[0], expected[0])
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         masks = built.train()(features, 3).masks
     assert masks is not None
@@ -300,11 +300,11 @@ def test_in_fewer_bits_the_masks_are_nearly_the_same(kind: str, how: str) -> Non
     built = speaks(network(enhancement=kind).eval())
     features = log_magnitude(mixed())
     with torch.no_grad():
-        heard = built.hear(features)
-        centroids = hard_start(built.embed(heard), 2, bin_weights(features.exp()))
-        exact = built.infer_masks(heard, 2, None, centroids)
+        encoded = built.encode(features)
+        centroids = hard_start(built.embed(encoded), 2, bin_weights(features.exp()))
+        exact = built.infer_masks(encoded, 2, None, centroids)
         fast = getattr(built, how)()
-        rough = fast.infer_masks(fast.hear(features), 2, None, centroids)
+        rough = fast.infer_masks(fast.encode(features), 2, None, centroids)
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().mean() < 0.02
     assert built.log_alpha.dtype == torch.float32  # a copy, not the network itself
@@ -320,7 +320,7 @@ def test_silence_and_short_inputs(kind: str) -> None:
 
 
 def test_a_score_is_of_the_bands_that_hold_its_bin() -> None:
-    """Without what is heard of others, a bin has a say in its own two bands alone."""
+    """Without what is encoded of others, a bin has a say in its own two bands alone."""
     bins = 65
     enhance = DualPathEnhancement(bins, 2, 8, 0.0)
     torch.nn.init.normal_(enhance.out.weight)

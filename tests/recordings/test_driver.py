@@ -262,9 +262,9 @@ class Says(TalkerActivity):
         self.asked: list[torch.Size] = []
         self.eval()
 
-    def forward(self, signs: Tensor) -> Tensor:
-        self.asked.append(signs.shape)
-        odds = torch.full(signs.shape[:-1], 20.0)
+    def forward(self, cues: Tensor) -> Tensor:
+        self.asked.append(cues.shape)
+        odds = torch.full(cues.shape[:-1], 20.0)
         odds[:, self.first_ones :] = -20.0
         return odds
 

@@ -53,7 +53,7 @@ class Knows(EmbeddingNetwork):
         super().__init__(STFT().bins, 1, Heads(embedding=1))
         self.assignments = ideal_assignments(STFT()(sources))  # (L*F, C)
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         return self.assignments.view(1, features.shape[1], -1)  # (1, L, F*C)
 
     def embed(self, heard: Tensor) -> Tensor:

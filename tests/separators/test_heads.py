@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpcl.clustering.alone import alone_centroids
+from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
-from dpcl.separators.masks import both, in_order_of, nearest_masks
+from dpcl.separators.masks import both, masks_from_centroids, match_order
 from dpcl.separators.registry import separator_of
 
 
@@ -31,7 +31,7 @@ def model_of(network: dict[str, object], **masks: object) -> Model:
 def test_masks_come_in_the_order_of_the_clusters() -> None:
     clustered = torch.tensor([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).float()
     shuffled = torch.stack([clustered[[2, 0, 1]], clustered[[1, 2, 0]]])
-    ordered = in_order_of(shuffled, clustered.expand(2, -1, -1))
+    ordered = match_order(shuffled, clustered.expand(2, -1, -1))
     assert torch.equal(ordered, clustered.expand(2, -1, -1))
 
 
@@ -39,7 +39,7 @@ def test_bins_in_which_nobody_is_sure_do_not_decide_the_order() -> None:
     """Nine bins of 0.6 to 0.4 one way, which clusters call even; two sure ones the other way."""
     ours = torch.tensor([[0.6] * 9 + [0.05, 0.95], [0.4] * 9 + [0.95, 0.05]])[None]
     clustered = torch.tensor([[0.5] * 9 + [0.9, 0.1], [0.5] * 9 + [0.1, 0.9]])[None]
-    assert torch.equal(in_order_of(ours, clustered), ours.flip(1))
+    assert torch.equal(match_order(ours, clustered), ours.flip(1))
 
 
 def test_both_is_the_geometric_mean() -> None:
@@ -105,7 +105,7 @@ def test_anchors_serve_long_recordings_too() -> None:
         found = anchored.centroids(points, 2, weights, stretches)
         assert torch.equal(found, anchored.centroids(points, 2, weights))
         clustered = DeepClustering(model_of(network)).centroids(points, 2, weights, stretches)
-        assert torch.equal(clustered, alone_centroids(points, weights, stretches, 2))
+        assert torch.equal(clustered, solo_centroids(points, weights, stretches, 2))
 
 
 def test_a_product_counts_how_long_the_centroid_is() -> None:
@@ -113,5 +113,5 @@ def test_a_product_counts_how_long_the_centroid_is() -> None:
     centroids = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])
     for similarity, expected in (("cosine", 1.0), ("product", 3.0)):
         settings = MaskSettings.model_validate({"sharpness": 1.0, "similarity": similarity})
-        masks = nearest_masks(embeddings, centroids, settings)
+        masks = masks_from_centroids(embeddings, centroids, settings)
         torch.testing.assert_close(masks[0, 0, 0], torch.tensor(expected).sigmoid())

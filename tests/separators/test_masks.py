@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpcl.separators.masks import SILENT, active_masks, held_back
+from dpcl.separators.masks import SILENT, active_masks, gate
 
 FRAMES, BINS, REACH = 400, 30, 40
 
@@ -73,7 +73,7 @@ def test_a_source_is_held_back_as_far_as_it_is_silent() -> None:
     scores, _ = conversation(0.5, 0.5)
     activity = torch.zeros(2, FRAMES // 4)
     activity[1, 50:] = -torch.inf
-    masks = held_back(scores, activity, 4)
+    masks = gate(scores, activity, 4)
     torch.testing.assert_close(masks[:, :200], scores.softmax(0)[:, :200])
     torch.testing.assert_close(masks.sum(0), torch.ones(FRAMES, BINS))
     odds = masks[1, 200:] / masks[0, 200:]
@@ -83,5 +83,5 @@ def test_a_source_is_held_back_as_far_as_it_is_silent() -> None:
 
 def test_frames_that_are_no_whole_number_of_strides() -> None:
     scores = torch.randn(3, 10, 5)
-    masks = held_back(scores, torch.zeros(3, 3), 4)
+    masks = gate(scores, torch.zeros(3, 3), 4)
     torch.testing.assert_close(masks, scores.softmax(0))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from dpcl.apps.screen import FileFormat, Force, MaxSources, ModelName, Sources, progress
+from dpcl.apps.console import FileFormat, Force, MaxSources, ModelName, Sources, progress
 from dpcl.errors import InputError, need_package
 from dpcl.io import Progress, Report, no_report
 from dpcl.separators.limits import check_sources

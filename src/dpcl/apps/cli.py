@@ -16,7 +16,7 @@ import typer
 
 import dpcl
 from dpcl.apps import bulk, corpus, experiment, export, live, mix, process, show, web
-from dpcl.apps.screen import (
+from dpcl.apps.console import (
     FileFormat,
     Force,
     Limit,

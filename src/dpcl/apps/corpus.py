@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, progress, screen
+from dpcl.apps.console import Force, progress, screen
 
 SHOWN = 3  # omitted files listed per reason; --json lists all
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, Limit, Metrics, more_metrics, progress, screen
+from dpcl.apps.console import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.io import Progress, Report
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.screen import Force
+from dpcl.apps.console import Force
 from dpcl.errors import InputError, need_package
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dpcl.apps.console import screen
 from dpcl.apps.process import heavy_imports
-from dpcl.apps.screen import screen
 from dpcl.errors import InputError, missing_package
 from dpcl.separators.limits import check_recording, check_sources
 

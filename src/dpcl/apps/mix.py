@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, Limit, progress, screen
+from dpcl.apps.console import Force, Limit, progress, screen
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, no_report
 

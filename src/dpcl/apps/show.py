@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, ModelName, screen
+from dpcl.apps.console import Force, ModelName, screen
 from dpcl.errors import InputError, need_package
 from dpcl.separators.limits import check_sources
 

@@ -3,7 +3,7 @@
 Embeddings of one talker lie close together, those of C talkers in C directions: the more there are,
 the more eigenvalues of V^T V are large, the more k-means gains from one more cluster, and the more
 clusters share a frame. Where talkers overlap, a network is in doubt and its embeddings lie between,
-so no threshold is right for every network: what the signs say together is fitted on validation
+so no threshold is right for every network: what the cues say together is fitted on validation
 mixtures and belongs to the weights.
 """
 
@@ -25,12 +25,12 @@ CLUSTERS = 5
 SHARED = 4  # clusters, at most, of which is told how they share the frames
 QUANTILES = 0.1, 0.5, 0.9  # of the frames
 SMALLEST = 1e-4  # in a logarithm: what is smaller says nothing
-OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # signs that know of no frames
+OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # cues that know of no frames
 LONGEST = 10_000  # frames, beyond which recordings count as equally long
-SIGNS = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES)) + 1
+CUES = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES)) + 1
 CLASSES = 4  # of the frame-wise number of talkers: 0, 1, 2, 3 or more
 HIGH = 0.5, 0.9, 0.98  # quantiles of the frames' probabilities of two and of three talkers
-FRAME_SIGNS = CLASSES + 2 * len(HIGH) + 1
+FRAME_CUES = CLASSES + 2 * len(HIGH) + 1
 
 Rows = Sequence[Sequence[float]]
 
@@ -60,17 +60,17 @@ def count_sources(
         points: embeddings (N, K).
         weights: (N,).
         frames: (N,), the number of the frame of each embedding.
-        hidden: rows of an intercept and a number for each of the signs (see `fit`).
+        hidden: rows of an intercept and a number for each of the cues (see `fit`).
         output: a row for 1, 2, ... sources, an intercept and a number for each hidden row. There
             are never more sources than rows.
         most: limit.
-        more: further signs after those of `signs`, such as `frame_signs`.
+        more: further cues after those of `cues`, such as `frame_cues`.
 
     Raises ValueError for rows of other lengths, `most` under 1, and what kmeans refuses.
     """
     first, last = (torch.tensor(rows, dtype=torch.float64) for rows in (hidden, output))
     shapes = (first.ndim, last.ndim) == (2, 2)
-    wanted = SIGNS if more is None else SIGNS + len(more)
+    wanted = CUES if more is None else CUES + len(more)
     if most < 1 or not shapes or [first.shape[1], last.shape[1]] != [1 + wanted, 1 + len(first)]:
         raise ValueError(
             f"want most >= 1, hidden rows of 1 + {wanted} numbers and output rows of one more than"
@@ -80,7 +80,7 @@ def count_sources(
     one = Count(1, functional.one_hot(torch.tensor(0), most).double())
     if not bool((weights > 0).any()):
         return one
-    found = signs(points, weights, frames)
+    found = cues(points, weights, frames)
     if found[EIGENVALUES + 1].exp() <= SMALLEST:  # of one cluster nothing is left to explain
         return one
     found = found if more is None else torch.cat([found, more.double()])
@@ -90,7 +90,7 @@ def count_sources(
 
 
 def score(found: Tensor, hidden: Tensor, output: Tensor) -> Tensor:
-    """Signs (..., SIGNS) -> logits (..., C) of 1, 2, … sources: one hidden layer of tanh."""
+    """Signs (..., CUES) -> logits (..., C) of 1, 2, … sources: one hidden layer of tanh."""
     inner = (found @ hidden[:, 1:].T + hidden[:, 0]).tanh()
     return inner @ output[:, 1:].T + output[:, 0]
 
@@ -108,8 +108,8 @@ def sample_points(points: Tensor, weights: Tensor, size: int = SAMPLE, seed: int
     return points[chosen.clamp_max(len(points) - 1)]
 
 
-def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
-    """What tells the number of sources of points (N, K) of weights (N,) in frames (N,): (SIGNS,).
+def cues(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
+    """What tells the number of sources of points (N, K) of weights (N,) in frames (N,): (CUES,).
 
     Of a sample: logarithms of the largest eigenvalues of V^T V / N, which add up to one, and of
     their effective rank (Roy and Vetterli 2007); for k = 1, 2, … the logarithm of the mean squared
@@ -145,7 +145,7 @@ def signs(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
     return torch.tensor([*cloud, *sharing, math.log(length)], dtype=torch.float64)
 
 
-def frame_signs(probabilities: Tensor, background: Tensor) -> Tensor:
+def frame_cues(probabilities: Tensor, background: Tensor) -> Tensor:
     """Signs of the number of sources from a frame-wise head.
 
     Args:
@@ -153,7 +153,7 @@ def frame_signs(probabilities: Tensor, background: Tensor) -> Tensor:
         background: (), the share of the weight that the background has.
 
     Returns:
-        (FRAME_SIGNS,): mean probabilities, quantiles of that of two or more and of three or more
+        (FRAME_CUES,): mean probabilities, quantiles of that of two or more and of three or more
         talkers, and the share of the background.
     """
     places = probabilities.new_tensor(HIGH)
@@ -186,9 +186,9 @@ def _sharing(owners: Tensor, k: int, weights: Tensor, frames: Tensor) -> list[fl
 def fit(
     found: Tensor, counts: Tensor, importance: Tensor, units: int = 16, steps: int = 400
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """hidden and output of `count_sources` from signs (M, SIGNS) of mixtures of known counts (M,).
+    """hidden and output of `count_sources` from cues (M, CUES) of mixtures of known counts (M,).
 
-    importance: (M,), how much each mixture counts. Cross-entropy by AdamW; noise on the signs, of a
+    importance: (M,), how much each mixture counts. Cross-entropy by AdamW; noise on the cues, of a
     tenth of their deviation, and the decay of the weights keep it from learning them by heart.
     """
     found = found.double()
@@ -208,7 +208,7 @@ def fit(
             errors = functional.cross_entropy(logits, counts - 1, reduction="none")
             (share * errors).sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    plain = first.weight.detach() / std  # (units, SIGNS), of signs as they are
+    plain = first.weight.detach() / std  # (units, CUES), of cues as they are
     hidden = torch.cat([(first.bias.detach() - plain @ mean).unsqueeze(1), plain], 1)
     output = torch.cat([last.bias.detach().unsqueeze(1), last.weight.detach()], 1)
     return _rounded(hidden), _rounded(output)

@@ -29,7 +29,7 @@ from dpcl.separators.registry import LIVE, LOCAL, Method, find_method
 LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")
 
 
-def separator_identity(name: str) -> str:
+def separator_key(name: str) -> str:
     """Return a key of a separator: its weights by content, else its name, and code_version."""
     method = find_method(name)
     if method.weights is not None:
@@ -38,7 +38,7 @@ def separator_identity(name: str) -> str:
     return _hash(name, code_version())
 
 
-def row_identity(row: MixtureRow, root: str | os.PathLike[str], more: Any = None) -> str:
+def row_key(row: MixtureRow, root: str | os.PathLike[str], more: Any = None) -> str:
     """Another word for another mixture, whatever it is called; recordings count by their size."""
     sizes = [path.stat().st_size for path in row_files(row, root)]
     names = {"id", "list", "seed"}
@@ -115,12 +115,12 @@ class ScoreStore:
         if find_method(name).needs == "talkers":
             pieces = _talkers(name, str(self.root)).speech(row)
             speech = [[(str(p.path.name), p.start, p.seconds) for p in of] for of in pieces]
-        return row_identity(row, self.root, speech)
+        return row_key(row, self.root, speech)
 
     def _path(self, name: str) -> Path:
         if name not in self._paths:
             columns = "-".join(("sdr", *sorted(self.metrics)))
-            self._paths[name] = self.folder / f"{separator_identity(name)}-{columns}.jsonl"
+            self._paths[name] = self.folder / f"{separator_key(name)}-{columns}.jsonl"
         return self._paths[name]
 
     def _of(self, name: str) -> dict[str, list[dict[str, Any]]]:

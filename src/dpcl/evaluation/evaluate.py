@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.evaluation.metrics import MEASURES, check_measures, perceive, score
+from dpcl.evaluation.metrics import MEASURES, check_measures, perceptual_score, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.io import Progress, Report, atomic, no_report
@@ -134,8 +134,8 @@ def score_mixture(
     for metric in metrics:
         matched = estimates[scores.estimate.clamp(min=0)] if len(estimates) else 0 * references
         of = (metric, matched, references, method.sample_rate)
-        ours = torch.where(scores.estimate >= 0, perceive(*of), torch.nan)
-        unprocessed = perceive(metric, mixture.expand_as(references), *of[2:])
+        ours = torch.where(scores.estimate >= 0, perceptual_score(*of), torch.nan)
+        unprocessed = perceptual_score(metric, mixture.expand_as(references), *of[2:])
         columns |= {metric: ours, f"{metric}i": ours - unprocessed}
     return [
         SourceResult(

@@ -17,8 +17,8 @@ from dpcl.clustering.components import principal_components
 from dpcl.evaluation.cache import (
     code_version,
     known_method,
-    row_identity,
-    separator_identity,
+    row_key,
+    separator_key,
 )
 from dpcl.evaluation.evaluate import separate_row
 from dpcl.evaluation.figures import (
@@ -51,11 +51,11 @@ DPI = 110
 _stft = STFT(window=256, hop=64)  # of the pictures, at 8 kHz
 
 
-def truth(row: MixtureRow, root: str, folder: str) -> Path:
+def render_reference(row: MixtureRow, root: str, folder: str) -> Path:
     """The folder with mixture.flac, s1.flac, … and strip.png of a mixture and its references."""
     import matplotlib
 
-    place = Path(folder) / f"truth-{row_identity(row, root, code_version())}"
+    place = Path(folder) / f"truth-{row_key(row, root, code_version())}"
     if not place.is_dir():
         mixture, references = render_mixture(row, root, ORACLE_SAMPLE_RATE)
         sounds = {"mixture": mixture, **{f"s{k}": s for k, s in enumerate(references, 1)}}
@@ -74,8 +74,8 @@ def separated(name: str, row: MixtureRow, root: str, folder: str) -> Path:
     """
     import matplotlib
 
-    identity = separator_identity(name)
-    place = Path(folder) / f"{identity}-{row_identity(row, root)}"
+    identity = separator_key(name)
+    place = Path(folder) / f"{identity}-{row_key(row, root)}"
     if place.is_dir():
         return place
     method, talkers = known_method(name, root)

@@ -11,7 +11,7 @@ from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cache import ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.descriptions import Experiment, System, find_list
 from dpcl.evaluation.evaluate import write_files, write_results
-from dpcl.evaluation.examples import separated, truth
+from dpcl.evaluation.examples import separated
 from dpcl.evaluation.metrics import check_measures
 from dpcl.evaluation.report import (
     Example,
@@ -205,7 +205,7 @@ def _examples(
         Example(
             list_name,
             f"{row.id}: {group}",
-            truth(row, root, folder),
+            render_reference(row, root, folder),
             [(title, made[name, row.id]) for title, name in systems],
         )
         for group, row in shown

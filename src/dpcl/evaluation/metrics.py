@@ -32,7 +32,9 @@ def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
         )
 
 
-def perceive(measure: str, estimates: Tensor, references: Tensor, sample_rate: int) -> Tensor:
+def perceptual_score(
+    measure: str, estimates: Tensor, references: Tensor, sample_rate: int
+) -> Tensor:
     """A measure of each estimate (C, T) against its reference (C, T) -> (C,), float64.
 
     pesq: MOS-LQO, narrow-band at 8 kHz and wide-band at 16 kHz (ITU-T P.862.1 and P.862.2).

@@ -11,7 +11,7 @@ SHORTEST = 0.25  # of a window: what a talker says at least when he begins late 
 FADE = 0.02  # of a window: without it a cut would click, and say by itself whose bins these are
 
 
-def come_and_go(
+def gate_sources(
     sources: NDArray[np.float32],
     rng: np.random.Generator,
     windows: int,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
-from dpcl.mixtures.activity import come_and_go
+from dpcl.mixtures.activity import gate_sources
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.mixing import draw_gains_db, scale_to_peak
 from dpcl.mixtures.packed import PackedCorpus
@@ -33,7 +33,7 @@ class TrainingMixtures(Dataset[Tensor]):
     corpus allows either). Utterances of one speaker are joined where a segment is longer than
     one. Each source has active level 0 dB, is played at a speed uniform in 1 ± `speed`, gets its
     gain (see draw_gains_db), and all get one common scale (see scale_to_peak). With `active` or
-    `turns` not all of them speak all the time (see come_and_go): an item is then `windows` equal
+    `turns` not all of them speak all the time (see gate_sources): an item is then `windows` equal
     windows long, in each of which so many talkers are drawn anew. With `same_speaker` all talkers
     of an item are one speaker, with recordings of different texts. With `kinds` the kind of an item
     is drawn first, then its sources, without regard to `within`.
@@ -137,7 +137,7 @@ class TrainingMixtures(Dataset[Tensor]):
         gains = (10.0 ** (gains_db / 20.0)).astype(np.float32)
         sources = sources * gains[:, None]
         if self.turns or self.active[-1] < 1.0:
-            sources = come_and_go(sources, rng, self.windows, self.active, self.turns)
+            sources = gate_sources(sources, rng, self.windows, self.active, self.turns)
         return torch.from_numpy(scale_to_peak(sources))  # (C, T)
 
     def _draw_sources(self, rng: np.random.Generator) -> NDArray[np.float32] | None:

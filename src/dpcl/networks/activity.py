@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-VOICE_STRIDE = 2  # one frame of so many is heard
+VOICE_STRIDE = 2  # one frame of so many is encoded
 HOP = 16  # such frames from vector to vector, about half a second
 REACH = 55  # such frames before and after the middle of one that it hears
 BANDS = 33  # above a quarter of the band; below, every bin shows the harmonics of a voice
@@ -103,8 +103,8 @@ def voice_bands(bins: int) -> Tensor:
 
 
 STRIDE = 4  # one frame of so many tells who is active
-REACHES = 4, 23  # such frames before and after one that its signs are of
-OF_CLUSTERS, OF_VOICES = 16, 7  # signs
+REACHES = 4, 23  # such frames before and after one that its cues are of
+OF_CLUSTERS, OF_VOICES = 16, 7  # cues
 TAPS, DILATIONS = 9, (1, 2, 4, 8)  # of the convolutions: they reach 4 s, at frames of 16 ms
 SOFT = 5.0  # owners share a bin in softmax(SOFT * cosine)
 PURE = 3  # power of its share of the loudness with which a block tells of a talker's voice
@@ -118,8 +118,8 @@ Each = Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]]
 class TalkerActivity(nn.Module):
     """Dilated convolutions along time, the same for every source, each of which hears the others.
 
-    bins: F of the spectrum; width: channels. Fitted by benchmarks/talker_activity.py, to signs of
-    the first pass of `who_talks` and to two to four talkers.
+    bins: F of the spectrum; width: channels. Fitted by benchmarks/talker_activity.py, to cues of
+    the first pass of `detect_activity` and to two to four talkers.
     Source: permutation-equivariant layers, Zaheer et al. 2017, "Deep Sets", section 2.2; the task
     is that of target-speaker voice activity detection, Medennikov et al. 2020.
     """
@@ -139,34 +139,34 @@ class TalkerActivity(nn.Module):
         )
         self.active = nn.Linear(width, 1)
 
-    def forward(self, signs: Tensor) -> Tensor:
+    def forward(self, cues: Tensor) -> Tensor:
         """Signs (B, C, l, OF_CLUSTERS + OF_VOICES) of C sources -> log odds (B, C, l) that each
         is active."""
-        x = functional.relu(self.first((signs - self.mean) / self.std))  # (B, C, l, width)
+        x = functional.relu(self.first((cues - self.mean) / self.std))  # (B, C, l, width)
         for convolution in self.convolutions:
             all_of_them = [x.mean(1, keepdim=True), x.amax(1, keepdim=True)]
-            heard = torch.cat([x, *(y.expand_as(x) for y in all_of_them)], dim=-1)
-            heard = functional.dropout(heard, self.dropout, self.training)
-            y = convolution(heard.flatten(0, 1).mT).mT  # (B*C, l, width)
+            encoded = torch.cat([x, *(y.expand_as(x) for y in all_of_them)], dim=-1)
+            encoded = functional.dropout(encoded, self.dropout, self.training)
+            y = convolution(encoded.flatten(0, 1).mT).mT  # (B*C, l, width)
             x = x + functional.relu(y).view_as(x)
         odds: Tensor = self.active(x).squeeze(-1)
         return odds
 
     @torch.no_grad()
-    def who_talks(
+    def detect_activity(
         self, clusters: Sequence[Tensor], voices: Sequence[Voices], each: Each = map
     ) -> list[Tensor]:
         """Log odds (C, l) of each window of a recording.
 
-        clusters: cluster_signs (C, l, OF_CLUSTERS) of each; voices: what `voice` found of each;
+        clusters: cluster_cues (C, l, OF_CLUSTERS) of each; voices: what `voice` found of each;
         each: as `map`, perhaps in threads.
         """
         alone: list[Tensor] | None = None
         for _ in range(PASSES):
-            told = voice_signs(voices, alone)
+            told = voice_cues(voices, alone)
             some = (slice(first, first + BATCH) for first in range(0, len(told), BATCH))
             batches = ((clusters[windows], told[windows]) for windows in some)
-            odds = [x for heard in each(self._odds, batches) for x in heard]
+            odds = [x for encoded in each(self._odds, batches) for x in encoded]
             alone = [_alone(x, v.vectors.shape[1]) for x, v in zip(odds, voices, strict=True)]
         return odds
 
@@ -177,20 +177,20 @@ class TalkerActivity(nn.Module):
 
 
 def together(clusters: Sequence[Tensor], voices: Sequence[Tensor]) -> Tensor:
-    """Both kinds of signs of equally long windows (C, l, OF_CLUSTERS), (C, n, OF_VOICES) -> those
+    """Both kinds of cues of equally long windows (C, l, OF_CLUSTERS), (C, n, OF_VOICES) -> those
     that the network hears (windows, C, l, OF_CLUSTERS + OF_VOICES)."""
     own = torch.stack(list(clusters))
     told = torch.stack(list(voices)).repeat_interleave(BLOCK, 2)[:, :, : own.shape[2]]
     return torch.cat([own, told], -1)
 
 
-def cluster_signs(
+def cluster_cues(
     embeddings: Tensor, audible: Tensor, centroids: Tensor, whitening: Tensor
 ) -> Tensor:
     """What clusters tell of who is active: (C, l, OF_CLUSTERS), for two sources or more.
 
     embeddings: (l, F, K) of every STRIDE-th frame; audible: (l, F), 1 for the bins that count;
-    centroids: (C, K); whitening: (K, K), see dpcl.clustering.alone.whiten.
+    centroids: (C, K); whitening: (K, K), see dpcl.clustering.solo.whiten.
     Of the bins around a frame: what share a source owns, softly and outright, and the largest of
     another's; how like its centroid they are, and how like the next one. Of the mean of what it
     owns: how far it lies from its centroid, from the nearest other centroid, and from the nearest
@@ -209,30 +209,30 @@ def cluster_signs(
     softly = ((SOFT * cosines).softmax(1) * audible.unsqueeze(1)).sum(-1)
     like, unlike = ((mine @ x.unsqueeze(-1)).squeeze(-1) for x in (best, second))
     counted = audible.sum(-1, keepdim=True)  # (l, 1)
-    signs = []
+    cues = []
     for reach in REACHES:
         whole, own = _around(counted, reach).clamp_min(1), _around(outright, reach)
         share = _around(softly, reach) / whole
-        signs += [share, _largest(share.unsqueeze(1).expand(-1, sources, -1)), own / whole]
-        signs += [_around(x, reach) / own.clamp_min(1) for x in (like, unlike)]
+        cues += [share, _largest(share.unsqueeze(1).expand(-1, sources, -1)), own / whole]
+        cues += [_around(x, reach) / own.clamp_min(1) for x in (like, unlike)]
     sums = _around(mine @ embeddings, REACHES[-1])
     # own and share are those of the longest reach from here on
     means = sums / own.clamp_min(1).unsqueeze(-1) @ whitening  # (l, C, K)
     away = torch.cdist(means, told.expand(len(means), -1, -1))  # (l, C, C)
-    signs += [away.diagonal(dim1=1, dim2=2), _nearest(away), _nearest(torch.cdist(means, means))]
-    signs += [_nearest(torch.cdist(told, told)).expand_as(share)]
-    signs += [counted.expand_as(share) / audible.shape[-1], torch.full_like(share, 1 / sources)]
-    return torch.stack(signs, -1).transpose(0, 1)
+    cues += [away.diagonal(dim1=1, dim2=2), _nearest(away), _nearest(torch.cdist(means, means))]
+    cues += [_nearest(torch.cdist(told, told)).expand_as(share)]
+    cues += [counted.expand_as(share) / audible.shape[-1], torch.full_like(share, 1 / sources)]
+    return torch.stack(cues, -1).transpose(0, 1)
 
 
-def voice_signs(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None) -> list[Tensor]:
+def voice_cues(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None) -> list[Tensor]:
     """What voices tell of who is active in each window of a recording: (C, n, OF_VOICES).
 
     alone: (C, n) of each window, how sure it is that a source is active and no other; None where
     nothing is known of that. The voice of a source in the whole recording is the mean of its
     vectors, mostly of blocks that it has for itself. Signs are cosines: of what the source owns in
     a block and this voice; of what another owns and this voice, the most; of what the source owns
-    and another voice, the most; of all that is heard and this voice, and another's, the most; of
+    and another voice, the most; of all that is encoded and this voice, and another's, the most; of
     this voice and another, the most. Last, the source's share of the loudness.
     """
     counts = [v.vectors.shape[1] for v in voices]
@@ -245,7 +245,7 @@ def voice_signs(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None)
     whole = functional.normalize((weights.unsqueeze(1) @ vectors[:-1]).squeeze(1), dim=-1)  # (C, D)
     cosines = (vectors @ whole.mT).transpose(0, 1)  # (N, C + 1, C): of what is owned, and voices
     owned, mixture = cosines[:, :-1], cosines[:, -1]  # (N, C, C), (N, C)
-    signs = [
+    cues = [
         owned.diagonal(dim1=1, dim2=2),
         _largest(owned.mT),
         _largest(owned),
@@ -254,7 +254,7 @@ def voice_signs(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None)
         _largest(whole @ whole.mT).expand_as(mixture),
         share.mT,
     ]
-    return list(torch.split(torch.stack(signs, -1).transpose(0, 1), counts, 1))
+    return list(torch.split(torch.stack(cues, -1).transpose(0, 1), counts, 1))
 
 
 def _alone(odds: Tensor, blocks: int) -> Tensor:

@@ -115,14 +115,14 @@ class EmbeddingNetwork(nn.Module):
     bins: frequency bins F; width: values a frame that the trunk gives, or values a bin where it is
     `per_bin`; dropout: before the heads.
 
-    A subclass is a trunk: it says what `hear` is. Two heads on one trunk are the chimera network
+    A subclass is a trunk: it says what `encode` is. Two heads on one trunk are the chimera network
     (Luo et al. 2017; Wang, Le Roux, Hershey 2018); a mask head alone is mask inference; anchors
     are those of the anchored attractor network (Luo, Chen, Mesgarani 2018).
     """
 
     mean: Tensor
     std: Tensor
-    causal = False  # hears forward in time only, so that `hear_on` is there for streams
+    causal = False  # hears forward in time only, so that `encode_next` is there for streams
 
     def __init__(
         self, bins: int, width: int, heads: Heads, dropout: float = 0.0, per_bin: bool = False
@@ -149,45 +149,45 @@ class EmbeddingNetwork(nn.Module):
 
         num_sources: C, for a network that gives masks of any number; else that of its head;
         together: so many neighbours of the batch are windows of one mixture and get their masks as
-        one, (B/together, C, together*L, F), while each is heard by itself.
+        one, (B/together, C, together*L, F), while each is encoded by itself.
         """
-        heard = self.hear(features)
+        encoded = self.encode(features)
         count = self.heads.masks if num_sources is None else num_sources
-        embeddings = self.embed(heard) if self.heads.embedding else None
+        embeddings = self.embed(encoded) if self.heads.embedding else None
         if not self.gives_masks(count):
             return Outputs(embeddings, None)
         mixtures = len(features) // together
         joined = (
             None if embeddings is None else embeddings.reshape(mixtures, -1, self.heads.embedding)
         )
-        heard = heard.reshape(mixtures, -1, heard.shape[-1])
-        return Outputs(embeddings, self.infer_masks(heard, count, joined))
+        encoded = encoded.reshape(mixtures, -1, encoded.shape[-1])
+        return Outputs(embeddings, self.infer_masks(encoded, count, joined))
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> what the heads need of each frame (B, L, H)."""
         raise NotImplementedError
 
-    def hear_on(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """As `hear` for the next frames of a stream: features (L, F) -> (L, H), new state.
+    def encode_next(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """As `encode` for the next frames of a stream: features (L, F) -> (L, H), new state.
 
         For trunks that are `causal`.
         """
         raise NotImplementedError
 
-    def embed(self, heard: Tensor) -> Tensor:
-        """What was heard of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
-        v = self._head(self.project, heard).reshape(len(heard), -1, self.heads.embedding)
+    def embed(self, encoded: Tensor) -> Tensor:
+        """What was encoded of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
+        v = self._head(self.project, encoded).reshape(len(encoded), -1, self.heads.embedding)
         if self.heads.activation == "tanh":
             v = v.tanh()
         elif self.heads.activation == "logistic":
             v = v.sigmoid()
         return unit_length(v) if self.heads.unit else v.float()
 
-    def background(self, heard: Tensor) -> Tensor:
+    def background(self, encoded: Tensor) -> Tensor:
         """Encoded frames (B, L, H) -> log odds (B, L*F) that the background dominates a bin."""
-        return self._head(self.background_head, heard).reshape(len(heard), -1).float()
+        return self._head(self.background_head, encoded).reshape(len(encoded), -1).float()
 
-    def frame_counts(self, heard: Tensor) -> Tensor:
+    def frame_counts(self, encoded: Tensor) -> Tensor:
         """Encoded frames (B, L, H) -> logits (B, L, counts) of 0, 1, ... active talkers."""
         raise NotImplementedError
 
@@ -197,18 +197,18 @@ class EmbeddingNetwork(nn.Module):
 
     def infer_masks(
         self,
-        heard: Tensor,
+        encoded: Tensor,
         num_sources: int,
         embeddings: Tensor | None = None,
         centroids: Tensor | None = None,
     ) -> Tensor:
-        """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+        """What was encoded of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
 
         embeddings: (B, L*F, K) of it, where they are there already; centroids: (B, C, K) of the
         sources, where they are known. A mask head needs neither.
         """
         bins = len(self.mean)
-        scores = self._head(self.mask_head, heard).reshape(*heard.shape[:2], bins, num_sources)
+        scores = self._head(self.mask_head, encoded).reshape(*encoded.shape[:2], bins, num_sources)
         return scores.float().softmax(-1).permute(0, 3, 1, 2)
 
     def in_bfloat16(self) -> EmbeddingNetwork:
@@ -221,12 +221,12 @@ class EmbeddingNetwork(nn.Module):
         """A copy whose LSTMs and linear layers multiply 8-bit integers (see precision)."""
         return cast(EmbeddingNetwork, in_int8(self))
 
-    def _head(self, head: nn.Linear, heard: Tensor) -> Tensor:
+    def _head(self, head: nn.Linear, encoded: Tensor) -> Tensor:
         """(B, L, H) -> (B, L, columns * values): of a per-bin trunk (B, L, F, values)."""
-        heard = functional.dropout(heard, self.dropout, self.training)
-        if not torch.is_autocast_enabled(heard.device.type):
-            heard = heard.to(input_dtype(head))
-        if heard.shape[-1] != head.in_features:  # values of all bins, one after the other
-            heard = heard.reshape(*heard.shape[:-1], -1, head.in_features)
-        result: Tensor = head(heard)
+        encoded = functional.dropout(encoded, self.dropout, self.training)
+        if not torch.is_autocast_enabled(encoded.device.type):
+            encoded = encoded.to(input_dtype(head))
+        if encoded.shape[-1] != head.in_features:  # values of all bins, one after the other
+            encoded = encoded.reshape(*encoded.shape[:-1], -1, head.in_features)
+        result: Tensor = head(encoded)
         return result

@@ -46,14 +46,14 @@ class ConvolutionalEmbedding(EmbeddingNetwork):
         )
         self.norm = nn.LayerNorm(width)
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> (B, L, width)."""
         return self._through(features, None)[0]
 
-    def hear_on(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `hear` for the next frames of a stream: features (L, F) -> (L, width), new state."""
-        heard, state = self._through(features.unsqueeze(0), state)
-        return heard[0], state
+    def encode_next(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `encode` for the next frames of a stream: features (L, F) -> (L, width), new state."""
+        encoded, state = self._through(features.unsqueeze(0), state)
+        return encoded[0], state
 
     def _through(self, features: Tensor, state: State | None) -> tuple[Tensor, State]:
         x = ((features - self.mean) / self.std).to(input_dtype(self.enter))

@@ -67,17 +67,17 @@ class DualPathEmbedding(EmbeddingNetwork):
         self.join = nn.ConvTranspose1d(width, PER_BIN, 2 * STRIDE, STRIDE)
         self.near = nn.Conv1d(1, PER_BIN, NEIGHBOURS, padding="same")
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> (B, L, F*PER_BIN)."""
         return self._through(features, None)[0]
 
-    def hear_on(self, features: Tensor, state: States | None = None) -> tuple[Tensor, States]:
-        """As `hear` for the next frames of a stream: (L, F) -> (L, F*PER_BIN), new state."""
+    def encode_next(self, features: Tensor, state: States | None = None) -> tuple[Tensor, States]:
+        """As `encode` for the next frames of a stream: (L, F) -> (L, F*PER_BIN), new state."""
         if state is None:
             zeros = features.new_zeros(1, *self.place.shape)
             state = ((zeros, zeros),) * len(self.blocks)
-        heard, state = self._through(features.unsqueeze(0), state)
-        return heard[0], state
+        encoded, state = self._through(features.unsqueeze(0), state)
+        return encoded[0], state
 
     def _through(self, features: Tensor, state: States | None) -> tuple[Tensor, States]:
         x = ((features - self.mean) / self.std).to(self.place.dtype)

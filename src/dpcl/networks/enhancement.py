@@ -34,11 +34,11 @@ class BLSTMEnhancement(nn.Module):
         """Features of the mixture (B, L, F), of its masked forms (B, C, L, F) -> (B, C, L, F)."""
         pairs = torch.cat([mixture.unsqueeze(1).expand_as(masked), masked], dim=-1)
         pairs = pairs.flatten(0, 1).transpose(0, 1)  # (L, B*C, 2F)
-        heard = lstm_layers(self.lstm, pairs)[0]  # (L, B*C, 2*width)
-        heard = functional.dropout(heard, self.dropout, self.training)
-        if not torch.is_autocast_enabled(heard.device.type):
-            heard = heard.to(input_dtype(self.out))
-        scores: Tensor = self.out(heard)
+        encoded = lstm_layers(self.lstm, pairs)[0]  # (L, B*C, 2*width)
+        encoded = functional.dropout(encoded, self.dropout, self.training)
+        if not torch.is_autocast_enabled(encoded.device.type):
+            encoded = encoded.to(input_dtype(self.out))
+        scores: Tensor = self.out(encoded)
         return scores.float().transpose(0, 1).reshape(masked.shape)
 
 

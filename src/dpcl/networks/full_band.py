@@ -89,7 +89,7 @@ class FullBandEmbedding(EmbeddingNetwork):
         if heads.counts:
             self.count_head = CountHead(width, self.bands, heads.counts)
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         """features (B, L, F) -> normalised features and band values (B, L, F + N*D)."""
         normal = (features - self.mean) / self.std
         x = self.split(overlapping_bands(normal.to(input_dtype(self.split)), STRIDE)) + self.place
@@ -97,30 +97,30 @@ class FullBandEmbedding(EmbeddingNetwork):
             x = functional.dropout(block(x), self.dropout, self.training)
         return torch.cat([normal.to(x.dtype), self.norm(x).flatten(-2)], dim=-1)
 
-    def embed(self, heard: Tensor) -> Tensor:
+    def embed(self, encoded: Tensor) -> Tensor:
         """Encoded frames (B, L, F + N*D) -> embeddings (B, L*F, K), float32 rows of length one."""
-        size, batch, frames = self.heads.embedding, len(heard), heard.shape[1]
-        normal, bands = self._parts(heard)
+        size, batch, frames = self.heads.embedding, len(encoded), encoded.shape[1]
+        normal, bands = self._parts(encoded)
         joined = self._to_bins(self.project(bands), size)  # (B, L, F, K)
         near = self.near(normal.to(self.near.weight.dtype).reshape(-1, 1, normal.shape[-1]))
         vectors = joined.float() + near.view(batch, frames, size, -1).mT.float()
         return unit_length(vectors.reshape(batch, -1, size))
 
-    def background(self, heard: Tensor) -> Tensor:
+    def background(self, encoded: Tensor) -> Tensor:
         """Encoded frames (B, L, H) -> log odds (B, L*F) that the background dominates a bin."""
-        joined = self._to_bins(self.background_head(self._parts(heard)[1]), 1)  # (B, L, F, 1)
+        joined = self._to_bins(self.background_head(self._parts(encoded)[1]), 1)  # (B, L, F, 1)
         return joined.float().flatten(1)
 
-    def frame_counts(self, heard: Tensor) -> Tensor:
+    def frame_counts(self, encoded: Tensor) -> Tensor:
         """Encoded frames (B, L, H) -> logits (B, L, counts) of 0, 1, ... active talkers."""
-        counts: Tensor = self.count_head(self._parts(heard)[1])
+        counts: Tensor = self.count_head(self._parts(encoded)[1])
         return counts.float()
 
-    def _parts(self, heard: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded frames (B, L, F + N*D) -> normalised features (B, L, F), bands (B, L, N, D)."""
         bins = len(self.mean)
-        bands = heard[..., bins:].reshape(*heard.shape[:-1], self.bands, -1)
-        return heard[..., :bins], bands.to(input_dtype(self.split))
+        bands = encoded[..., bins:].reshape(*encoded.shape[:-1], self.bands, -1)
+        return encoded[..., :bins], bands.to(input_dtype(self.split))
 
     def _to_bins(self, bands: Tensor, values: int) -> Tensor:
         """Bands (B, L, N, 2*STRIDE*values) -> the sum of both bands of a bin (B, L, F, values)."""

@@ -191,11 +191,13 @@ class BLSTMEmbedding(EmbeddingNetwork):
             dropout=dropout if layers > 1 else 0.0,
         )
 
-    def hear(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         """The recurrent part: features (B, L, F) -> (B, L, D*width), few numbers for a frame."""
         x = ((features - self.mean) / self.std).transpose(0, 1)  # (L, B, F)
         return lstm_layers(self.lstm, x)[0].transpose(0, 1)
 
-    def hear_on(self, features: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
-        """As `hear` for the next frames of a stream: features (L, F) -> (L, width), new state."""
+    def encode_next(
+        self, features: Tensor, state: LSTMState | None = None
+    ) -> tuple[Tensor, LSTMState]:
+        """As `encode` for the next frames of a stream: features (L, F) -> (L, width), new state."""
         return lstm_frames(self.lstm, (features - self.mean) / self.std, state)

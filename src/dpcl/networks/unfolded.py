@@ -63,18 +63,18 @@ class Unfolded(EmbeddingNetwork):
             bins = len(self.mean)
             self.enhance = kind(bins, settings.layers, settings.width, settings.dropout)
 
-    def hear(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> these and what the trunk heard, side by side (B, L, F + H)."""
-        return torch.cat([features, super().hear(features)], dim=-1)
+    def encode(self, features: Tensor) -> Tensor:
+        """features (B, L, F) -> these and what the trunk encoded, side by side (B, L, F + H)."""
+        return torch.cat([features, super().encode(features)], dim=-1)
 
-    def hear_on(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """As `hear` for the next frames of a stream: features (L, F) -> (L, F + H), new state."""
-        heard, state = super().hear_on(features, state)
-        return torch.cat([features, heard], dim=-1), state
+    def encode_next(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """As `encode` for the next frames of a stream: features (L, F) -> (L, F + H), new state."""
+        encoded, state = super().encode_next(features, state)
+        return torch.cat([features, encoded], dim=-1), state
 
-    def embed(self, heard: Tensor) -> Tensor:
-        """What was heard of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
-        return super().embed(heard[..., len(self.mean) :])
+    def embed(self, encoded: Tensor) -> Tensor:
+        """What was encoded of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
+        return super().embed(encoded[..., len(self.mean) :])
 
     def gives_masks(self, num_sources: int) -> bool:
         """Any number: the masks come from the clustering."""
@@ -82,20 +82,20 @@ class Unfolded(EmbeddingNetwork):
 
     def infer_masks(
         self,
-        heard: Tensor,
+        encoded: Tensor,
         num_sources: int,
         embeddings: Tensor | None = None,
         centroids: Tensor | None = None,
     ) -> Tensor:
-        """What was heard of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+        """What was encoded of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
 
         embeddings: (B, L*F, K), if they are there; centroids: (B, C, K), where they are known, in
         whose order the masks come. No step moves these: they may be of a long recording, and in a
         window in which one source is silent they would share out the others.
         """
-        features = heard[..., : len(self.mean)].float()
+        features = encoded[..., : len(self.mean)].float()
         if embeddings is None:
-            embeddings = self.embed(heard)
+            embeddings = self.embed(encoded)
         # Features are log magnitudes relative to the loudest bin.
         weights = bin_weights(features.exp(), self.unfolding.weighting, self.unfolding.floor_db)
         alpha = self.log_alpha.float().exp()

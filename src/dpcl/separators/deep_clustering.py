@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.alone import alone_centroids
-from dpcl.clustering.count import count_sources, frame_signs
+from dpcl.clustering.count import count_sources, frame_cues
 from dpcl.clustering.kmeans import kmeans
+from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model
-from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_signs
+from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_cues
 from dpcl.networks.precision import fastest, input_dtype
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.base import Analyses, Analysis, Link, Separator, WindowSeparator
 from dpcl.separators.linking import STRETCH, Sample, Sampling, join_samples
 from dpcl.separators.masks import (
     active_masks,
-    both,
-    held_back,
-    in_order_of,
-    nearest_masks,
-    similarities,
+    gate,
+    geometric_mean,
+    mask_logits,
+    masks_from_centroids,
+    match_order,
 )
 from dpcl.signal.bins import bin_weights, level_weights
 from dpcl.signal.features import FLOOR, first_bin, loud_level
@@ -112,7 +112,7 @@ class DeepClustering(Separator):
         magnitudes = spectra.abs().mean(1)  # (W, L, F)
         network = self.model.network
         features = self._features(magnitudes).to(network.mean.device)
-        return network.hear(features).cpu(), magnitudes
+        return network.encode(features).cpu(), magnitudes
 
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
         """Count the sources, cluster a sample of all windows, find who is active when."""
@@ -168,7 +168,9 @@ class DeepClustering(Separator):
         if self.model.settings.masks.head != "embedding":
             return self._joined(encoded, centroids)[0]
         blocks = self._embedded(encoded)
-        return torch.cat([self._of_bins(nearest_masks, x, centroids) for x in blocks], dim=2)[0]
+        return torch.cat(
+            [self._of_bins(masks_from_centroids, x, centroids) for x in blocks], dim=2
+        )[0]
 
     def embeddings(self, analysis: Analysis) -> Tensor | None:
         """Return the embeddings (L, F, K) of one window; None where its analysis was replaced."""
@@ -210,7 +212,7 @@ class DeepClustering(Separator):
             weights: (N,).
             frames: (N,), the frame of each embedding.
             most: limit.
-            more: signs of the frame-wise head, where there is one.
+            more: cues of the frame-wise head, where there is one.
         """
         settings = self.model.settings.count
         if settings is None:
@@ -228,12 +230,12 @@ class DeepClustering(Separator):
         """Cluster embeddings ([B,] N, K) of weights ([B,] N) into centroids ([B,] C, K).
 
         stretches: (N,), the stretch of time of each embedding of one long recording, in which
-        k-means may look for those with one source alone (see alone_centroids).
+        k-means may look for those with one source alone (see solo_centroids).
         """
         if self.model.settings.masks.centroids == "kmeans":
             if stretches is not None:
                 whitening = self._whitening(embeddings)
-                return alone_centroids(embeddings, weights, stretches, num_sources, whitening)
+                return solo_centroids(embeddings, weights, stretches, num_sources, whitening)
             return kmeans(embeddings, num_sources, weights).centroids
         anchors = self.model.network.anchors.to(embeddings.device)
         if embeddings.ndim == 2:
@@ -265,7 +267,7 @@ class DeepClustering(Separator):
         probabilities, totals, kept = zip(*analyses.map(of_window), strict=True)
         total = torch.stack(totals).sum()
         share = 1 - torch.stack(kept).sum() / total.clamp_min(1e-9)
-        return frame_signs(torch.cat(probabilities), share)
+        return frame_cues(torch.cat(probabilities), share)
 
     def _background(self, encoded: Tensor) -> Tensor:
         """Encoded frames (L, H) -> probability (L, F) that the background dominates a bin."""
@@ -283,13 +285,13 @@ class DeepClustering(Separator):
         """Log odds (C, l) of every window; its analysis becomes the mask logits (C, L, F)."""
         activity = self.model.activity
         assert activity is not None
-        signs: list[Tensor] = []
+        cues: list[Tensor] = []
         voices: list[Voices] = []
         found = analyses.replace(lambda _, analysis: self._talkers(analysis, centroids))
         for told, voice in found:
-            signs.append(told)
+            cues.append(told)
             voices.append(voice)
-        return activity.who_talks(signs, voices, analyses.each)
+        return activity.detect_activity(cues, voices, analyses.each)
 
     def _talkers(
         self, analysis: Analysis, centroids: Tensor
@@ -302,12 +304,12 @@ class DeepClustering(Separator):
             whitening = torch.eye(centroids.shape[-1]).to(centroids)
         logits, some = [], []
         for block in self._embedded(encoded[None]):
-            logits.append(self._of_bins(similarities, block, centroids[None])[0])
+            logits.append(self._of_bins(mask_logits, block, centroids[None])[0])
             some.append(block[0, ::VOICE_STRIDE])
         embeddings = torch.cat(some)  # (l', F, K)
         every = STRIDE // VOICE_STRIDE
         audible = self.audible(magnitude)[::STRIDE]
-        signs = cluster_signs(embeddings[::every], audible, centroids, whitening)
+        cues = cluster_cues(embeddings[::every], audible, centroids, whitening)
         masks = (SOFT * functional.normalize(centroids, dim=-1) @ embeddings.mT).softmax(1)
         voice = self.model.activity.voice
         levels, loudness = voice.levels(masks.transpose(0, 1), magnitude[::VOICE_STRIDE])
@@ -316,14 +318,14 @@ class DeepClustering(Separator):
         else:
             own = self._logits(encoded[None], centroids[None])[0]
         kept = (own, self._background(encoded)) if self.background else (own,)
-        return kept, (signs, Voices(voice(levels), loudness))
+        return kept, (cues, Voices(voice(levels), loudness))
 
     def _gated(self, logits: Tensor, odds: Tensor) -> Tensor:
         """Mask logits (C, L, F), log odds (C, l) -> masks without the sources that are silent."""
         around = round(STEADY * self.sample_rate / (self.stft.hop * STRIDE))
         odds = functional.pad(odds, (around, around), mode="replicate")
         steady = functional.avg_pool1d(odds, 2 * around + 1, 1)
-        return held_back(logits, functional.logsigmoid(DECIDED * steady), STRIDE)
+        return gate(logits, functional.logsigmoid(DECIDED * steady), STRIDE)
 
     def _whitening(self, like: Tensor) -> Tensor | None:
         """The model's (K, K), if it has one, in the precision and on the device of `like`."""
@@ -335,7 +337,7 @@ class DeepClustering(Separator):
         if self.model.settings.masks.head != "embedding":
             return self._joined(encoded, centroids).clamp_min(FLOOR).log()
         blocks = self._embedded(encoded)
-        return torch.cat([self._of_bins(similarities, x, centroids) for x in blocks], dim=2)
+        return torch.cat([self._of_bins(mask_logits, x, centroids) for x in blocks], dim=2)
 
     def _embedded(self, encoded: Tensor) -> Iterator[Tensor]:
         """(B, L, H) -> embeddings (B, FRAMES, F, K) of its frames, the last ones fewer."""
@@ -358,15 +360,15 @@ class DeepClustering(Separator):
             centroids.shape[1],
         )
         embeddings = self.embed(encoded)
-        masks = nearest_masks(embeddings, centroids, settings)
+        masks = masks_from_centroids(embeddings, centroids, settings)
         masks = masks.view(*masks.shape[:2], encoded.shape[1], -1)
         if settings.head == "embedding" or not network.gives_masks(num_sources):
             return masks
         device = network.mean.device
         given = (tensor.to(device) for tensor in (embeddings, centroids))
         inferred = network.infer_masks(encoded.to(device), num_sources, *given).cpu()
-        own = in_order_of(inferred, masks)
-        return own if settings.head == "masks" else both(own, masks)
+        own = match_order(inferred, masks)
+        return own if settings.head == "masks" else geometric_mean(own, masks)
 
     def _features(self, spectrum: Tensor) -> Tensor:
         return self.model.settings.signal.features(spectrum).float()
@@ -390,5 +392,5 @@ class MaskNetwork(WindowSeparator):
                 " use one with embeddings, which serves any number"
             )
         features = self.model.settings.signal.features(spectrum[None]).float()
-        encoded = network.hear(features.to(network.mean.device))
+        encoded = network.encode(features.to(network.mean.device))
         return network.infer_masks(encoded, num_sources)[0].cpu()

@@ -9,7 +9,7 @@ from dpcl.errors import InputError
 from dpcl.model import Model
 from dpcl.separators.base import Context, WindowSeparator, need_number
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.masks import nearest_masks
+from dpcl.separators.masks import masks_from_centroids
 
 SEGMENT = 100  # frames
 
@@ -57,7 +57,7 @@ class LocalClustering(WindowSeparator):
         points = vectors.flatten(0, 1)[None]  # (1, L*F, K)
         count = len(self.references)
         centroids = self.separator.centroids(points, count, weights.reshape(1, -1))
-        masks = nearest_masks(points, centroids, self.separator.model.settings.masks)
+        masks = masks_from_centroids(points, centroids, self.separator.model.settings.masks)
         return masks[0].view(count, *weights.shape)
 
 

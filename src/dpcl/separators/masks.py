@@ -11,7 +11,7 @@ from torch.nn import functional
 from dpcl.model import MaskSettings
 
 
-def nearest_masks(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
+def masks_from_centroids(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
     """embeddings (B, N, K), centroids (B, C, K) -> masks (B, C, N), adding up to one in each bin.
 
     Binary ones (sharpness None) say which centroid is nearest; soft ones share a bin by its
@@ -21,17 +21,17 @@ def nearest_masks(embeddings: Tensor, centroids: Tensor, settings: MaskSettings)
         distances = torch.cdist(embeddings, centroids)  # (B, N, C)
         nearest = distances.argmin(-1)
         return functional.one_hot(nearest, centroids.shape[1]).to(embeddings.dtype).mT
-    return similarities(embeddings, centroids, settings).softmax(1)
+    return mask_logits(embeddings, centroids, settings).softmax(1)
 
 
-def similarities(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
+def mask_logits(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
     """embeddings (B, N, K), centroids (B, C, K) -> the log of soft masks, up to a constant."""
     if settings.similarity == "cosine":
         centroids = functional.normalize(centroids, dim=-1)
     return (settings.sharpness or 1.0) * (centroids @ embeddings.mT)
 
 
-def in_order_of(masks: Tensor, clustered: Tensor) -> Tensor:
+def match_order(masks: Tensor, clustered: Tensor) -> Tensor:
     """The masks (B, C, ...) of each item, put in the order in which they agree most with others.
 
     clustered: (B, C, ...), masks of the same sources in the order that is wanted. Agreement is the
@@ -47,7 +47,7 @@ def in_order_of(masks: Tensor, clustered: Tensor) -> Tensor:
     return torch.stack([item[order] for item, order in zip(masks, orders, strict=True)])
 
 
-def both(masks: Tensor, clustered: Tensor) -> Tensor:
+def geometric_mean(masks: Tensor, clustered: Tensor) -> Tensor:
     """The geometric mean of two sets of masks (B, C, ...), scaled to add up to one in each bin."""
     return (0.5 * (masks.clamp_min(1e-6).log() + clustered.clamp_min(1e-6).log())).softmax(1)
 
@@ -57,7 +57,7 @@ def both(masks: Tensor, clustered: Tensor) -> Tensor:
 ENOUGH = 0.3
 EVEN = 0.9
 LEAST = 1e-3  # activity of a source that has no bin
-SILENT = 1e-5  # of one that is known not to talk, see held_back
+SILENT = 1e-5  # of one that is known not to talk, see gate
 STEPS = 3
 STRIDE = 4  # one frame of so many tells who is active
 
@@ -84,10 +84,10 @@ def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
         ).view_as(owned)
         share = around / around.sum(-2, keepdim=True).clamp_min(torch.finfo(owned.dtype).tiny)
         activity = (share / enough).clamp(LEAST, 1).unsqueeze(-1)
-    return held_back(scores, activity.squeeze(-1).log(), STRIDE)
+    return gate(scores, activity.squeeze(-1).log(), STRIDE)
 
 
-def held_back(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
+def gate(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
     """Masks (..., C, L, F) of scores (..., C, L, F) and the log activity (..., C, l) of every
     stride-th frame, which holds until the next."""
     each = activity.clamp_min(math.log(SILENT)).repeat_interleave(stride, -1)

@@ -13,7 +13,7 @@ from dpcl.clustering.online import OnlineClusters, follow, start
 from dpcl.errors import InputError
 from dpcl.model import Model
 from dpcl.separators.base import WindowSeparator
-from dpcl.separators.masks import nearest_masks
+from dpcl.separators.masks import masks_from_centroids
 from dpcl.signal.bins import weigh
 from dpcl.signal.features import running_log_magnitude
 
@@ -23,7 +23,7 @@ class StreamState:
     """All that the masks of the next frames depend on."""
 
     clusters: OnlineClusters
-    network: Any = None  # the state of its hear_on
+    network: Any = None  # the state of its encode_next
     loudest: Tensor | None = None  # () natural log of the loudest bin so far
 
 
@@ -72,14 +72,14 @@ class OnlineDeepClustering(WindowSeparator):
         with torch.no_grad():
             hop = self.stft.hop / self.sample_rate
             features, loudest = running_log_magnitude(magnitude, hop, state.loudest)
-            hidden, network = self.model.network.hear_on(features.float(), state.network)
+            hidden, network = self.model.network.encode_next(features.float(), state.network)
             embeddings = self.model.network.embed(hidden[:, None])  # (L, F, K)
             # Relative to the loudest so far, as the features are: bin_weights would look ahead.
             audible = features >= settings.floor_db / 20 * math.log(10)
             relative = torch.where(audible, features.exp(), torch.zeros_like(features))
             weights = weigh(relative, settings.weighting)
             centroids, clusters = follow(embeddings, weights, state.clusters, hop)  # (L, C, K)
-            masks = nearest_masks(embeddings, centroids, settings)  # (L, C, F)
+            masks = masks_from_centroids(embeddings, centroids, settings)  # (L, C, F)
             known = centroids.any(-1).any(-1)  # (L,)
             masks = torch.where(known[:, None, None], masks, 1 / centroids.shape[1])
         return masks.transpose(0, 1), StreamState(clusters, network, loudest)

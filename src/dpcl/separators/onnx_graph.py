@@ -81,14 +81,14 @@ class _Graph(nn.Module):
         heads = model.network.heads
         self.outputs = ["embeddings"] * bool(heads.embedding) + ["masks"] * bool(heads.masks)
 
-    def read(self, heard: Tensor) -> list[Tensor]:
-        """What was heard (1, L, H) -> what the heads say of it: (L, F, K), (L, C, F)."""
+    def read(self, encoded: Tensor) -> list[Tensor]:
+        """What was encoded (1, L, H) -> what the heads say of it: (L, F, K), (L, C, F)."""
         network, heads = self.network, self.network.heads
         said = []
         if heads.embedding:
-            said.append(network.embed(heard).view(-1, len(network.mean), heads.embedding))
+            said.append(network.embed(encoded).view(-1, len(network.mean), heads.embedding))
         if heads.masks:
-            said.append(network.infer_masks(heard, heads.masks)[0].transpose(0, 1))
+            said.append(network.infer_masks(encoded, heads.masks)[0].transpose(0, 1))
         return said
 
 
@@ -103,7 +103,7 @@ class _Whole(_Graph):
 
     def forward(self, magnitude: Tensor) -> list[Tensor]:
         features = self.signal.features(magnitude.unsqueeze(0))
-        return self.read(self.network.hear(features))
+        return self.read(self.network.encode(features))
 
 
 class _Step(_Graph):
@@ -112,8 +112,8 @@ class _Step(_Graph):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         magnitude = torch.rand(len(self.network.mean))
-        _, state = self.network.hear_on(magnitude[None])
-        _, later = self.network.hear_on(magnitude[None], state)
+        _, state = self.network.encode_next(magnitude[None])
+        _, later = self.network.encode_next(magnitude[None], state)
         leaves, self.layout = tree_flatten(state)
         # What a network merely keeps at hand stays the same from frame to frame.
         self.kept = [
@@ -128,16 +128,18 @@ class _Step(_Graph):
         self.fade = 10 ** (-FORGETTING / 20 * self.signal.hop / self.signal.sample_rate)
 
     def forward(self, magnitude: Tensor, loudest: Tensor, *states: Tensor) -> list[Tensor]:
-        # As running_log_magnitude, but not in logarithms: zero is then where nothing was heard.
+        # As running_log_magnitude, but not in logarithms: zero is then where nothing was encoded.
         loudest = torch.maximum(self.fade * loudest, magnitude.amax())
         level = torch.where(loudest > 0, loudest, torch.ones_like(loudest))
         features = (magnitude / level).clamp_min(FLOOR).log()
         given = iter(states)
         leaves = [next(given) if kept is None else kept for kept in self.kept]
-        heard, state = self.network.hear_on(features[None], tree_unflatten(leaves, self.layout))
+        encoded, state = self.network.encode_next(
+            features[None], tree_unflatten(leaves, self.layout)
+        )
         after = zip(tree_leaves(state), self.kept, strict=True)
         return [
-            *(said[0] for said in self.read(heard[None])),
+            *(said[0] for said in self.read(encoded[None])),
             loudest,
             *(x for x, kept in after if kept is None),
         ]

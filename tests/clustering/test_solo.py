@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.alone import alone_centroids, whiten
 from dpcl.clustering.kmeans import kmeans
+from dpcl.clustering.solo import solo_centroids, whiten
 
 PLACES = functional.normalize(torch.tensor([[1.0, 0.0, 0.2], [0.0, 1.0, 0.2], [0.6, 0.6, -0.5]]))
 
@@ -35,7 +35,7 @@ def furthest(centroids: Tensor) -> float:
 def test_overlap_does_not_draw_the_centroids_together() -> None:
     points, stretches = conversation(20, 20, blur=0.6)
     weights = torch.ones(len(points))
-    ours = alone_centroids(points, weights, stretches, 3)
+    ours = solo_centroids(points, weights, stretches, 3)
     assert furthest(ours) < 0.03
     assert furthest(kmeans(points, 3, weights).centroids) > 2 * furthest(ours)
 
@@ -44,7 +44,7 @@ def test_a_source_that_is_never_alone_is_found_nevertheless() -> None:
     """Two are alone by turns, the third speaks with one of them only: three places all the same."""
     points, stretches = conversation(40, 40, blur=0.0)
     alone = (stretches % 3 == 2) & (stretches < 120)  # the third one's own stretches
-    centroids = alone_centroids(
+    centroids = solo_centroids(
         points[~alone], torch.ones(int((~alone).sum())), stretches[~alone], 3
     )
     assert furthest(centroids) < 0.1
@@ -54,8 +54,8 @@ def test_few_stretches_and_silence_are_those_of_kmeans() -> None:
     points, stretches = conversation(2, 0, blur=0.0)
     weights = torch.ones(len(points))
     expected = kmeans(points, 3, weights).centroids
-    assert torch.equal(alone_centroids(points, weights, stretches, 3), expected)
-    silent = alone_centroids(points, torch.zeros(len(points)), stretches, 3)
+    assert torch.equal(solo_centroids(points, weights, stretches, 3), expected)
+    silent = solo_centroids(points, torch.zeros(len(points)), stretches, 3)
     assert silent.isfinite().all()
 
 
@@ -63,9 +63,9 @@ def test_points_without_weight_do_not_matter() -> None:
     points, stretches = conversation(20, 20, blur=0.6)
     weights = torch.ones(len(points))
     weights[::7] = 0
-    expected = alone_centroids(points, weights, stretches, 3)
+    expected = solo_centroids(points, weights, stretches, 3)
     points[::7] = 100.0
-    torch.testing.assert_close(alone_centroids(points, weights, stretches, 3), expected)
+    torch.testing.assert_close(solo_centroids(points, weights, stretches, 3), expected)
 
 
 def test_a_drift_that_was_learned_does_not_part_a_source() -> None:
@@ -78,8 +78,8 @@ def test_a_drift_that_was_learned_does_not_part_a_source() -> None:
     points = (places + drift)[stretches] + noise
     weights = torch.ones(len(points))
     scatter = torch.tensor([[0.09, 0.0], [0.0, 1e-4]])
-    informed = alone_centroids(points, weights, stretches, 3, whiten(scatter, 1e-3))
-    plain = alone_centroids(points, weights, stretches, 3)
+    informed = solo_centroids(points, weights, stretches, 3, whiten(scatter, 1e-3))
+    plain = solo_centroids(points, weights, stretches, 3)
     expected = torch.tensor([0.0, 0.4, 0.8])
     torch.testing.assert_close(informed[:, 1].sort().values, expected, atol=0.02, rtol=0)
     assert (plain[:, 1].sort().values - expected).abs().max() > 0.1

@@ -15,7 +15,7 @@ LOOSEST = 1.4  # inertia, of that of k-means on all points, beyond which these d
 JUDGES = 4  # one point of so many judges of that, which saves most of the time of this
 
 
-def alone_centroids(
+def solo_centroids(
     points: Tensor,
     weights: Tensor,
     stretches: Tensor,
