@@ -10,6 +10,11 @@ from pathlib import Path
 from dpcl.apps.files import refuse_existing
 from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cached import Report, ScoreStore, Work, score_all, spread, unknown_rows
+from dpcl.evaluation.conditions import (
+    conditions_markdown,
+    conditions_report,
+    score_conditions,
+)
 from dpcl.evaluation.evaluate import sample_rate, write_files, write_results
 from dpcl.evaluation.examples import separated, truth
 from dpcl.evaluation.experiment import Experiment, System, find_list
@@ -17,6 +22,7 @@ from dpcl.evaluation.perceptual import check_measures
 from dpcl.evaluation.report import Example, report_files
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
 from dpcl.evaluation.table import Group, group_by, make_table, table_markdown
+from dpcl.mixtures.condition_lists import derive_lists, read_conditions
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import MixtureRow, check_files
 from dpcl.separators.load import LOCAL, named_separator
@@ -98,6 +104,8 @@ def run_experiment(
     Raises InputError for a report that exists (unless `force`), files that are missing, a corpus
     with too few talkers, and what cannot be scored; what was scored before that is kept.
     """
+    if experiment.conditions is not None:
+        return _run_conditions(experiment, places, limit, metrics, workers, force, report)
     for name in ("report.md", "report.csv", "report.html"):
         refuse_existing(places.out / name, force)
     need_package("show", "the report has pictures, which need", "matplotlib")
@@ -159,6 +167,39 @@ def run_experiment(
         "\n".join(f"**{table.list}**\n\n{table_markdown(table)}" for table in tables),
         tuple(dict.fromkeys(note for of in notes.values() for note in of)),
     )
+
+
+def _run_conditions(
+    experiment: Experiment,
+    places: Places,
+    limit: int | None,
+    metrics: tuple[str, ...],
+    workers: int,
+    force: bool,
+    report: Report,
+) -> Done:
+    """Score all systems that there are under all conditions; see dpcl.evaluation.conditions."""
+    if metrics:
+        raise InputError(
+            f"--metrics: experiment {experiment.name} has SI-SDR only; leave the option out"
+        )
+    for name in ("report.md", "report.csv"):
+        refuse_existing(places.out / name, force)
+    named = {system.name: _separator(system, places) for system in experiment.systems}
+    settings = read_conditions(places.lists / f"{experiment.conditions}.yaml")
+    lists = derive_lists(settings, places.lists, limit)
+    for rows in lists.values():
+        check_files(rows, places.corpus)
+    there = {name: separator for name, separator in named.items() if separator is not None}
+    results = score_conditions(
+        there, settings, lists, places.corpus, places.cache, workers or _cores(), report
+    )
+    files = conditions_report(experiment, results)
+    write_files(places.out, files)
+    missing = [name for name, separator in named.items() if separator is None]
+    notes = [f"{name} is not trained; add --train" for name in missing]
+    outputs = tuple(places.out / name for name in files)
+    return Done(outputs, conditions_markdown(experiment, results), tuple(notes))
 
 
 def _cores() -> int:

@@ -37,7 +37,7 @@ def render_files(
     """
     sources = max(len(row.sources) for row in rows)
     names = ["mix", *(f"s{k + 1}" for k in range(sources))]
-    names += ["noise"] if any(row.noise for row in rows) else []
+    names += ["noise"] if any(row.has_background for row in rows) else []
     with all_or_none(out, names, force) as aside:
         render_list(rows, root, aside, rate, progress)
 

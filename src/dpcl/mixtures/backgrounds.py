@@ -121,7 +121,7 @@ def coloured_noise(
     shape = np.maximum(frequencies, np.float32(_FLATTEST)) ** np.float32(-slope / 2.0)
     spectrum = rng.standard_normal((len(frequencies), 2), np.float32).view(np.complex64)[:, 0]
     noise = np.asarray(irfft(spectrum * shape, length), np.float32)
-    return noise[:samples] / noise.std()
+    return np.asarray(noise[:samples] / noise.std(), np.float32)
 
 
 def swelling(rng: np.random.Generator, samples: int, sample_rate: int) -> NDArray[np.float32]:

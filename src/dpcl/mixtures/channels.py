@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import butter, lfilter, sosfilt
 
 from dpcl.errors import InputError, need_package
@@ -28,7 +29,7 @@ _PEAK = 0.8  # of full scale at the input of a codec
 
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
-_LONGEST_LAG = 0.1  # s, upper limit of the delay that is removed from an FFmpeg codec
+_LONGEST_LAG = 0.2  # s, upper limit of the delay of a codec
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def gain_controlled(
     gain_db = np.clip(-10.0 * np.log10(np.maximum(level, _QUIET)), -depth_db, depth_db)
     places = (np.arange(count) + 0.5) * block
     gains = 10.0 ** (np.interp(np.arange(len(samples)), places, gain_db) / 20.0)
-    return samples * gains.astype(np.float32)
+    return np.asarray(samples * gains, np.float32)
 
 
 def clipped(mixture: Samples, percent: float) -> Samples:
@@ -325,9 +326,9 @@ def _through_ffmpeg(samples: Samples, codec: _FFmpegCodec, kbits: float) -> Samp
 def _aligned(decoded: Samples, original: Samples, rate: int) -> Samples:
     """Remove the delay of a codec: the lag of the largest cross-correlation."""
     most = round(_LONGEST_LAG * rate)
-    size = len(decoded) + len(original)
-    product = np.fft.rfft(decoded, size) * np.conj(np.fft.rfft(original, size))
-    lag = int(np.argmax(np.fft.irfft(product, size)[: most + 1]))
+    size = next_fast_len(len(decoded) + len(original), real=True)
+    product = rfft(decoded, size) * np.conj(rfft(original, size))
+    lag = int(np.argmax(irfft(product, size)[: most + 1]))
     return decoded[lag:]
 
 

@@ -406,7 +406,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         kind = kinds[int(rng.choice(len(kinds), p=np.array([*settings.shares.values()])))]
         if kind == "babble":
             assert self._babble is not None
-            noise = self._voices(rng, item + _STREAMS)
+            noise: Samples = self._voices(rng, item + _STREAMS)
             if rng.random() < 0.6:  # reversed, more voices are no further talkers
                 noise = noise + np.float32(0.8) * self._voices(rng, item + 2 * _STREAMS)[::-1]
             return noise
@@ -424,7 +424,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             noise = noise + np.float32(rng.uniform(0.2, 1.0)) * other
         if self.rooms is not None and rng.random() < settings.own_room:
             noise = self._in_room(rng, noise[None])[0]
-        return noise
+        return np.asarray(noise, np.float32)
 
     def _voices(self, rng: np.random.Generator, item: int) -> Samples:
         assert self._babble is not None
@@ -462,7 +462,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             if name in settings.codec.kbits:
                 name = f"{name}:{_log_uniform(rng, settings.codec.kbits[name]):.1f}"
             mixture = coded(mixture, self.sample_rate, name)
-        return mixture
+        return np.asarray(mixture, np.float32)
 
 
 def _log_uniform(rng: np.random.Generator, bounds: Range) -> float:

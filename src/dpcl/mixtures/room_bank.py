@@ -80,7 +80,7 @@ def shortest_rt60(size: Triple) -> float:
 
 @dataclass(frozen=True)
 class RoomBank:
-    """Responses of R rooms at P places each, of equal energy; one common delay a room is removed."""
+    """Responses of R rooms at P places each, of equal energy, without their common delay."""
 
     path: Path  # of the .npy, float16
     sample_rate: int
@@ -233,8 +233,8 @@ def room_responses(
 
     All images within the distance that sound travels in `rt60` seconds. The walls reflect such
     that the decay from -5 to -25 dB at the farthest place, extrapolated to 60 dB, takes `rt60`
-    seconds: formulas of diffuse fields are up to 70 % off in shoeboxes. Sound from d metres away arrives after
-    d / 343 m/s.
+    seconds: formulas of diffuse fields are up to 70 % off in shoeboxes. Sound from d metres away
+    arrives after d / 343 m/s.
     """
     volume = math.prod(size)
     exponent = -SABINE * volume / (2.0 * sum(volume / side for side in size) * rt60) / 2.0

@@ -38,8 +38,8 @@ def draw_rooms(
     shortest = shortest_rt60((_SIDES[1], _SIDES[1], _HEIGHT[1]))
     if not shortest < rt60[0] <= rt60[1] < math.inf:
         raise InputError(
-            f"--rt60 {rt60[0]:g} {rt60[1]:g}: not all of the rooms can have this RT60; give the lower"
-            f" first, {math.ceil(shortest * 100) / 100:g} s or more"
+            f"--rt60 {rt60[0]:g} {rt60[1]:g}: not all of the rooms can have this RT60; give the"
+            f" lower limit first, {math.ceil(shortest * 100) / 100:g} s or more"
         )
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
 
