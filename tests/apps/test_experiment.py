@@ -185,15 +185,17 @@ def test_conditions_are_scored_paired_and_kept(
         lines = {(r["system"], r["condition"], r["measure"]): r for r in csv.DictReader(file)}
     name = str(tiny_model)
     assert {key[1:] for key in lines if key[0] == name} == {
-        ("clean", "told"), ("clean", "estimated"),
-        ("telephone", "told"), ("telephone", "difference"), ("telephone", "estimated"),
-        ("pink-0", "told"), ("pink-0", "difference"), ("pink-0", "estimated"), ("pink-0", "more"),
+        ("clean", "given"), ("clean", "estimated"),
+        ("telephone", "given"), ("telephone", "difference"), ("telephone", "estimated"),
+        ("pink-0", "given"), ("pink-0", "difference"), ("pink-0", "estimated"), ("pink-0", "more"),
     }  # fmt: skip
-    assert {key[2] for key in lines if key[0] == "ibm"} == {"told", "difference"}
-    ideal = lines["ibm", "telephone", "told"]
+    assert {key[2] for key in lines if key[0] == "ibm"} == {"given", "difference"}
+    ideal = lines["ibm", "telephone", "given"]
     assert float(ideal["low"]) <= float(ideal["mean"]) <= float(ideal["high"])
     difference = float(lines["ibm", "telephone", "difference"]["mean"])
-    means = [float(lines["ibm", condition, "told"]["mean"]) for condition in ("telephone", "clean")]
+    means = [
+        float(lines["ibm", condition, "given"]["mean"]) for condition in ("telephone", "clean")
+    ]
     assert difference == pytest.approx(means[0] - means[1], abs=2e-4)
     assert "a telephone" in ran.out and "of 3" in ran.out
 

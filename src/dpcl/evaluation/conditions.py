@@ -28,8 +28,8 @@ from dpcl.separators.load import is_oracle, named_separator
 from dpcl.separators.separation import OracleSeparator, Separator
 from dpcl.separators.speaker_dependent import SpeakerDependent
 
-# The number of sources given, estimated, and given as one more for the background.
-Way = Literal["told", "estimated", "more"]
+# Ways to set the number of sources: given, estimated, or one more for the background.
+Way = Literal["given", "estimated", "more"]
 Moved = Callable[[int, int, str], None]  # scores that are there and in all, whose
 
 
@@ -58,8 +58,8 @@ class Result:
     condition: str
     title: str
     mixtures: int
-    told: Interval | None  # SI-SDRi, dB
-    difference: Interval | None  # told, to the plain condition of the same list; None for itself
+    given: Interval | None  # SI-SDRi, dB
+    difference: Interval | None  # given, to the plain condition of the same list; None for itself
     estimated: Interval | None
     right: int | None  # mixtures whose number of sources was estimated right
     more: Interval | None
@@ -120,8 +120,8 @@ def score_conditions(
 def _ways(separator: str, condition: Condition) -> list[Way]:
     """The ways in which a separator is scored under a condition."""
     if is_oracle(separator) or isinstance(named_separator(separator), SpeakerDependent):
-        return ["told"]
-    return ["told", "estimated", *(["more"] if condition.noise else [])]  # type: ignore[list-item]
+        return ["given"]
+    return ["given", "estimated", *(["more"] if condition.noise else [])]  # type: ignore[list-item]
 
 
 def _plain(settings: ConditionLists, condition: Condition) -> str | None:
@@ -142,7 +142,7 @@ def _score(
         if is_oracle(name):
             separation = cast(OracleSeparator, separator)(mixture, references)
         else:
-            number = {"told": len(references), "estimated": None, "more": len(references) + 1}
+            number = {"given": len(references), "estimated": None, "more": len(references) + 1}
             separation = cast(Separator, separator)(mixture, number[way])
     estimates = separation.sources.cpu()
     try:
@@ -195,11 +195,11 @@ def _result(
         scores = [found.get((name, of, row.id, way)) for row in rows]
         return [math.nan if score is None else score.si_sdri for score in scores]
 
-    told = values("told", condition.name)
+    given = values("given", condition.name)
     paired = None
     if plain is not None:
-        others = values("told", plain)
-        paired = interval([a - b for a, b in zip(told, others, strict=True)])
+        others = values("given", plain)
+        paired = interval([a - b for a, b in zip(given, others, strict=True)])
     counted = [
         (score.sources, len(row.sources))
         for row in rows
@@ -210,7 +210,7 @@ def _result(
         condition=condition.name,
         title=condition.title or condition.name,
         mixtures=len(rows),
-        told=interval(told),
+        given=interval(given),
         difference=paired,
         estimated=interval(values("estimated", condition.name)),
         right=sum(a == b for a, b in counted) if counted else None,
@@ -244,7 +244,7 @@ def conditions_markdown(experiment: Experiment, results: Sequence[Result]) -> st
         for r in results:
             if r.system == name:
                 right = "–" if r.right is None else f"{r.right} of {r.mixtures}"
-                cells = [_cell(r.told), _cell(r.difference), _cell(r.estimated), right]
+                cells = [_cell(r.given), _cell(r.difference), _cell(r.estimated), right]
                 lines.append(f"| {' | '.join([r.title, *cells, _cell(r.more)])} |")
         tables.append("\n".join(lines) + "\n")
     return "\n".join(tables)
@@ -263,7 +263,7 @@ def conditions_report(experiment: Experiment, results: Sequence[Result]) -> dict
     writer.writerow(["system", "condition", "mixtures", "right", "measure", "mean", "low", "high"])
     for result in results:
         document = asdict(result)
-        for measure in ("told", "difference", "estimated", "more"):
+        for measure in ("given", "difference", "estimated", "more"):
             value = document[measure]
             if value is not None:
                 right = "" if result.right is None else result.right

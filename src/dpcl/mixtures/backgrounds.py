@@ -29,7 +29,7 @@ class BackgroundSettings(Settings):
     """What is added to the talkers, and how far below them it lies."""
 
     probability: float = Field(default=0.55, ge=0, le=1)  # of a mixture
-    snr_db: Range = (-5.0, 25.0)  # power of all talkers together over that of the background
+    snr_db: Range = (-5.0, 25.0)  # power of all talkers together over the power of the background
     # shares of one sound, two sounds, babble, coloured noise and mains hum; together 1
     shares: dict[str, float] = Field(
         default={"sound": 0.5, "sounds": 0.12, "babble": 0.14, "noise": 0.19, "hum": 0.05}

@@ -121,7 +121,7 @@ class Channel:
 def parse_channel(text: str) -> Channel:
     """Read a channel from `highpass=300`, `band=300-3400|codec=ulaw`, `agc=12|clip=4`, ….
 
-    Raises ValueError with a sentence for what is not a channel.
+    Raises ValueError with a sentence for any other text.
     """
     values: dict[str, Any] = {}
     for word in text.split("|") if text else ():
@@ -256,7 +256,7 @@ def coded(mixture: Samples, sample_rate: int, codec: str) -> Samples:
 
 
 def _codec(text: str) -> tuple[str, _SndfileCodec | _FFmpegCodec, float]:
-    """The name, the codec and the kbit/s of `NAME:KBITS`; ValueError for what is none."""
+    """The name, the codec and the kbit/s of `NAME:KBITS`; ValueError for any other text."""
     name, colon, number = text.partition(":")
     codec: _SndfileCodec | _FFmpegCodec | None = _SNDFILE.get(name) or _FFMPEG.get(name)
     if codec is None:

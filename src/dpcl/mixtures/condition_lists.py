@@ -24,7 +24,7 @@ from dpcl.settings import Settings, read_settings
 
 
 class Condition(Settings):
-    """One condition: a base list, and what is kept of it or set."""
+    """One condition: a base list, the draws to keep of it, and the values to set."""
 
     name: str = Field(min_length=1)
     base: str  # name of a list beside the conditions
@@ -72,7 +72,7 @@ class ConditionLists(Settings):
 
 
 def read_conditions(path: Path) -> ConditionLists:
-    """Read a file of conditions (YAML); InputError for what is wrong in it."""
+    """Read a file of conditions (YAML); InputError that names the wrong key."""
     return read_settings(ConditionLists, path)
 
 

@@ -23,7 +23,7 @@ from scipy.signal import butter, sosfilt
 from dpcl.errors import InputError
 from dpcl.settings import Settings
 
-VERSION = 1  # of what is stored; another number makes every bank anew
+VERSION = 1  # format of a stored bank; another number makes every bank anew
 SPEED_OF_SOUND = 343.0  # m/s
 SABINE = 24.0 * math.log(10.0) / SPEED_OF_SOUND  # s/m
 
