@@ -13,13 +13,11 @@ from torch.utils.data import DataLoader
 import dpcl.errors
 from dpcl.errors import InputError
 from dpcl.mixtures.backgrounds import BackgroundSettings, coloured_noise, mains_hum, read_sounds
+from dpcl.mixtures.condition_settings import BandSettings, CodecSettings, ConditionSettings
 from dpcl.mixtures.conditions import (
-    BandSettings,
-    CodecSettings,
     ConditionedMixture,
     ConditionedMixtures,
     ConditionParts,
-    ConditionSettings,
     prepare_conditions,
 )
 from dpcl.mixtures.corpus import read_corpus

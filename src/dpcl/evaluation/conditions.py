@@ -37,7 +37,9 @@ Moved = Callable[[int, int, str], None]  # scores that are there and in all, who
 class Score:
     """A separator on one mixture."""
 
-    si_sdri: float  # dB, mean over the sources with an estimate; NaN without one
+    si_sdri: (
+        float  # dB, mean over the sources with an estimate; NaN where there is nothing to improve
+    )
     sources: int  # number of sources that the separator returned
 
 
@@ -149,6 +151,8 @@ def _score(
         values = score(estimates, references, mixture).si_sdri
     except InputError as error:
         raise InputError(f"{condition}, mixture {row.id}: {error}") from error
+    if len(references) == 1 and not row.has_background:  # the mixture is the reference
+        values = torch.full_like(values, math.nan)
     there = values[~values.isnan()]
     return Score(float(there.mean()) if len(there) else math.nan, len(estimates))
 
