@@ -138,32 +138,78 @@ def add(
     noise: Annotated[
         Path | None, typer.Option(help="Folder of recordings of noise, below the root.")
     ] = None,
-    snr_db: Annotated[
-        tuple[float, float], typer.Option(help="Of the loudest talker to the noise, from and to.")
+    split: Annotated[
+        str | None, typer.Option(help="Use only the noise of this split of the corpus index.")
+    ] = None,
+    pink: Annotated[bool, typer.Option("--pink", help="Add pink noise.")] = False,
+    babble: Annotated[
+        Path | None, typer.Option(help="List (CSV) whose talkers are the voices of a babble.")
+    ] = None,
+    snr: Annotated[
+        tuple[float, float],
+        typer.Option("--snr", "--snr-db", help="Loudest talker to noise in dB, from and to."),
     ] = (-6.0, 3.0),
     rooms: Annotated[bool, typer.Option("--rooms", help="A simulated room for each.")] = False,
+    rt60: Annotated[
+        tuple[float, float] | None, typer.Option(help="RT60 of the rooms in s, from and to.")
+    ] = None,
+    highpass: Annotated[float, typer.Option(help="Remove what lies below, in Hz.", min=0)] = 0.0,
+    band: Annotated[
+        str, typer.Option(help="Keep only this band in Hz, such as 300-3400.", show_default=False)
+    ] = "",
+    codec: Annotated[
+        str,
+        typer.Option(
+            help="ulaw, alaw, gsm, opus, mp3, amr or g722; opus:16 sets kbit/s.",
+            show_default=False,
+        ),
+    ] = "",
+    agc: Annotated[
+        float, typer.Option(help="Gain control per talker, largest change in dB.", min=0)
+    ] = 0.0,
+    clip: Annotated[float, typer.Option(help="Clip this percentage of the samples.", min=0)] = 0.0,
     seed: Annotated[int, typer.Option(help="Another seed draws others.", min=0)] = 0,
     force: Force = False,
 ) -> None:
-    """Add noise or rooms to the mixtures of a list, frozen in a new one with the same talkers.
+    """Add rooms, noise and a channel to the mixtures of a list. Writes a new list.
 
     Example: **dpcl mix add lists/open2.csv --root corpus --noise corpus/esc10 --out noisy2.csv**
     """
     from dataclasses import replace
 
     from dpcl.io import refuse_existing
+    from dpcl.mixtures.channels import check_codec, parse_channel
     from dpcl.mixtures.lists import read_list, write_list
-    from dpcl.mixtures.noise import draw_noise
+    from dpcl.mixtures.noise import draw_babble, draw_noise, draw_pink
     from dpcl.mixtures.rooms import draw_rooms
 
-    if noise is None and not rooms:
+    if (noise is not None) + pink + (babble is not None) > 1:
+        raise InputError("--noise, --pink, --babble: a mixture has one noise; give one of them")
+    words = {"agc": agc, "highpass": highpass, "band": band, "clip": clip, "codec": codec}
+    text = "|".join(f"{name}={value}" for name, value in words.items() if value)
+    rooms = rooms or rt60 is not None
+    if noise is None and babble is None and not (rooms or pink or text):
         raise InputError("there is nothing to add: give --noise FOLDER, --rooms, or both")
+    try:
+        channel = parse_channel(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if codec:
+        check_codec(codec)
     refuse_existing(out, force)
     rows = [replace(row, list=out.stem) for row in read_list(mixture_list)]
     if rooms:
-        rows = draw_rooms(rows, seed)
+        rows = draw_rooms(rows, seed) if rt60 is None else draw_rooms(rows, seed, rt60)
     if noise is not None:
-        rows = draw_noise(rows, noise, root, seed, snr_db)
+        rows = draw_noise(rows, noise, root, seed, snr, split)
+    elif pink:
+        rows = draw_pink(rows, seed, snr)
+    elif babble is not None:
+        rows = draw_babble(rows, read_list(babble), seed, snr)
+    if text:
+        if any(row.mixture for row in rows):
+            raise InputError(f"{mixture_list}: it is rendered; a channel comes before rendering")
+        rows = [replace(row, channel=channel) for row in rows]
     write_list(rows, out)
     print(out)
 
@@ -258,7 +304,7 @@ def render_files(
 
     sources = max(len(row.sources) for row in rows)
     names = ["mix", *(f"s{k + 1}" for k in range(sources))]
-    names += ["noise"] if any(row.noise for row in rows) else []
+    names += ["noise"] if any(row.has_background for row in rows) else []
     with all_or_none(out, names, force) as aside:
         render_list(rows, root, aside, rate, report)
 

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, atomic, no_report
-from dpcl.mixtures.mixing import mix_sources
-from dpcl.mixtures.noise import add_noise
+from dpcl.mixtures.channels import (
+    Channel,
+    band_limited,
+    check_codec,
+    clipped,
+    coded,
+    gain_controlled,
+)
+from dpcl.mixtures.mixing import mix_sources, scale_to_peak
+from dpcl.mixtures.noise import add_noise, noise_paths, read_noise
 from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rendered import read_rendered, rendered_rows
 from dpcl.mixtures.rooms import reverberant
@@ -101,8 +109,13 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
 
 
 def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
-    """Raise InputError naming the first row, and its file, that is missing below `root`."""
+    """Raise InputError naming the first row, and its file, that is missing below `root`.
+
+    Also for a codec that this installation lacks.
+    """
     for row in rows:
+        if row.channel and row.channel.codec:
+            check_codec(row.channel.codec)
         for path in row_files(row, root):
             if not path.is_file():
                 raise InputError(
@@ -114,7 +127,7 @@ def row_files(row: MixtureRow, root: str | os.PathLike[str]) -> list[Path]:
     """The files that a mixture is made of, below `root`."""
     names = [path for source in row.sources for path in source.paths]
     names += [row.mixture] if row.mixture else []
-    names += [row.noise.path] if row.noise else []
+    names += noise_paths(row.noise) if row.noise else []
     return [parse_part(name, root).path for name in names]
 
 
@@ -126,7 +139,8 @@ def render_mixture(
     Each source is read at that rate, joined with its pauses, cut, heard in its room if it has one
     (see reverberant), brought to its active level and gain; all get one scale (see mix_sources).
     They add up to the mixture, but for the noise if there is any (see add_noise). What was rendered
-    before is read as it is (see read_rendered).
+    before is read as it is (see read_rendered). A channel's band applies to sources and noise, its
+    clipping and codec to the mixture alone.
     Raises InputError naming the row and the file.
     """
     if row.mixture:
@@ -150,18 +164,38 @@ def render_mixture(
                 f" {missing / sample_rate:.3f} s too early; is it the same corpus?"
             )
         signals.append(np.pad(signal, (0, missing)))
+    channel = row.channel or Channel()
+    if channel.agc:
+        signals = [gain_controlled(signal, sample_rate, channel.agc) for signal in signals]
     if row.room:
         signals = reverberant(signals, row.room, sample_rate)
     sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
     if row.noise is None:
-        return sources.sum(axis=0), sources
+        return _through_channel(row, sources, channel, sample_rate)
     try:
-        noise = read_part(parse_part(row.noise.path, root), sample_rate)
-        heard = noise[round(row.noise.start * sample_rate) :]
-        together = add_noise(sources, heard, row.noise.snr_db, sample_rate)
+        noise = read_noise(row.noise, samples, root, sample_rate)
+        together = add_noise(sources, noise, row.noise.snr_db, sample_rate)
     except (InputError, ValueError) as error:
         raise InputError(f"{row.where}: {row.noise.path}: {error}; give another noise.") from error
-    return together.sum(axis=0), together[:-1]
+    return _through_channel(row, together, channel, sample_rate)
+
+
+def _through_channel(
+    row: MixtureRow, parts: NDArray[np.float32], channel: Channel, sample_rate: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mixture (T,) of sources and background (C or C + 1, T), and the sources (C, T)."""
+    if channel.highpass or channel.lowpass:
+        parts = band_limited(parts, sample_rate, channel.highpass, channel.lowpass)
+        parts = scale_to_peak(parts)
+    mixture = parts.sum(axis=0)
+    if channel.clip:
+        mixture = clipped(mixture, channel.clip)
+    if channel.codec:
+        try:
+            mixture = coded(mixture, sample_rate, channel.codec)
+        except InputError as error:
+            raise InputError(f"{row.where}: {error}") from error
+    return mixture, parts[: len(row.sources)]
 
 
 def render_list(
@@ -173,15 +207,15 @@ def render_list(
 ) -> None:
     """Write out/mix/ID.wav and out/s1/ID.wav, out/s2/ID.wav, … of 16 bits, replacing older ones.
 
-    Noise goes to out/noise/ID.wav. Sources and noise are rounded to 16 bits before they are summed,
-    so the files add up bit by bit.
+    Noise, and what clipping and codec add, goes to out/noise/ID.wav. Sources and noise are rounded
+    to 16 bits before they are summed, so the files add up bit by bit.
     """
     out = Path(out)
     check_files(rows, root)
     for done, row in enumerate(rows, 1):
         mixture, sources = render_mixture(row, root, sample_rate)
         named = [(f"s{k}", source) for k, source in enumerate(sources, 1)]
-        if row.noise:
+        if row.has_background:
             named.append(("noise", mixture - sources.sum(axis=0)))
         named = [(folder, np.rint(samples * 32768.0) / 32768.0) for folder, samples in named]
         named.append(("mix", mixture if row.mixture else sum(samples for _, samples in named)))

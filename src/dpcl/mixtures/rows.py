@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dpcl.errors import InputError
+from dpcl.mixtures.channels import Channel, parse_channel
 from dpcl.mixtures.kinds import kind_name
 from dpcl.mixtures.parts import parse_part
 
@@ -17,6 +18,7 @@ KIND_COLUMNS = ("pause", "group")  # so too, in lists that were drawn by kind
 NOISE_COLUMNS = ("noise", "noise_start", "snr_db")
 ROOM_COLUMNS = ("room", "rt60", "microphone")  # and position_1, position_2, …
 CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
+PINK, BABBLE = "pink=", "babble="  # noise other than one recording
 _SABINE = 24.0 * math.log(10.0) / 343.0  # s/m, at 343 m/s
 
 Place = tuple[float, float, float]
@@ -38,7 +40,8 @@ class SourceRow:
 class NoiseRow:
     """The noise of a mixture: a file, or a part of one, from `start` on."""
 
-    path: str  # relative to the corpus root
+    # relative to the corpus root, `pink=SEED`, or `babble=PATH|PATH|…` for all of them at once
+    path: str
     start: float  # s
     snr_db: float  # of the loudest talker to it
 
@@ -68,6 +71,12 @@ class MixtureRow:
     mixture: str = ""
     noise: NoiseRow | None = None
     room: RoomRow | None = None
+    channel: Channel | None = None
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the mixture differs from the sum of its sources."""
+        return self.noise is not None or (self.channel is not None and self.channel.distorts)
 
     @property
     def where(self) -> str:
@@ -143,8 +152,26 @@ class Fields:
             raise self.wrong(column, "one path")
         return path
 
-    def paths(self, column: str) -> tuple[str, ...]:
-        paths = tuple(self.values[column].split("|"))
+    def noise(self, column: str) -> str:
+        """A path, `pink=SEED` or `babble=PATH|PATH|…`."""
+        text = self.values[column]
+        if text.startswith(PINK):
+            if not text.removeprefix(PINK).isdecimal():
+                raise self.wrong(column, f"{PINK} and a whole number")
+            return text
+        if text.startswith(BABBLE):
+            self.paths(column, BABBLE)
+            return text
+        return self.path(column)
+
+    def channel(self, column: str) -> Channel:
+        try:
+            return parse_channel(self.values[column])
+        except ValueError as error:
+            raise InputError(f"{self.where}, column {column}: {error}.") from error
+
+    def paths(self, column: str, prefix: str = "") -> tuple[str, ...]:
+        paths = tuple(self.values[column].removeprefix(prefix).split("|"))
         for path in map(PurePosixPath, paths):
             if not path.name or path.is_absolute() or ".." in path.parts:
                 raise self.wrong(column, "paths relative to the corpus, joined by |")
@@ -192,12 +219,13 @@ def parse_row(fields: Fields, num_sources: int) -> MixtureRow:
         mixture=fields.path("mixture") if fields.has("mixture") else "",
         noise=_parse_noise(fields) if fields.has("noise") else None,
         room=_parse_room(fields, num_sources) if fields.has("room") else None,
+        channel=fields.channel("channel") if fields.has("channel") else None,
     )
 
 
 def _parse_noise(fields: Fields) -> NoiseRow:
     return NoiseRow(
-        path=fields.path("noise"),
+        path=fields.noise("noise"),
         start=fields.number("noise_start", 0),
         snr_db=fields.number("snr_db"),
     )
@@ -226,7 +254,7 @@ def numbered_columns(names: Sequence[str], num_sources: int) -> list[str]:
 def optional_columns(num_sources: int) -> list[str]:
     """Columns that stand only in lists that need them, in their order."""
     positions = [f"position_{k + 1}" for k in range(num_sources)]
-    return ["mixture", *NOISE_COLUMNS, *ROOM_COLUMNS, *positions]
+    return ["mixture", *NOISE_COLUMNS, *ROOM_COLUMNS, *positions, "channel"]
 
 
 def optional_fields(row: MixtureRow) -> dict[str, object]:
@@ -242,6 +270,8 @@ def optional_fields(row: MixtureRow) -> dict[str, object]:
         fields |= zip(ROOM_COLUMNS, room, strict=True)
         places = enumerate(row.room.positions, 1)
         fields |= {f"position_{k}": _joined(place) for k, place in places}
+    if row.channel and row.channel.text:
+        fields["channel"] = row.channel.text
     return fields
 
 
