@@ -18,8 +18,8 @@ from dpcl.mixtures.corpus import is_audio, measure_seconds, read_corpus
 from dpcl.mixtures.mixing import prolonged, scale_to_peak
 from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow
-from dpcl.signal.level import active_level_db, normalise_to_level
 from dpcl.signal.audio import resample
+from dpcl.signal.level import active_level_db, normalise_to_level
 
 _PINK_RATE = 16000  # Hz at which pink noise is drawn
 _PINK_STEP = 100_000  # seeds of pink noise between two seeds of a list
