@@ -41,7 +41,7 @@ def test_rooms_are_drawn_the_same_again_with_all_in_them(
             assert 0.65 < math.dist(place[:2], row.room.microphone[:2]) < 2.01
     write_list(placed, tmp_path / "m.csv")
     assert read_list(tmp_path / "m.csv") == placed
-    with pytest.raises(InputError, match="Mixture m0 of list m is rendered"):
+    with pytest.raises(InputError, match="mixture m0 of list m is rendered"):
         draw_rooms([replace(rows[0], mixture="mix/m.wav")], 0)
 
 

@@ -1,4 +1,4 @@
-"""Noise in a mixture: drawn for the rows of any list, and added as WHAM! adds it."""
+"""Noise in mixtures: drawn for the rows of any list, and added as in WHAM!."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow
 from dpcl.signal.audio import resample
 from dpcl.signal.level import active_level_db, normalise_to_level
 
-_PINK_RATE = 16000  # Hz at which pink noise is drawn
+_PINK_RATE = 16000  # Hz, rate at which pink noise is drawn
 _PINK_STEP = 100_000  # seeds of pink noise between two seeds of a list
-_STREAM = 1  # of the seed: other draws of the same seed stay as they are
+_STREAM = 1  # number of the random stream: other draws of the same seed do not change
 
 
 def draw_noise(
@@ -34,31 +34,41 @@ def draw_noise(
     snr_db: tuple[float, float] = (-6.0, 3.0),
     split: str | None = None,
 ) -> list[MixtureRow]:
-    """The rows with a noise each, the same ones for the same recordings and seed.
+    """Draw a noise for each row, the same ones for the same recordings and seed.
 
-    The recordings below `folder`, or those of a split of the corpus index, are used equally often;
-    `folder` lies below the corpus `root`.
-    Where they begin is uniform, to 1 ms, and so is the ratio in dB, to 0.01 (WHAM!: -6 to 3).
-    Raises InputError for a folder without recordings, elsewhere, or with a talker of the rows, and
-    for rendered rows.
+    The recordings are used equally often. Their beginnings are uniform, to 1 ms.
+
+    Args:
+        rows: the list.
+        folder: folder of the noise, below `root`.
+        root: folder of the corpus.
+        seed: seed of the random numbers.
+        snr_db: range of the ratio of speech to noise in dB, drawn uniformly, to 0.01 dB; the
+            default is WHAM!'s.
+        split: use only recordings of this split of the corpus index.
+
+    Returns:
+        The rows with noise.
+
+    Raises:
+        InputError: the folder has no recordings, lies elsewhere or holds a talker of the rows, or a
+            row is rendered.
     """
     folder, root = Path(folder), Path(root)
     if not -np.inf < snr_db[0] <= snr_db[1] < np.inf:
         raise InputError(
-            f"Noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech: give the lower first."
+            f"noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech; give the lower first"
         )
-    relative = Path(os.path.relpath(folder, root))  # of a link too, which it may be
+    relative = Path(os.path.relpath(folder, root))  # keeps links, unlike Path.resolve
     if ".." in relative.parts:
-        raise InputError(
-            f"{folder} lies outside of {root}: link or copy the noise into the corpus."
-        )
+        raise InputError(f"{folder} lies outside of {root}; link or copy the noise into the corpus")
     files = [path for path in sorted(folder.rglob("*")) if is_audio(path)]
     if split is not None:
         of_split = {u.path for u in read_corpus(root, split).utterances}
         files = [path for path in files if path in of_split]
     if not files:
         of = "" if split is None else f" of split {split}"
-        raise InputError(f"{folder} holds no recordings{of}: give a folder of noise.")
+        raise InputError(f"{folder} holds no recordings{of}; give a folder of noise")
     own = _talkers(rows)
     recordings = {path for row in rows for source in row.sources for path in source.paths}
     for file in files:
@@ -74,7 +84,7 @@ def draw_noise(
     noisy = []
     for row in rows:
         if row.mixture:
-            raise InputError(f"{row.where} is rendered: noise comes before.")
+            raise InputError(f"{row.where} is rendered already; add noise before rendering")
         order = order or rng.permutation(len(files)).tolist()
         chosen = order.pop()
         latest = max(seconds[chosen] - row.seconds, 0.0)
@@ -172,14 +182,25 @@ def read_noise(
 def add_noise(
     sources: NDArray[np.float32], noise: NDArray[np.float32], snr_db: float, sample_rate: int
 ) -> NDArray[np.float32]:
-    """Sources (C, T) and, as the last row, the noise (T_n,) at `snr_db`: (C + 1, T), one scale.
+    """Add noise to sources, and scale all.
 
-    The ratio is, as in WHAM! (Wichern et al. 2019), that of the loudest talker to the noise; his
-    level is the active one, as pauses are no speech, the noise's that of its power. Noise shorter
-    than the mixture goes on from its beginning (see prolonged); the mixture is the sum of all rows,
-    and neither it nor one of them exceeds the peak (see scale_to_peak). Noise is not a source: what
-    is separated is scored against the talkers alone.
-    Raises ValueError for noise that is silent or empty.
+    The ratio is the level of the loudest talker to the level of the noise, as in WHAM! (Wichern et
+    al. 2019). The talker's level is the active level, since pauses are no speech; the noise's level
+    is its power. Noise shorter than the mixture is repeated (see `prolonged`). The mixture is the
+    sum of all rows; neither it nor a row exceeds the peak (see `scale_to_peak`). Noise is not a
+    source: scores compare with the talkers alone.
+
+    Args:
+        sources: (C, T).
+        noise: (T_n,).
+        snr_db: ratio in dB.
+        sample_rate: in Hz.
+
+    Returns:
+        (C + 1, T), the noise in the last row.
+
+    Raises:
+        ValueError: the noise is silent or empty.
     """
     total = sources.shape[1]
     if not len(noise):

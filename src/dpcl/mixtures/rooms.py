@@ -1,7 +1,7 @@
 """Rooms around the talkers of a mixture: drawn for the rows of any list, and simulated.
 
-A reference is then the image of a talker at the microphone, reverberation and all, as in the
-"reverb" targets of WHAMR! (Maciejewski et al. 2020): who separates need not dereverberate.
+A reference is the image of a talker at the microphone, with reverberation, as in the "reverb"
+targets of WHAMR! (Maciejewski et al. 2020). So a separator need not dereverberate.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dpcl.errors import InputError
 from dpcl.mixtures.room_bank import room_responses, shortest_rt60
 from dpcl.mixtures.rows import MixtureRow, Place, RoomRow
 
-_STREAM = 2  # of the seed: other draws of the same seed stay as they are
+_STREAM = 2  # number of the random stream: other draws of the same seed do not change
 
-# The geometry of WHAMR!, in m, and reverberation times that all such rooms can have, in s.
+# Geometry of WHAMR! in m, and reverberation times in s that are possible in all these rooms.
 _SIDES, _HEIGHT, _RT60 = (5.0, 10.0), (3.0, 4.0), (0.2, 0.6)
 _HEADS, _DISTANCE, _OFF_CENTRE = (0.9, 1.8), (0.66, 2.0), 0.2
 
@@ -28,12 +28,22 @@ _HEADS, _DISTANCE, _OFF_CENTRE = (0.9, 1.8), (0.66, 2.0), 0.2
 def draw_rooms(
     rows: Sequence[MixtureRow], seed: int, rt60: tuple[float, float] = _RT60
 ) -> list[MixtureRow]:
-    """Add a room to each row, the same ones for the same seed; all numbers to 1 cm and 1 ms.
+    """Draw a room for each row, the same ones for the same seed, rounded to 1 cm and 1 ms.
 
-    A shoebox of 5 to 10 by 5 to 10 by 3 to 4 m with an RT60 uniform in `rt60`, in s; the microphone
-    near its centre, talkers 0.66 to 2 m from it in any direction, both at the heights of heads.
-    Another `rt60` changes nothing else. Raises InputError for rendered rows, and for an RT60 that
-    not all such rooms can have.
+    A room is a shoebox of 5 to 10 by 5 to 10 by 3 to 4 m. The microphone is near its centre, and
+    talkers are 0.66 to 2 m from it in any direction. Microphone and talkers are at the heights of
+    heads.
+
+    Args:
+        rows: the list.
+        seed: seed of the random numbers.
+        rt60: range of the RT60 in s, drawn uniformly; it changes nothing else.
+
+    Returns:
+        The rows with rooms.
+
+    Raises:
+        InputError: a row is rendered, or not all such rooms can have such an RT60.
     """
     shortest = shortest_rt60((_SIDES[1], _SIDES[1], _HEIGHT[1]))
     if not shortest < rt60[0] <= rt60[1] < math.inf:
@@ -44,12 +54,13 @@ def draw_rooms(
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
 
     def uniform(bounds: tuple[float, float], digits: int = 2) -> float:
+        """Draw a rounded number."""
         return round(float(rng.uniform(*bounds)), digits)
 
     placed = []
     for row in rows:
         if row.mixture:
-            raise InputError(f"{row.where} is rendered: rooms come before.")
+            raise InputError(f"{row.where} is rendered already; draw rooms before rendering")
         size = (uniform(_SIDES), uniform(_SIDES), uniform(_HEIGHT))
         seconds = uniform(rt60, 3)
         middle = tuple(side / 2.0 for side in size)
@@ -70,9 +81,17 @@ def draw_rooms(
 def reverberant(
     signals: Sequence[NDArray[np.float32]], room: RoomRow, sample_rate: int
 ) -> list[NDArray[np.float32]]:
-    """Return the image of each talker (T,) at the microphone (T,), cut off at the end.
+    """Simulate each talker's signal at the microphone; reverberation after the end is cut off.
 
-    Source: the image method; see room_responses.
+    Args:
+        signals: one (T,) for each talker.
+        room: the room.
+        sample_rate: in Hz.
+
+    Returns:
+        One (T,) for each talker.
+
+    Source: the image method; see `room_responses`.
     """
     responses = room_responses(
         room.size, room.rt60, room.microphone, list(room.positions), sample_rate
