@@ -154,7 +154,7 @@ def test_a_recording_that_cannot_be_separated_does_not_stop_the_others(
     Path("in/a.wav").write_text("hello\n" * 99)
     ran = dpcl(*command)
     assert ran.status == 2
-    assert "1 of 3 recordings could not be separated; out/bulk.csv says why" in ran.err
+    assert "1 of 3 recordings could not be separated; see out/bulk.csv" in ran.err
     (told,) = [row["told"] for row in journal() if row["sources"] == "0"]
     assert "a.wav cannot be read as audio" in told
     Path("in/a.wav").write_bytes(whole)
@@ -206,7 +206,7 @@ def test_wrong_arguments_are_told_before_anything_is_written(
         (["in", "more"], "would share output names"),
         (["in", "--sources", "11"], "cannot separate into 11 sources"),
         (["in", "--model", "nobody"], "unknown model 'nobody'"),
-        (["in", "--out", "other"], "other/bulk.csv: is not of dpcl bulk"),
+        (["in", "--out", "other"], "other/bulk.csv: is not a journal of `dpcl bulk`"),
     ]:
         ran = dpcl("bulk", "--out", "out", *arguments)
         assert ran.status == 2 and told in " ".join(ran.err.split()), arguments
