@@ -188,11 +188,10 @@ class MaskSettings(Settings):
 class CountSettings(Settings):
     """Weights of the source counter, fitted on validation mixtures by benchmarks/count.py."""
 
-    # Weights of the two layers, see dpcl.clustering.count.count_sources.
+    # Weights of the two layers, see dpcl.clustering.count.count_sources; `output` has one row for
+    # each of 1, 2, … sources.
     hidden: tuple[tuple[float, ...], ...] = Field(min_length=1)
-    output: tuple[tuple[float, ...], ...] = Field(
-        min_length=1
-    )  # one row for each of 1, 2, … sources
+    output: tuple[tuple[float, ...], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _fits_the_cues(self) -> CountSettings:

@@ -13,7 +13,7 @@ TAPS = 3  # kernel size of a convolution, in frames
 CYCLE = 6  # layers after which the dilations 1, 2, 4, ..., 32 start again at 1
 
 # State of a stream: for each layer the past frames (1, back, C) that it needs, and its kernel as a
-# matrix (2C, TAPS*C). To rearrange the kernel takes ten times longer than to apply it to a frame.
+# matrix (2C, TAPS*C). Rearranging the kernel takes ten times the time of applying it to a frame.
 State = tuple[tuple[Tensor, Tensor], ...]
 
 

@@ -17,8 +17,8 @@ class Workers:
     """Threads that each run torch's operations without helper threads.
 
     torch splits every small operation among threads that wait for each other at its end. On two
-    idle cores an LSTM in int8 takes 1.5 times longer that way. Where other programs keep the cores
-    busy, everything takes many times longer.
+    idle cores an LSTM in int8 takes 1.5 times the time that way. Where other programs keep the
+    cores busy, everything takes many times the time.
 
     Args:
         number: number of threads; None for the number that torch uses in the calling thread.
