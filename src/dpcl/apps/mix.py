@@ -150,13 +150,21 @@ def add(
     ] = None,
     snr: Annotated[
         tuple[float, float],
-        typer.Option("--snr", "--snr-db", help="Range of the level of the loudest talker over the noise in dB."),
+        typer.Option(
+            "--snr",
+            "--snr-db",
+            help="Range of the level of the loudest talker over the noise in dB.",
+        ),
     ] = (-6.0, 3.0),
-    rooms: Annotated[bool, typer.Option("--rooms", help="Add a simulated room to each mixture.")] = False,
+    rooms: Annotated[
+        bool, typer.Option("--rooms", help="Add a simulated room to each mixture.")
+    ] = False,
     rt60: Annotated[
         tuple[float, float] | None, typer.Option(help="Range of the RT60 of the rooms in s.")
     ] = None,
-    highpass: Annotated[float, typer.Option(help="Remove frequencies below this one in Hz.", min=0)] = 0.0,
+    highpass: Annotated[
+        float, typer.Option(help="Remove frequencies below this one in Hz.", min=0)
+    ] = 0.0,
     band: Annotated[
         str, typer.Option(help="Keep only this band in Hz, such as 300-3400.", show_default=False)
     ] = "",
@@ -192,7 +200,9 @@ def add(
     text = "|".join(f"{name}={value}" for name, value in words.items() if value)
     rooms = rooms or rt60 is not None
     if noise is None and babble is None and not (rooms or pink or text):
-        raise InputError("there is nothing to add; give --noise FOLDER, --rooms, or another condition")
+        raise InputError(
+            "there is nothing to add; give --noise FOLDER, --rooms, or another condition"
+        )
     try:
         channel = parse_channel(text)
     except ValueError as error:

@@ -90,6 +90,7 @@ class Experiment(Settings):
         title: heading of the report.
         about: introduction of the report; Markdown.
         lists: names of the lists, one table each.
+        conditions: file of conditions in the folder of lists, in place of lists.
         by: grouping of the scores in the table.
         systems: lines of the table.
     """
