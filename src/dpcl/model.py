@@ -47,7 +47,8 @@ TRUNKS: dict[str, tuple[Trunk, UnfoldedTrunk]] = {
     "conv": (ConvolutionalEmbedding, UnfoldedConvolutional),
     "dual_path": (DualPathEmbedding, UnfoldedDualPath),
 }
-ACTIVITY = "activity."  # begins the names of the weights that are not the embedding network's
+ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
+LAYOUT = 1  # of a model file; a newer program may write a higher number
 
 
 class SignalSettings(Settings):
@@ -165,7 +166,7 @@ class MaskSettings(Settings):
 
 
 class CountSettings(Settings):
-    """How the sources are counted: fitted on validation mixtures by benchmarks/count.py."""
+    """How the sources are counted: fitted by the phase `fit: count` of a recipe."""
 
     # See dpcl.clustering.count.count_sources.
     hidden: tuple[tuple[float, ...], ...] = Field(min_length=1)
@@ -190,8 +191,8 @@ class ModelSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two, where the number is not given
-    # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
-    # see dpcl.clustering.alone. null: as they are
+    # (K, K) for embeddings of long recordings, fitted by `fit: whitening`; null: no whitening.
+    # See dpcl.clustering.alone.
     whitening: tuple[tuple[float, ...], ...] | None = None
 
     @model_validator(mode="after")
@@ -239,7 +240,11 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
         name: (value.half() if half else value).detach().cpu().contiguous()
         for name, value in weights.items()
     }
-    metadata = {"settings": model.settings.model_dump_json(), "notes": json.dumps(model.notes)}
+    metadata = {
+        "layout": str(LAYOUT),
+        "settings": model.settings.model_dump_json(),
+        "notes": json.dumps(model.notes),
+    }
     with atomic(path) as partial:
         save_file(tensors, partial, metadata)
 
@@ -247,8 +252,8 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
 def load_model(path: Path) -> Model:
     """Read what save_model wrote, weights as float32.
 
-    Raises InputError when the file is missing, no safetensors file, not written by dpcl, or when
-    a weight is not finite.
+    Raises InputError when the file is missing, no safetensors file, not written by dpcl or by a
+    newer one, or when a weight is not finite.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file; `dpcl models` lists what ships")
@@ -262,6 +267,11 @@ def load_model(path: Path) -> Model:
             }
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file; give weights that dpcl wrote") from error
+    layout = metadata.get("layout", "1")
+    if layout.isdigit() and int(layout) > LAYOUT:
+        raise InputError(
+            f"{path}: has layout {layout}, which this dpcl cannot read; install a newer dpcl"
+        )
     try:
         settings = ModelSettings.model_validate_json(metadata["settings"])
         with torch.device("meta"):  # no time nor random numbers for weights that are replaced

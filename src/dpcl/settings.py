@@ -1,4 +1,4 @@
-"""What all settings are: checked when they are made or read, and never changed after."""
+"""Settings: validated when they are made or read, and immutable."""
 
 from __future__ import annotations
 
@@ -19,13 +19,57 @@ class Settings(BaseModel):
 
 
 def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) -> Whole:
-    """Read settings from YAML, whole and checked; `changes` are "dotted.key=value", values as YAML.
+    """Read settings from YAML.
 
-    Raises InputError that names the file and the key that is unknown, missing or impossible.
+    Args:
+        what: class of the settings.
+        path: YAML file; its key `base` names another one, see `read_document`.
+        changes: "dotted.key=value", values as YAML.
+
+    Raises:
+        InputError: The file cannot be read, or a key is unknown, missing or impossible.
     """
-    import yaml  # slow to load, and nobody needs it to separate
+    data = read_document(path, what.__name__.lower())
+    for change in changes:
+        apply_change(data, change)
+    return validated(what, path, data)
 
-    name = what.__name__.lower()
+
+def read_document(path: Path, name: str, own: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a YAML file of settings and merge it onto the file that its key `base` names.
+
+    Args:
+        path: YAML file. `base` is relative to its folder, and may have a base itself.
+        name: kind of the file in messages, such as `recipe`.
+        own: keys that are not taken from a base.
+
+    Raises:
+        InputError: A file cannot be read or holds no settings, or a base is its own base.
+    """
+    data = _read_one(path, name)
+    seen = [path]
+    while "base" in data:
+        base = data.pop("base")
+        last = seen[-1]
+        following = last.parent / str(base)
+        if not isinstance(base, str) or not following.is_file():
+            raise InputError(
+                f"{last}: base: there is no file {base}; give a file relative to the folder of"
+                f" {last.name}"
+            )
+        if following.resolve() in [one.resolve() for one in seen]:
+            raise InputError(
+                f"{last}: base: {base} has {path.name} as its own base; remove one of the two"
+            )
+        seen.append(following)
+        inherited = _read_one(following, name)
+        data = merge({key: inherited[key] for key in inherited if key not in own}, data)
+    return data
+
+
+def _read_one(path: Path, name: str) -> dict[str, Any]:
+    import yaml  # slow to import, and not needed for separation
+
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -35,24 +79,40 @@ def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) 
         raise InputError(f"{path}: not a YAML {name}; {detail}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a {name}; it must hold settings as `key: value`")
-    for change in changes:
-        _apply(data, change)
+    return data
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested dictionaries; every other value of `changes` replaces that of `base`.
+
+    Example:
+        >>> merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}})
+        {'a': {'b': 1, 'c': [3]}}
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def validated(what: type[Whole], where: Path | str, data: dict[str, Any]) -> Whole:
+    """Make settings of a dictionary; raise InputError that begins with `where` and the key."""
     try:
         return what.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise InputError(
-                f"{path}: unknown key {key}; see recipes/ for the keys there are"
-            ) from error
+            raise InputError(f"{where}: unknown key {key}; see recipes/ for all keys") from error
         problem = first["msg"].removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict | Settings) else f", not {first['input']!r}"
-        raise InputError(": ".join([str(path), *key.split(), problem]) + given) from error
+        raise InputError(": ".join([str(where), *key.split(), problem]) + given) from error
 
 
-def _apply(data: dict[str, Any], change: str) -> None:
-    """Set one dotted key; lists take a number as a key."""
+def apply_change(data: dict[str, Any], change: str) -> None:
+    """Set one dotted key of `data`; a list takes a number as its key."""
     import yaml
 
     key, equals, text = change.partition("=")
@@ -61,7 +121,7 @@ def _apply(data: dict[str, Any], change: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {change}: what follows = is not YAML") from error
+        raise InputError(f"--set {change}: the value is not YAML; correct it") from error
     *path, last = key.split(".")
     place: Any = data
     try:
@@ -72,4 +132,4 @@ def _apply(data: dict[str, Any], change: str) -> None:
         else:
             place[last] = value
     except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"--set {change}: the recipe has no such place as {key}") from error
+        raise InputError(f"--set {change}: the recipe has no place {key}; correct it") from error

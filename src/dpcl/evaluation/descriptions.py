@@ -45,8 +45,9 @@ class System(Settings):
     title: str = ""
     separator: str | None = None  # what --separator takes; the name if neither this nor recipe
     recipe: str | None = None  # recipes/RECIPE.yaml
-    run: str | None = None  # the folder of its weights below --weights; the name if left out
-    changes: dict[str, Any] = Field(default_factory=dict)  # of the recipe, as --set takes them
+    row: str | None = None  # of the recipe, as --row
+    run: str | None = None  # folder of the run below --weights; null: the name
+    changes: dict[str, Any] = Field(default_factory=dict)  # of the recipe, as --set
     local: bool = False  # stretches of 100 frames, in the references' order
     published: dict[str, Published] = Field(default_factory=dict)  # by list
 
