@@ -21,7 +21,6 @@ from dpcl.separators.load import named_separator
 from dpcl.training.phases import read_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LEFT_TO_OTHERS = {"strongest", "best-permutation", "upit"}  # recipes of mask networks
 
 
 def test_there_is_an_experiment_for_every_condition() -> None:

@@ -100,7 +100,7 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
         ("model.network.activation=relu", "model.network.activation", "not 'relu'"),
         ("model.signal.hop=100", "model.signal", "hop 100"),
         ("data.num_sources=11", "data.num_sources", "not 11"),
-        ("data.corpora=[{path: a}]", "data.corpora.0", "not {'path': 'a'}"),
+        ("data.corpora=[{path: a}]", "data.corpora.0", "valid string"),
         (
             "data={same_speaker: true, num_sources: 2,"
             " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}]}}",
@@ -108,8 +108,7 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
             "leave out same_speaker",
         ),
         (
-            "data={num_sources: 2,"
-            " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}, {of: [x]}]}}",
+            "data={num_sources: 2, kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}, {of: [x]}]}}",
             "data",
             "kinds are of 1 and 2 sources",
         ),

@@ -121,6 +121,11 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
     Every mixture is used twice: as drawn, and with talkers who take turns.
     Source of the signs: dpcl.clustering.count.
     """
+    prior = torch.tensor(fit.prior or [1.0] * fit.most)
+    if len(prior) != fit.most:
+        raise InputError(
+            f"fit count: prior has {len(prior)} values; give {fit.most}, as many as `most`"
+        )
     separator = SignsOnly(replace(model, activity=None))
     rows, counts, kinds = [], [], []
     total = fit.most * (fit.mixtures * 2 + fit.number)
@@ -135,9 +140,6 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
         kinds.append(example.kind)
         report(Progress(len(rows), total, "mixtures"))
     number, kind = torch.tensor(counts), torch.tensor(kinds)
-    prior = torch.tensor(fit.prior or [1.0] * fit.most)
-    if len(prior) != fit.most:
-        raise InputError(f"fit count: prior has {len(prior)} values; give {fit.most}, as `most`")
     importance = torch.tensor(SHARES)[kind] * prior[number - 1]
     each = kind * fit.most + number - 1  # every kind and number counts alike, however many
     importance = importance / each.bincount()[each]
