@@ -392,7 +392,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_in_the_weights(
 def test_a_run_that_is_there_is_not_overwritten(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     train(make_recipe(), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(InputError, match="a run is there already"):
+    with pytest.raises(InputError, match="exists; add --resume"):
         train(make_recipe(), tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
