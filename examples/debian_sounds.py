@@ -1,13 +1,12 @@
-"""A corpus of sound effects and instruments out of Debian's packages, to train for any sound.
+"""Make a corpus of sound effects and instruments from Debian packages, to train for any sound.
 
-python benchmarks/debian_sounds.py FOLDER OUT --unseen CORPUS/index.csv
+python examples/debian_sounds.py FOLDER OUT --unseen CORPUS/index.csv
 
-FOLDER has a folder a package: `apt-get download PACKAGE && dpkg -x PACKAGE_*.deb FOLDER/PACKAGE`;
-src/dpcl/weights/general.md names the packages. What is read is every WAV, Ogg and FLAC file but
-speech and music; what is written is OUT/index.csv and a FLAC file of at most ten seconds for each,
-16 kHz, without the silence at its ends. A class is the recordings of a package whose names differ
-by a number alone. A recording that is named as a class of `valid` or `test` of the index is left
-out, so that these stay unseen by name.
+FOLDER has one folder per package: `apt-get download PACKAGE && dpkg -x PACKAGE_*.deb
+FOLDER/PACKAGE`; src/dpcl/weights/general.md names the packages. All WAV, Ogg and FLAC files except
+speech and music are read. OUT/index.csv and one FLAC file each are written: at most ten seconds,
+16 kHz, without the silence at its ends. The recordings of a package whose names differ only by a
+number form a class. Recordings named as a class of `valid` or `test` of the index are omitted.
 """
 
 from __future__ import annotations
