@@ -207,13 +207,12 @@ def _other(
 
 
 def _score(plan: Plan, phase: Phase, model: Model) -> float | None:
-    """Return the validation score of an average, on the list of the training behind its second."""
-    work = phase.work
-    while isinstance(work, Average):
-        work = next(p.work for p in plan.phases if p.name == work.average[1])
-    if not isinstance(work, Recipe) or work.validation is None:
+    """Return the score of an average on the list of the last training with a validation list."""
+    earlier = plan.phases[: plan.phases.index(phase)]
+    recipes = [p.work for p in earlier if isinstance(p.work, Recipe) and p.work.validation]
+    if not recipes:
         return None
-    recipe = work.model_copy(update={"model": model.settings})
+    recipe = recipes[-1].model_copy(update={"model": model.settings})
     return Validation(recipe, plan.folder).si_sdri(model.network)
 
 
