@@ -1,4 +1,4 @@
-"""The rules of the house: sizes of modules, one of each tool, terms of the field, examples that run."""
+"""The rules of the house: sizes of modules, one of each tool, terms of the field, examples."""
 
 from __future__ import annotations
 

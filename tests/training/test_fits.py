@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpcl.clustering.count import SIGNS
+from dpcl.clustering.count import CUES
 from dpcl.errors import InputError
 from dpcl.io import no_report
 from dpcl.mixtures.conversation import converse
@@ -43,7 +43,7 @@ def test_counting_is_fitted_and_the_same_twice(model: Model, corpus: Path) -> No
     fitted = fit(model, corpus, **settings)
     count = fitted.settings.count
     assert count is not None
-    assert {len(row) for row in count.hidden} == {1 + SIGNS}
+    assert {len(row) for row in count.hidden} == {1 + CUES}
     assert len(count.output) == 2
     assert fit(model, corpus, **settings).settings == fitted.settings
 

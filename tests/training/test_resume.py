@@ -24,8 +24,9 @@ from dpcl.errors import InputError
 from dpcl.model import load_model
 from dpcl.training import loop
 from dpcl.training.checkpoint import latest_checkpoint
-from dpcl.training.loop import Validation, train
+from dpcl.training.loop import train
 from dpcl.training.recipe import Recipe
+from dpcl.training.validation import Validation
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -129,7 +130,7 @@ MOMENTS = {
     "within the last checkpoint": ("dpcl.training.checkpoint:torch.save", -1, False),
     "before the last checkpoint has its name": ("dpcl.training.checkpoint:Path.rename", -1, False),
     "when the last checkpoint has its name": ("dpcl.training.checkpoint:Path.rename", -1, True),
-    "in the validation": ("dpcl.training.loop:Validation.si_sdri", 4, False),
+    "in the validation": ("dpcl.training.validation:Validation.si_sdri", 4, False),
 }
 
 

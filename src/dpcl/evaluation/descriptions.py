@@ -61,6 +61,7 @@ class System(Settings):
         title: name in the table; `name` if empty.
         separator: value of `--separator`; `name` if neither this nor `recipe` is given.
         recipe: stem of the recipe's file, recipes/RECIPE.yaml.
+        row: row of the recipe, like `--row`.
         run: folder of the weights below `--weights`; `name` if omitted.
         changes: changes of the recipe by dotted key, like those of `--set`.
         local: cluster stretches of 100 frames, ordered by the references.

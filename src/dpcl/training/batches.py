@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,15 @@ from torch.utils.data import DataLoader
 
 from dpcl.errors import InputError
 from dpcl.io import Report
+from dpcl.mixtures.conditions import (
+    ConditionedMixture,
+    ConditionedMixtures,
+    ConditionParts,
+    prepare_conditions,
+)
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.training.recipe import DataSettings, Recipe, Stage
 
@@ -63,10 +70,46 @@ def pack(recipe: Recipe, packing: Report) -> PackedCorpus:
     return pack_corpus(corpus, recipe.model.signal.sample_rate, recipe.data.cache, packing)
 
 
-def batches(recipe: Recipe, packed: PackedCorpus, fabric: Fabric, done: int) -> Iterator[Tensor]:
-    """Yield the sources (B, C, W, T) of every step from step `done` on.
+@dataclass(frozen=True)
+class TrainingData:
+    """Decoded speech, and the sounds and rooms of the conditions where the recipe has them."""
 
-    They depend on the recipe alone. B is this device's part of the batch; W windows of T samples.
+    speech: PackedCorpus
+    parts: ConditionParts | None = None
+
+    @property
+    def size(self) -> list[int]:
+        """Numbers that change with the recordings."""
+        sounds = self.parts and self.parts.sounds
+        packed = [self.speech, *([sounds] if sounds else [])]
+        return [number for one in packed for number in (len(one), int(one.offsets[-1]))]
+
+
+def prepare(recipe: Recipe, packing: Report, held_out: Sequence[MixtureRow] = ()) -> TrainingData:
+    """Decode the recordings of the recipe's corpora, and make its rooms, once.
+
+    Args:
+        recipe: its data settings.
+        packing: called while recordings are decoded and rooms computed.
+        held_out: mixtures whose talkers may not be among the sounds of the background.
+    """
+    speech = pack(recipe, packing)
+    conditions, data = recipe.data.conditions, recipe.data
+    if conditions is None:
+        return TrainingData(speech)
+    rate = recipe.model.signal.sample_rate
+    corpus = data.corpora[0]
+    parts = prepare_conditions(conditions, corpus, rate, data.cache, held_out, packing)
+    return TrainingData(speech, parts)
+
+
+def batches(
+    recipe: Recipe, data: TrainingData, fabric: Fabric, done: int
+) -> Iterator[Tensor | ConditionedMixture]:
+    """Yield the mixtures of every step from step `done` on.
+
+    They depend on the recipe alone: sources (B, C, W, T), or with conditions a ConditionedMixture.
+    B is this device's part of the batch; W windows of T samples.
     """
     for number, stage in enumerate(recipe.stages):
         first = min(done, stage.steps)
@@ -74,12 +117,14 @@ def batches(recipe: Recipe, packed: PackedCorpus, fabric: Fabric, done: int) -> 
         if first == stage.steps:
             continue
         loader = DataLoader(
-            _mixtures(recipe, packed, number),
+            _mixtures(recipe, data, number),
             batch_sampler=Share(stage, first, fabric.global_rank, fabric.world_size),
             num_workers=recipe.workers,
         )
-        for sources in loader:
-            yield fabric.to_device(sources.unflatten(-1, (stage.windows, -1)))
+        for batch in loader:
+            if recipe.data.conditions is None:
+                batch = batch.unflatten(-1, (stage.windows, -1))
+            yield fabric.to_device(batch)
 
 
 @dataclass(frozen=True)
@@ -100,24 +145,36 @@ class Share:
         return self.stage.steps - self.first
 
 
-def statistics(recipe: Recipe, packed: PackedCorpus) -> tuple[Tensor, Tensor]:
+def statistics(recipe: Recipe, data: TrainingData) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (F,) of the features of mixtures of the first stage."""
     signal = recipe.model.signal
-    stream = _mixtures(recipe, packed, 0)
-    mixtures = (stream[i].sum(0) for i in range(min(STATISTICS, len(stream))))
+    stream = _mixtures(recipe, data, 0)
+    drawn = (stream[i] for i in range(min(STATISTICS, len(stream))))
+    mixtures = (x.mixture if isinstance(x, ConditionedMixture) else x.sum(0) for x in drawn)
     features = torch.cat([signal.features(signal.stft()(x)) for x in mixtures])  # (frames, F)
     return features.mean(0), features.std(0).clamp_min(1e-3)
 
 
-def _mixtures(recipe: Recipe, packed: PackedCorpus, stage: int) -> TrainingMixtures:
+def _mixtures(
+    recipe: Recipe, prepared: TrainingData, stage: int
+) -> TrainingMixtures | ConditionedMixtures:
     """Return the mixtures of one stage; its number is the epoch, so no two stages share a draw."""
     settings, data = recipe.stages[stage], recipe.data
+    # `frames` frames per window: STFT.frames counts one more than whole hops
+    samples = settings.windows * (settings.frames - 1) * recipe.model.signal.hop
+    items = settings.steps * settings.batch
+    if data.conditions is not None:
+        assert prepared.parts is not None
+        conditioned = ConditionedMixtures(
+            data.conditions, prepared.speech, prepared.parts, samples, items, recipe.seed
+        )
+        conditioned.set_epoch(stage)
+        return conditioned
     stream = TrainingMixtures(
-        packed,
+        prepared.speech,
         data.num_sources,
-        # `frames` frames per window: STFT.frames counts one more than whole hops
-        settings.windows * (settings.frames - 1) * recipe.model.signal.hop,
-        settings.steps * settings.batch,
+        samples,
+        items,
         recipe.seed,
         data.relative_level_db,
         data.within,

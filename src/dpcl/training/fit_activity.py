@@ -26,9 +26,9 @@ from dpcl.networks.activity import (
     TalkerActivity,
     Voices,
     around,
-    cluster_signs,
+    cluster_cues,
     together,
-    voice_signs,
+    voice_cues,
 )
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation
@@ -43,7 +43,7 @@ QUIETEST_DB = -25.0  # relative to a talker's median frame; fainter frames are p
 WITHIN = 0.25  # s around a frame in which a talker's activity counts
 WIDTH = 32  # channels of the activity network
 BATCH = 32  # windows
-SHARE, AUDIBLE = 5, 14  # positions in cluster_signs: share of the bins, share that is audible
+SHARE, AUDIBLE = 5, 14  # positions in cluster_cues: share of the bins, share that is audible
 ACTIVE = 0.4  # share of the frames around a block with its talker active, to learn a voice from
 TILT_DB = 3.0  # standard deviation of a random spectral tilt at either end of the band
 MARGIN, SCALE = 0.2, 24.0  # of cosines. Source: CosFace, Wang et al. 2018
@@ -58,14 +58,14 @@ class Conversation:
         talkers: names, in the order of the clusters.
         levels: (C + 1, l', bands) of each window, float16.
         loudness: (C + 1, n) of each window.
-        signs: (C, l, OF_CLUSTERS) of each window.
+        cues: (C, l, OF_CLUSTERS) of each window.
         active: (C, l) of each window, 1 where the talker is active.
     """
 
     talkers: list[str]
     levels: list[Tensor]
     loudness: list[Tensor]
-    signs: list[Tensor]
+    cues: list[Tensor]
     active: list[Tensor]
 
 
@@ -100,7 +100,7 @@ class CuesOnly(DeepClustering):
         return link
 
     def _cues(self, analysis: Analysis, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return cluster signs, levels and loudness of one window, as inference computes them."""
+        """Return cluster cues, levels and loudness of one window, as inference computes them."""
         encoded, magnitude = analysis
         some = encoded[::VOICE_STRIDE]
         embeddings = self.embed(some[None]).view(len(some), self.stft.bins, -1)
@@ -109,11 +109,11 @@ class CuesOnly(DeepClustering):
         whitening = torch.eye(size) if rows is None else torch.tensor(rows)
         every = STRIDE // VOICE_STRIDE
         audible = self.audible(magnitude)[::STRIDE]
-        signs = cluster_signs(embeddings[::every], audible, centroids, whitening.to(centroids))
+        cues = cluster_cues(embeddings[::every], audible, centroids, whitening.to(centroids))
         masks = (SOFT * functional.normalize(centroids, dim=-1) @ embeddings.mT).softmax(1)
         voice = self.network.voice
         levels, loudness = voice.levels(masks.transpose(0, 1), magnitude[::VOICE_STRIDE])
-        return signs, levels, loudness
+        return cues, levels, loudness
 
 
 def fit_activity(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
@@ -165,18 +165,18 @@ def listen(separator: CuesOnly, talkers: list[str], sources: Tensor) -> Conversa
     recording = InMemory(sources.sum(0, keepdim=True).numpy(), separator.sample_rate)
     with RecordingSeparation(recording, separator, len(sources)) as separation:
         separation.link()
-    cues = separator.cues  # shared with a copy of the separator in another precision
-    signs, levels, loudness = (list(column) for column in zip(*cues.windows, strict=True))
+    kept = separator.cues  # shared with a copy of the separator in another precision
+    cues, levels, loudness = (list(column) for column in zip(*kept.windows, strict=True))
     active = []
-    for start in cues.starts:
-        talk = talks[:, start : start + cues.length]
-        active.append(functional.pad(talk, (0, cues.length - talk.shape[1]))[:, ::STRIDE])
-    owned = torch.cat(signs, 1)[..., SHARE]
+    for start in kept.starts:
+        talk = talks[:, start : start + kept.length]
+        active.append(functional.pad(talk, (0, kept.length - talk.shape[1]))[:, ::STRIDE])
+    owned = torch.cat(cues, 1)[..., SHARE]
     same = (owned - owned.mean(1, keepdim=True)) @ torch.cat(active, 1).mT  # (C, C)
     _, talker = linear_sum_assignment(same.numpy(), maximize=True)  # of each cluster
     names = [talkers[c] for c in talker]
     halves = [level.half() for level in levels]
-    return Conversation(names, halves, loudness, signs, [a[talker] for a in active])
+    return Conversation(names, halves, loudness, cues, [a[talker] for a in active])
 
 
 def learn_voices(
@@ -222,14 +222,14 @@ def learn_voices(
 def windows(
     network: TalkerActivity, conversations: list[Conversation]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return signs (W, C, l, signs) and activity (W, C, l) of all windows, by number of talkers."""
+    """Return cues (W, C, l, cues) and activity (W, C, l) of all windows, by number of talkers."""
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for c in conversations:
         voices = [
             Voices(network.voice(level.float()), loud)
             for level, loud in zip(c.levels, c.loudness, strict=True)
         ]
-        pair = together(c.signs, voice_signs(voices)), torch.stack(c.active)
+        pair = together(c.cues, voice_cues(voices)), torch.stack(c.active)
         found.setdefault(len(c.talkers), []).append(pair)
     return {
         talkers: (torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs]))
@@ -247,20 +247,20 @@ def learn_activity(
 
     Half of the batches are reversed in time.
     """
-    every = torch.cat([signs.flatten(0, 2) for signs, _ in examples.values()])
+    every = torch.cat([cues.flatten(0, 2) for cues, _ in examples.values()])
     network.mean.copy_(every.mean(0))
     network.std.copy_(every.std(0).clamp_min(1e-3))
     parameters = [p for name, p in network.named_parameters() if not name.startswith("voice.")]
     optimiser = torch.optim.AdamW(parameters, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, steps)
     rng = np.random.default_rng(0)
-    sizes = np.array([len(signs) for signs, _ in examples.values()])
+    sizes = np.array([len(cues) for cues, _ in examples.values()])
     network.train()
     network.voice.eval()
     for step in range(steps):
-        signs, active = examples[int(rng.choice(list(examples), p=sizes / sizes.sum()))]
-        chosen = torch.from_numpy(rng.choice(len(signs), BATCH))
-        x, y = signs[chosen], active[chosen]
+        cues, active = examples[int(rng.choice(list(examples), p=sizes / sizes.sum()))]
+        chosen = torch.from_numpy(rng.choice(len(cues), BATCH))
+        x, y = cues[chosen], active[chosen]
         if rng.random() < 0.5:
             x, y = x.flip(2), y.flip(2)
         audible = x[..., AUDIBLE] > 0

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpcl.clustering.alone import FAINTEST, whiten
+from dpcl.clustering.count import cues
 from dpcl.clustering.count import fit as fit_network
-from dpcl.clustering.count import signs
+from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report
-from dpcl.mixtures.activity import come_and_go
+from dpcl.mixtures.activity import gate_sources
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.drawing import draw_list
@@ -43,7 +43,7 @@ from dpcl.training.recipe import DataSettings
 SEED = 77  # of the mixtures for counting
 FIRST_SEED = 1000  # of the conversations for counting
 SHORTEST = 0.5  # min, shortest conversation for counting
-WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of mixtures with turns, see come_and_go
+WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of mixtures with turns, see gate_sources
 LEAST = 0.1  # share of its energy that a source keeps in a mixture with turns
 # Importance of mixtures, mixtures with turns, and conversations. Six seconds with turns are often
 # too short to count by; equal importance would cost accuracy on overlapping talkers.
@@ -89,7 +89,7 @@ def _one_root(corpus: Corpus) -> Corpus:
 
 
 class SignsOnly(DeepClustering):
-    """Deep clustering that keeps the signs of the number of sources instead of counting."""
+    """Deep clustering that keeps the cues of the number of sources instead of counting."""
 
     found: Tensor
 
@@ -101,8 +101,8 @@ class SignsOnly(DeepClustering):
         most: int,
         more: Tensor | None = None,
     ) -> int:
-        """Keep the signs in `found`, and return 1."""
-        found = signs(points, weights, frames)
+        """Keep the cues in `found`, and return 1."""
+        found = cues(points, weights, frames)
         self.found = found if more is None else torch.cat([found, more.double()])
         return 1
 
@@ -119,7 +119,7 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
     """Fit the network that counts the sources.
 
     Every mixture is used twice: as drawn, and with talkers who take turns.
-    Source of the signs: dpcl.clustering.count.
+    Source of the cues: dpcl.clustering.count.
     """
     prior = torch.tensor(fit.prior or [1.0] * fit.most)
     if len(prior) != fit.most:
@@ -178,7 +178,7 @@ def with_turns(sources: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     energies = np.square(whole).sum(1)
     active = (*ACTIVE, *[ACTIVE[-1]] * len(sources))[: len(sources)]
     while True:
-        gated = come_and_go(whole, random, WINDOWS, active, TURNS)
+        gated = gate_sources(whole, random, WINDOWS, active, TURNS)
         if (np.square(gated).sum(1) >= LEAST * energies).all():
             return gated
 
@@ -187,7 +187,7 @@ def fit_whitening(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Mod
     """Fit the whitening of the drift of one talker's embeddings within a conversation.
 
     In every stretch that one talker dominates, the mean embedding is compared with the mean of all
-    such stretches of the talker. Source: dpcl.clustering.alone.whiten.
+    such stretches of the talker. Source: dpcl.clustering.solo.whiten.
     """
     separator = DeepClustering(replace(model, activity=None))
     deviations: list[Tensor] = []

@@ -6,8 +6,8 @@ import csv
 import math
 import os
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict, dataclass, fields
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,12 @@ import torch
 from torch import nn
 
 from dpcl.errors import InputError, missing_package
-from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.io import Report, atomic, no_report
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import MixtureRow, read_list, render_mixture, row_files
+from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.model import Model, build_network, load_model, save_model
 from dpcl.networks.base import HEADS, EmbeddingNetwork
-from dpcl.recordings.separate import separate_recording
-from dpcl.separators.registry import separator_of
-from dpcl.shipped import find_file, weights_path
-from dpcl.training.batches import batches, has_index, pack, statistics
+from dpcl.shipped import weights_path
+from dpcl.training.batches import batches, prepare, statistics
 from dpcl.training.checkpoint import (
     clear,
     latest_checkpoint,
@@ -35,8 +30,11 @@ from dpcl.training.checkpoint import (
     save_checkpoint,
     to_resume,
 )
+from dpcl.training.conditioned import conditioned_loss
 from dpcl.training.loss import batch_loss
-from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
+from dpcl.training.optimisers import average_of, follow, learning_rate, optimisers_of
+from dpcl.training.recipe import MACHINE, Recipe
+from dpcl.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -97,75 +95,6 @@ class RunLog:
         self._board.close()
 
 
-class Validation:
-    """Rendered mixtures of the validation list, and the score of a network on them.
-
-    Raises:
-        InputError: The list or its recordings are missing, and no corpus has a split `valid`.
-    """
-
-    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
-        assert recipe.validation is not None
-        self.settings, self.model = recipe.validation, recipe.model
-        rows, root = self._rows(recipe, folder)
-        rate = recipe.model.signal.sample_rate
-        self.mixtures = [render_mixture(row, root, rate) for row in rows]
-
-    def _rows(self, recipe: Recipe, folder: Path | None) -> tuple[list[MixtureRow], Path]:
-        """Return the rows, and the folder that their paths are relative to."""
-        settings, corpora = self.settings, [Path(path) for path in recipe.data.corpora]
-        folders = [path if path.is_dir() else path.parent for path in corpora]
-        beside = folders if folder is None else [folder, *folders]
-        here = [Path(settings.list), *(place / settings.list for place in beside)]
-        path = next((path for path in here if path.exists()), None)
-        path = path or find_file("lists", settings.list)
-        if path is None:
-            raise InputError(
-                f"validation.list: there is no list {settings.list}; correct it, or add --set"
-                " validation=null"
-            )
-        rows = read_list(path)[: settings.limit]
-        roots = [*folders, path.parent] if settings.root is None else [Path(settings.root)]
-        for root in roots:
-            if settings.root is not None or _has_files(rows[:1], root):
-                return rows, root
-        for corpus, root in zip(corpora, folders, strict=True):
-            drawn = None
-            with suppress(InputError):  # it has no such split
-                drawn = read_corpus(corpus, "valid") if has_index(corpus) else None
-            if drawn is not None:
-                return draw_list(drawn, path.stem, 0, len(rows), recipe.data.num_sources), root
-        raise InputError(
-            f"validation.list: no corpus has the recordings of {settings.list} or a split `valid`;"
-            " give another --corpus, or add --set validation=null"
-        )
-
-    def si_sdri(self, network: EmbeddingNetwork) -> float:
-        """Return the mean over mixtures of the mean over their sources, dB.
-
-        Silent references do not count. The network keeps its mode, and no random number is drawn.
-        """
-        training = network.training
-        separator = separator_of(Model(self.model, network.eval(), {}))
-        scores = []
-        for rendered in self.mixtures:
-            mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
-            found = separate_recording(mixture, separator.sample_rate, separator, len(references))
-            estimates = found.sources
-            order = best_permutation(estimates, references)
-            improvement = si_sdr(estimates[order], references) - si_sdr(mixture, references)
-            scores.append(improvement.nanmean())  # NaN: a silent reference
-        network.train(training)
-        return float(torch.stack(scores).nanmean())
-
-
-def _has_files(rows: list[MixtureRow], root: Path) -> bool:
-    try:
-        return all(path.is_file() for row in rows for path in row_files(row, root))
-    except ValueError:  # a part of a recording that is not there
-        return False
-
-
 LOG_EVERY = 20  # steps
 
 
@@ -220,29 +149,31 @@ def train(
     elif recipe.init is not None:
         _start_from(network, recipe.init, init, recipe.init_heads)
     with fabric.rank_zero_first():  # the other devices then find the cache
-        packed = pack(recipe, packing)
-    size = [len(packed), int(packed.offsets[-1])]
-    if state["data"] not in (None, size):
+        data = prepare(recipe, packing)
+    if state["data"] not in (None, data.size):
         raise InputError(f"{run}: the recordings have changed since; start a new run")
     validation = Validation(recipe, folder) if recipe.validation else None
     stft = recipe.model.signal.stft()
     if model is None and recipe.init is None:
-        network.mean, network.std = statistics(recipe, packed)
+        network.mean, network.std = statistics(recipe, data)
     if fabric.is_global_zero and model is None:
         begin()
         clear(run)  # only now that weights and recordings have been read
 
-    optimiser = _optimiser(network, recipe.optimiser)
-    fabric_network, fabric_optimiser = fabric.setup(network.train(), optimiser)
+    averaged = average_of(network, recipe.optimiser, state.get("averaged"))
+    optimisers = optimisers_of(network, recipe.optimiser)
+    fabric_network, *fabric_optimisers = fabric.setup(network.train(), *optimisers)
+    fabric_network.mark_forward_method("predict")
     if model is not None:  # only now, as the state moves to the device of the weights
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
     step, seconds_seen, losses = state["step"], state["seconds_seen"], state["losses"]
     cpu_done = state.get("cpu_seconds", 0.0)
     best = _best_score(run)
 
     def snapshot(**scores: float) -> Model:
         notes = {"recipe": recipe.model_dump(mode="json", exclude=MACHINE), "step": step}
-        return Model(recipe.model, network, notes | {"audio_hours": seconds_seen / 3600} | scores)
+        return Model(recipe.model, averaged, notes | {"audio_hours": seconds_seen / 3600} | scores)
 
     def save() -> None:
         state = {
@@ -250,23 +181,27 @@ def train(
             "seconds_seen": seconds_seen,
             "losses": losses,  # since the last row of the log
             "cpu_seconds": cpu_done + (cpu_seconds() - before_cpu) * fabric.world_size,
-            "optimiser": optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+            "averaged": None if averaged is network else averaged.state_dict(),
             "recipe": recipe.model_dump_json(),
-            "data": size,
+            "data": data.size,
         }
-        save_checkpoint(run, step, snapshot(), state)
+        save_checkpoint(run, step, replace(snapshot(), network=network), state)
 
     with closing(RunLog(run, step)) if fabric.is_global_zero else nullcontext() as log:
         if log and model is None:
             save()  # reports a folder that cannot be written at once
         last_saved = last_logged = perf_counter()
         logged_seconds = seconds_seen
-        for sources in batches(recipe, packed, fabric, step):  # (B, C, W, T)
+        for batch in batches(recipe, data, fabric, step):
             _seed(recipe.seed, step, fabric)
             rate = learning_rate(recipe.optimiser, step, recipe.steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            loss = batch_loss(recipe, fabric_network, stft, sources)
+            for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+                group["lr"] = rate * group["ratio"]
+            if isinstance(batch, ConditionedMixture):
+                loss = conditioned_loss(recipe, fabric_network, stft, batch)
+            else:
+                loss = batch_loss(recipe, fabric_network, stft, batch)
             fabric.backward(loss)
             clip = recipe.optimiser.clip or math.inf
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), clip))
@@ -276,10 +211,14 @@ def train(
                     f"{run}: at step {step + 1} the loss is {losses[-1]} and the norm of its "
                     f"gradient {norm}; lower optimiser.learning_rate or optimiser.clip"
                 )
-            fabric_optimiser.step()
-            optimiser.zero_grad()
+            for optimiser in fabric_optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
             step += 1
-            batch_seconds = sources[:, 0].numel() / packed.sample_rate
+            if averaged is not network:
+                follow(averaged, network, min(recipe.optimiser.average, step / (step + 9)))
+            mixtures = batch.mixture if isinstance(batch, ConditionedMixture) else batch[:, 0]
+            batch_seconds = mixtures.numel() / data.speech.sample_rate
             seconds_seen += batch_seconds * fabric.world_size
 
             last = step == recipe.steps
@@ -287,7 +226,7 @@ def train(
             if validate or last or step % LOG_EVERY == 0:
                 speed = (seconds_seen - logged_seconds) / (perf_counter() - last_logged)
                 if log:
-                    score = validation.si_sdri(network) if validation and validate else None
+                    score = validation.si_sdri(averaged) if validation and validate else None
                     row = LogRow(step, recipe.steps, sum(losses) / len(losses), norm, rate,
                                    seconds_seen / 3600, speed, score)  # fmt: skip
                     log.write(row)
@@ -297,6 +236,8 @@ def train(
                     report(row)
                 losses.clear()
                 last_logged, logged_seconds = perf_counter(), seconds_seen
+            if log and last and not validation and averaged is not network:
+                save_model(snapshot(), run / "best.safetensors")
             due = perf_counter() - last_saved > 60 * recipe.checkpoint_minutes
             if log and (due or last):
                 log.flush()
@@ -388,17 +329,3 @@ def _seed(seed: int, step: int, fabric: Fabric) -> None:
     torch.default_generator.manual_seed(int(words[0]))
     if fabric.device.type != "cpu":
         getattr(torch, fabric.device.type).manual_seed(int(words[0]))
-
-
-def _optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(learning, settings.learning_rate)
-
-
-def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
-    """Return the rate of a step: linear warm-up, then a half cosine down to `final`."""
-    if step < settings.warm_up:
-        return settings.learning_rate * (step + 1) / settings.warm_up
-    share = (step - settings.warm_up) / max(1, steps - settings.warm_up)
-    cosine = 0.5 * (1 + math.cos(math.pi * share))
-    return settings.learning_rate * (settings.final + (1 - settings.final) * cosine)

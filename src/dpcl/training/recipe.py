@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.kinds import Kinds
 from dpcl.model import ModelSettings
 from dpcl.settings import Settings
@@ -48,6 +49,9 @@ class DataSettings(Settings):
     turns: float = Field(default=0.0, ge=0, le=1)
     # kinds of mixtures, in place of `within`; null: any talkers
     kinds: Kinds | None = None
+    # rooms, backgrounds, channels and numbers of talkers, in place of all of the above from
+    # `num_sources` on; null: clean mixtures
+    conditions: ConditionSettings | None = None
 
     @model_validator(mode="after")
     def _kinds_say_what_meets(self) -> DataSettings:
@@ -110,6 +114,11 @@ class ObjectiveSettings(Settings):
     floor_db: float = Field(default=-40.0, lt=0)
     masks: MaskObjective | None = None
     share: float = Field(default=0.5, gt=0, lt=1)  # weight of the embeddings' part beside masks
+    # With data.conditions, beside the affinity: weights of the background class, of the number of
+    # talkers in a frame, and of the SI-SDR (dB) behind masks around the talkers' own centroids
+    background: NonNegative = 0.3
+    counts: NonNegative = 0.1
+    waveform: NonNegative = 0.1
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> ObjectiveSettings:
@@ -130,9 +139,15 @@ class Stage(Settings):
 
 
 class OptimiserSettings(Settings):
-    """Adam; warm-up, then a cosine down to `final`, over all stages."""
+    """Optimiser; warm-up, then a cosine down to `final`, over all stages."""
 
+    # muon: orthogonal updates for matrices (Jordan et al. 2024), AdamW for the other weights
+    kind: Literal["adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    matrix_rate: float = Field(default=4e-3, gt=0, allow_inf_nan=False)  # of muon's matrices
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    # Decay of a running average of the weights, which is what is scored and kept; 0: the weights
+    average: float = Field(default=0.0, ge=0, lt=1)
     warm_up: int = Field(default=0, ge=0)  # steps
     final: float = Field(default=0.0, ge=0, le=1)  # last learning rate as a share of the highest
     clip: float | None = Field(default=None, gt=0)  # largest norm of the gradient
@@ -197,6 +212,24 @@ class Recipe(Settings):
             )
         if objective.masks and objective.masks.across_windows and not network.unfolded:
             raise ValueError("objective.masks.across_windows needs model.network.unfolded")
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_have_their_heads(self) -> Recipe:
+        network, objective = self.model.network, self.objective
+        if self.data.conditions is None:
+            return self
+        if objective.kind != "affinity" or objective.masks:
+            raise ValueError("data.conditions needs objective.kind affinity, without masks")
+        if not network.background or (objective.counts and not network.counts):
+            raise ValueError(
+                "data.conditions needs model.network.background, and model.network.counts for"
+                " objective.counts"
+            )
+        if self.model.signal.level != "quantile":
+            raise ValueError("data.conditions needs model.signal.level quantile")
+        if any(stage.windows > 1 for stage in self.stages):
+            raise ValueError("data.conditions needs stages.windows 1")
         return self
 
     @property

@@ -1,0 +1,68 @@
+"""Optimisers, the learning rate of every step, and the running average of the weights."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from dpcl.networks.base import EmbeddingNetwork
+from dpcl.training.recipe import OptimiserSettings
+
+SMALLEST_MATRIX = 16  # rows and columns of a matrix that Muon updates, at least
+
+
+def optimisers_of(network: nn.Module, settings: OptimiserSettings) -> list[torch.optim.Optimizer]:
+    """Return the optimisers; the rate of a group is its `ratio` times the learning rate."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.kind == "adam":
+        groups = [{"params": learning, "ratio": 1.0}]
+        if not decay:
+            return [torch.optim.Adam(groups, rate)]
+        return [torch.optim.AdamW(groups, rate, weight_decay=decay)]
+    matrices = [p for p in learning if p.ndim == 2 and min(p.shape) >= SMALLEST_MATRIX]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in learning if id(p) not in chosen]
+    return [
+        torch.optim.Muon(
+            [{"params": matrices, "ratio": settings.matrix_rate / rate}],
+            settings.matrix_rate,
+            weight_decay=decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            [{"params": others, "ratio": 1.0}], rate, betas=(0.9, 0.98), weight_decay=decay
+        ),
+    ]
+
+
+def average_of(
+    network: EmbeddingNetwork, settings: OptimiserSettings, saved: dict[str, Tensor] | None
+) -> EmbeddingNetwork:
+    """Return the running average of the weights, or the network itself without one."""
+    if not settings.average:
+        return network
+    averaged = deepcopy(network).requires_grad_(False)
+    if saved is not None:
+        averaged.load_state_dict(saved)
+    return averaged
+
+
+@torch.no_grad()
+def follow(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average towards the weights by 1 - decay."""
+    pairs = zip(averaged.parameters(), network.parameters(), strict=True)
+    for mean, weight in pairs:
+        mean.lerp_(weight.to(mean.device), 1 - decay)
+
+
+def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
+    """Return the rate of a step: linear warm-up, then a half cosine down to `final`."""
+    if step < settings.warm_up:
+        return settings.learning_rate * (step + 1) / settings.warm_up
+    share = (step - settings.warm_up) / max(1, steps - settings.warm_up)
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return settings.learning_rate * (settings.final + (1 - settings.final) * cosine)
