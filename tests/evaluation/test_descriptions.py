@@ -17,7 +17,7 @@ from dpcl.evaluation.descriptions import (
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import MixtureRow, read_list, write_list
-from dpcl.separators.load import named_separator
+from dpcl.separators.registry import find_method
 from dpcl.training.phases import read_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_every_system_is_there_and_every_recipe_takes_its_changes(name: str) -> 
     for system in experiment.systems:
         assert set(system.published) <= set(experiment.lists)
         if system.recipe is None:
-            named_separator(system.separator or system.name)
+            find_method(system.separator or system.name)
             continue
         path = REPOSITORY / "recipes" / f"{system.recipe}.yaml"
         changes = [f"{key}={value}" for key, value in system.changes.items()]

@@ -61,8 +61,8 @@ def corpus(
 
     Example: **dpcl corpus librispeech LibriSpeech --out librispeech.csv**
     """
-    from dpcl.apps.files import refuse_existing
     from dpcl.errors import InputError
+    from dpcl.io import Progress, refuse_existing
     from dpcl.mixtures.index import Tree, summarise, write_index
     from dpcl.mixtures.layouts import read_layout
 
@@ -71,7 +71,12 @@ def corpus(
         raise InputError(f"{out}: is a folder; give a file name ending in .csv as --out")
     tree = Tree(folder.resolve())
     with progress("measuring recordings") as move:
-        entries = read_layout(layout.value, tree, split_by is SplitBy.name, move)
+        entries = read_layout(
+            layout.value,
+            tree,
+            split_by is SplitBy.name,
+            lambda done, total: move(Progress(done, total, "recordings")),
+        )
     write_index(entries, out)
 
     splits = summarise(entries)

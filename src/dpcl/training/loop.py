@@ -117,8 +117,7 @@ class Validation:
         folders = [path if path.is_dir() else path.parent for path in corpora]
         beside = folders if folder is None else [folder, *folders]
         here = [Path(settings.list), *(place / settings.list for place in beside)]
-        path = next((path for path in here if path.exists()), None)
-        path = path or find_file("lists", settings.list)
+        path = next((p for p in here if p.exists()), find_file("lists", settings.list))
         if path is None:
             raise InputError(
                 f"validation.list: there is no list {settings.list}; correct it, or add --set"
@@ -126,9 +125,9 @@ class Validation:
             )
         rows = read_list(path)[: settings.limit]
         roots = [*folders, path.parent] if settings.root is None else [Path(settings.root)]
-        for root in roots:
-            if settings.root is not None or _has_files(rows[:1], root):
-                return rows, root
+        found = next((root for root in roots if settings.root or _has_files(rows[:1], root)), None)
+        if found is not None:
+            return rows, found
         for corpus, root in zip(corpora, folders, strict=True):
             drawn = None
             with suppress(InputError):  # it has no such split
@@ -160,10 +159,7 @@ class Validation:
 
 
 def _has_files(rows: list[MixtureRow], root: Path) -> bool:
-    try:
-        return all(path.is_file() for row in rows for path in row_files(row, root))
-    except ValueError:  # a part of a recording that is not there
-        return False
+    return all(path.is_file() for row in rows for path in row_files(row, root))
 
 
 LOG_EVERY = 20  # steps
@@ -332,8 +328,8 @@ def _fabric(recipe: Recipe) -> Fabric:
 
 def _beginning(recipe: Recipe) -> dict[str, Any]:
     """Return the trainer's state before the first step."""
-    recipe_json = recipe.model_dump_json()
-    return {"step": 0, "seconds_seen": 0.0, "losses": [], "recipe": recipe_json, "data": None}
+    own = {"recipe": recipe.model_dump_json(), "data": None}
+    return {"step": 0, "seconds_seen": 0.0, "losses": [], **own}
 
 
 def _result(run: Path) -> Path:
