@@ -126,7 +126,7 @@ def run_once(
 ) -> tuple[dict[str, float], str]:
     """Run a child process; return wall s, processor s and peak resident MiB, and its output.
 
-    The caller must not import torch before: the peak of a child starts at that of its parent.
+    The caller must not import torch before: the peak of a child starts at its parent's peak.
 
     Args:
         command: program and arguments.

@@ -25,12 +25,12 @@ RATE = 16000  # Hz
 LONGEST = 10.0  # s
 SHORTEST = 0.06  # s
 SUFFIXES = {".wav", ".ogg", ".oga", ".flac"}
-# Words of a path that stand for what is not one sound: talkers, and songs.
+# Words of a path that exclude a recording: talkers and songs.
 NO_SOUNDS = re.compile(
     r"voice|speech|taunt|spoken|speak|dialog|narrat|music|song|theme|track|intro|title|menu_?loop",
     re.I,
 )
-# What else the unseen classes of esc10 and berklee are called.
+# Synonyms of the unseen classes of esc10 and berklee.
 SYNONYMS = """baby infant cry chainsaw saw sneeze rooster cock cockerel hen chicken sea ocean surf
     wave clock horse neigh gallop hoof scream laugh laughter sword swoosh explosion explode explo
     door gong"""
@@ -62,7 +62,7 @@ def is_unseen(path: Path, unseen: set[str]) -> bool:
 def without_silent_ends(
     samples: NDArray[np.float32], floor_db: float = 40.0, step: int = 160
 ) -> NDArray[np.float32]:
-    """(T,) -> what lies between the first and the last 10 ms within `floor_db` of the loudest."""
+    """Cut (T,) to the part between the first and last 10 ms within `floor_db` of the loudest."""
     padded = np.pad(samples, (0, -len(samples) % step))
     power = (padded.reshape(-1, step) ** 2).mean(1)
     if not power.any():
@@ -72,7 +72,7 @@ def without_silent_ends(
 
 
 def read(path: Path) -> NDArray[np.float32] | None:
-    """(T,) at RATE with a peak of 0.9, or None for what is silent, too short, or no sound file."""
+    """Return (T,) at RATE with a peak of 0.9; None if silent, too short or not audio."""
     try:
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
@@ -89,7 +89,7 @@ def read(path: Path) -> NDArray[np.float32] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="with a folder for each package")
     parser.add_argument("out", type=Path, help="the corpus to write")
     parser.add_argument(
@@ -100,7 +100,7 @@ def main() -> None:
     unseen = unseen_words(arguments.unseen)
     arguments.out.mkdir(parents=True)
     rows = []
-    heard: set[bytes] = set()  # packages share recordings
+    seen: set[bytes] = set()  # packages share recordings
     for package in sorted(path for path in arguments.folder.iterdir() if path.is_dir()):
         seconds, first = 0.0, len(rows)
         for path in sorted(package.rglob("*")):
@@ -110,9 +110,9 @@ def main() -> None:
             if NO_SOUNDS.search(str(inside)) or is_unseen(path, unseen):
                 continue
             samples = read(path)
-            if samples is None or samples[:800].tobytes() in heard:
+            if samples is None or samples[:800].tobytes() in seen:
                 continue
-            heard.add(samples[:800].tobytes())
+            seen.add(samples[:800].tobytes())
             name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "sound"
             speaker = package.name + "-" + (re.sub(r"-?\d+[a-z]?$", "", name) or "sound")
             target = Path(speaker, f"{name}-{len(rows):05d}.flac")

@@ -85,7 +85,7 @@ def _read_one(path: Path, name: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested dictionaries; every other value of `changes` replaces that of `base`.
+    """Merge nested dictionaries; any other value of `changes` replaces the one of `base`.
 
     Example:
         >>> merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}})

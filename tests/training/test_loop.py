@@ -362,7 +362,7 @@ def test_a_silent_reference_does_not_count(
     assert math.isfinite(score("c.csv"))
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

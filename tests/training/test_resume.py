@@ -115,7 +115,7 @@ def test_killed_by_sigkill_and_resumed_it_ends_with_the_same_weights(
     assert_same_end(run, tmp_path / "whole")
 
 
-# (what is called, the call that is the last, whether it is still done)
+# (function, number of its last call, whether that call still ends)
 MOMENTS = {
     "in the first stage": ("dpcl.training.loop:batch_loss", 8, True),
     "at the boundary of the stages": ("dpcl.training.loop:batch_loss", 13, False),
@@ -256,7 +256,7 @@ def test_tensorboard_shows_every_row_once(
 def test_best_weights_are_never_replaced_by_worse_ones(
     tmp_path: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU may find other scores the second time; what is kept still is what the file says."""
+    """A GPU may find other scores the second time; the kept score is still the one of the file."""
     scores = iter([1.0, 7.0, 2.0, 1.0, 4.0, 6.0, 5.0, 3.0])
     monkeypatch.setattr(Validation, "si_sdri", lambda self, network: next(scores))
     with monkeypatch.context() as patch, pytest.raises(Killed):

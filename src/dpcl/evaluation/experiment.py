@@ -46,11 +46,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of an experiment."""
+    """The outcome of an experiment."""
 
     outputs: tuple[Path, ...]
     markdown: str  # its tables
-    notes: tuple[str, ...]  # what is missing and why
+    notes: tuple[str, ...]  # missing systems and mixtures, with the reasons
 
 
 def run_experiment(

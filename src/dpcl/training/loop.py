@@ -273,8 +273,8 @@ def _fabric(recipe: Recipe) -> Fabric:
 
 def _beginning(recipe: Recipe) -> dict[str, Any]:
     """Return the trainer's state before the first step."""
-    recipe_json = recipe.model_dump_json()
-    return {"step": 0, "seconds_seen": 0.0, "losses": [], "recipe": recipe_json, "data": None}
+    own = {"recipe": recipe.model_dump_json(), "data": None}
+    return {"step": 0, "seconds_seen": 0.0, "losses": [], **own}
 
 
 def _result(run: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What is minimised: the recipe's objective on the embeddings and on the masks of a batch."""
+"""The recipe's objective on the embeddings and on the masks of a batch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dpcl.training.recipe import MaskObjective, Recipe
 
 
 def batch_loss(recipe: Recipe, network: EmbeddingNetwork, stft: STFT, sources: Tensor) -> Tensor:
-    """Mean objective of a batch of sources (B, C, W, T), a number with a gradient.
+    """Return the mean objective of a batch of sources (B, C, W, T), a number with a gradient.
 
-    With both heads it is share * (that of the embeddings) + (1 - share) * (that of the masks), as
+    With both heads it is share * (loss of the embeddings) + (1 - share) * (loss of the masks), as
     in chimera++ (Wang, Le Roux, Hershey 2018, eq. 12).
     """
     objective = recipe.objective
@@ -50,9 +50,9 @@ def batch_loss(recipe: Recipe, network: EmbeddingNetwork, stft: STFT, sources: T
 def _embedding_loss(
     recipe: Recipe, network: EmbeddingNetwork, embeddings: Tensor, spectra: Tensor, mixture: Tensor
 ) -> Tensor:
-    """Of embeddings (B*W, N, K) of sources (B, W, C, L, F) that add up to the mixture."""
+    """Return the loss of embeddings (B*W, N, K) of sources (B, W, C, L, F)."""
     objective = recipe.objective
-    # The bins of all windows together: pairs across windows count like those within.
+    # The bins of all windows together, so that pairs across windows count as well.
     spectra, mixture = _joined(spectra, spectra.shape[1]), mixture.flatten(1, 2)
     weights = bin_weights(mixture, objective.weighting, objective.floor_db)  # (B, W*N)
     together = embeddings.reshape(*weights.shape, -1)  # (B, W*N, K)
@@ -67,7 +67,7 @@ def _embedding_loss(
 
 
 def _joined(windows: Tensor, together: int) -> Tensor:
-    """(B, W, C, n, ...) -> (B*W/together, C, together*n, ...): windows one after the other."""
+    """Join windows: (B, W, C, n, ...) -> (B*W/together, C, together*n, ...)."""
     groups = windows.reshape(-1, together, *windows.shape[2:])
     return groups.transpose(1, 2).flatten(2, 3)
 
@@ -80,9 +80,9 @@ def _mask_loss(
     together: int,
     stft: STFT,
 ) -> Tensor:
-    """Of masks (M, N, C), source spectra (B, W, C, L, F) and samples (B, C, W, T).
+    """Return the loss of masks (M, N, C) on spectra (B, W, C, L, F) and samples (B, C, W, T).
 
-    So many windows together are one item, with one order: M is B*W/together, N all their bins.
+    `together` windows form one item with one order: M is B*W/together, N all their bins.
     """
     spectra = _joined(spectra, together)  # (M, C, W'*L, F)
     samples = _joined(sources.transpose(1, 2), together)  # (M, C, W'*T)
@@ -94,7 +94,7 @@ def _mask_loss(
         windows = x.reshape(*x.shape[:-2], together, -1, x.shape[-1])
         return stft.inverse(windows, length // together).flatten(-2)
 
-    if settings.order == "strongest":  # louder sources first, and no other order will do
+    if settings.order == "strongest":  # louder sources first, the only accepted order
         ranks = samples.square().sum(-1).argsort(-1, descending=True)  # (M, C)
         items = torch.arange(len(ranks), device=ranks.device).unsqueeze(-1)
         spectra, samples = spectra[items, ranks], samples[items, ranks]
