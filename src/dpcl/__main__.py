@@ -1,15 +1,18 @@
-"""The program: `dpcl` and `python -m dpcl`, in a process of its own."""
+"""Entry point of `dpcl` and `python -m dpcl`, for a process of its own."""
 
 from dpcl.apps import cli, process
 
 
 def main() -> None:
-    """As `dpcl.apps.cli.main`, which others may call in theirs; `separate` leaves quickly."""
+    """Run `dpcl.apps.cli.main`, and end the process at once where the command allows it.
+
+    Programs that embed the command line call `dpcl.apps.cli.main`, which never ends their process.
+    """
     try:
         cli.main()
     except SystemExit as end:
         if process.quick_exit:
-            process.leave(int(end.code or 0))  # it has closed all that it opened
+            process.leave(int(end.code or 0))  # the command has closed all files
         raise
 
 

@@ -1,4 +1,4 @@
-"""What a user can put right: one sentence that says what is wrong, where, and what to do."""
+"""Errors that a user can correct, each one sentence: `{where}: {problem}; {remedy}`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,45 @@ from importlib.util import find_spec
 
 
 class InputError(ValueError):
-    """Wrong input, arguments or settings; the command line prints it and exits with status 2."""
+    """Wrong input, argument or setting.
+
+    The command line prints the message, without a traceback, and exits with status 2.
+    """
 
 
 def need_package(extra: str, purpose: str, package: str) -> None:
-    """Raise InputError if a package that an extra of dpcl brings is not installed.
+    """Check that an optional package is installed.
 
-    purpose: the sentence's beginning, as in "pictures need".
+    Args:
+        extra: name of the extra of dpcl that installs the package.
+        purpose: beginning of the error message, such as "pictures need".
+        package: name under which the package is imported.
+
+    Raises:
+        InputError: The package is not installed.
+
+    Example:
+        >>> need_package("show", "pictures need", "math")
     """
     if find_spec(package) is None:
         raise missing_package(extra, purpose, package)
 
 
 def missing_package(extra: str, purpose: str, package: str) -> InputError:
-    """What to raise where it is known already; arguments as of `need_package`."""
+    """Return the error for a package whose import failed.
+
+    Args:
+        extra: name of the extra of dpcl that installs the package.
+        purpose: beginning of the error message, such as "pictures need".
+        package: name under which the package is imported.
+
+    Returns:
+        The error, for the caller to raise.
+
+    Example:
+        >>> print(missing_package("show", "pictures need", "matplotlib"))
+        pictures need matplotlib, which is not installed; install it with `pip install "dpcl[show]"`
+    """
     return InputError(
         f"{purpose} {package}, which is not installed; install it with `pip install"
         f' "dpcl[{extra}]"`'

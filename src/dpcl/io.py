@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and report progress."""
+"""Atomic writing of files, and reports of progress."""
 
 from __future__ import annotations
 
@@ -14,27 +14,50 @@ from dpcl.errors import InputError
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of one piece of work, for a bar on the screen."""
+    """Progress of one task, for a progress bar.
+
+    Attributes:
+        done: amount of work done, in `unit`.
+        total: amount of work in all, in `unit`.
+        unit: unit of both, such as s, mixtures, steps or recordings.
+        note: name of the item in progress, or figures such as the loss.
+    """
 
     done: float
     total: float
-    unit: str = ""  # of done and total: s, mixtures, steps, recordings
-    note: str = ""  # what is being worked on
+    unit: str = ""
+    note: str = ""
 
 
 Report = Callable[[Progress], None]
 
 
 def no_report(progress: Progress) -> None:
-    """Report nothing."""
+    """Ignore the progress: the default where a function takes a `report`."""
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it at the end; removed on error.
+    """Yield a temporary path; at the end that file replaces `path`, on an error it is removed.
 
-    The folder of `path` must exist. The file gets mode 644. sync: write it to the disk before the
-    name changes, so that a power failure leaves the old or the new file.
+    The file gets mode 644.
+
+    Args:
+        path: file to write or replace. Its folder must exist.
+        sync: write the file to the disk before it is renamed, so that a power failure leaves
+            either the old or the new file.
+
+    Yields:
+        Path of an empty temporary file in the same folder.
+
+    Example:
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "a.txt"
+        >>> with atomic(path) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> path.read_text()
+        'whole'
+        >>> folder.cleanup()
     """
     path = Path(path)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -45,23 +68,41 @@ def atomic(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Path]:
         if sync:
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
-        partial.chmod(0o644)  # mkstemp gives 600
+        partial.chmod(0o644)  # mkstemp sets 600
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise InputError if there is something at `path`, unless `force`."""
+    """Check that `path` does not exist yet.
+
+    Args:
+        path: file or folder to be written.
+        force: accept a path that exists.
+
+    Raises:
+        InputError: The path exists, and `force` is False.
+    """
     if path.exists() and not force:
         raise InputError(f"{path}: exists; add --force to replace it, or give another --out")
 
 
 @contextmanager
 def folder_aside(out: Path) -> Iterator[Path]:
-    """A folder in `out` for what is not yet whole; with it goes an `out` that is left empty.
+    """Yield a temporary folder inside `out`, for files that are not complete yet.
 
-    Raises InputError where there can be none.
+    The temporary folder is removed at the end. Folders made for `out` are removed if they are empty
+    by then.
+
+    Args:
+        out: folder of the outputs; made where it does not exist.
+
+    Yields:
+        Path of the temporary folder, on the same file system as `out`.
+
+    Raises:
+        InputError: `out` cannot be written.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
@@ -69,8 +110,10 @@ def folder_aside(out: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=out, prefix=".dpcl-") as folder:
             yield Path(folder)
     except OSError as error:
-        raise InputError(f"{out}: cannot write there; {error.strerror or error}") from error
+        raise InputError(
+            f"{out}: cannot write there ({error.strerror or error}); give another --out"
+        ) from error
     finally:
         for folder_made in made:
-            with suppress(OSError):  # it is not empty: the work is done
+            with suppress(OSError):  # not empty: it holds outputs
                 folder_made.rmdir()

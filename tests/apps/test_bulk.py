@@ -123,7 +123,7 @@ def test_a_recording_that_cannot_be_separated_does_not_stop_the_others(
     Path("in/a.wav").write_text("hello\n" * 99)
     ran = dpcl(*command)
     assert ran.status == 2
-    assert "1 of 3 recordings could not be separated; out/bulk.csv says why" in ran.err
+    assert "1 of 3 recordings could not be separated; see out/bulk.csv" in ran.err
     (told,) = [row["told"] for row in journal() if row["sources"] == "0"]
     assert "a.wav cannot be read as audio" in told
     Path("in/a.wav").write_bytes(whole)

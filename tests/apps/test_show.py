@@ -213,7 +213,7 @@ def test_of_a_recording_that_is_cut_off_what_could_be_read_is_shown(
     path.write_bytes(path.read_bytes()[:-8000])
     ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model)
     assert ran.status == 0
-    assert ran.err == "dpcl: a.wav is cut off after 0.50 s: what could be read is shown\n"
+    assert ran.err == "dpcl: a.wav is cut off after 0.50 s; only this part is shown\n"
 
 
 def test_a_part_too_long_for_its_embeddings_says_so(
@@ -222,7 +222,7 @@ def test_a_part_too_long_for_its_embeddings_says_so(
     make_recording("a.wav", 8000, 11.0)
     ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model, "--seconds", 11)
     assert ran.status == 0
-    assert ran.err.startswith("dpcl: embeddings are shown of up to 10 s")
+    assert ran.err.startswith("dpcl: embeddings are shown for up to 10 s")
 
 
 def test_the_channels_root_mean_square_is_shown(

@@ -41,7 +41,7 @@ def test_a_press_of_the_button_shows_a_player_for_each_source(
         str(recording), number, str(tiny_model), lambda share, desc: moved.append((share, desc))
     )
     told, paths = shown(next(pressed))
-    assert told.startswith(f"{number} sound{'s' if number > 1 else ''} in 1.0 s, separated in ")
+    assert told.startswith(f"{number} source{'s' if number > 1 else ''} in 1.0 s, separated in ")
     assert [path.name for path in paths] == [f"talk_s{k}.wav" for k in range(1, number + 1)]
     mixture, rate = soundfile.read(recording)
     sources = [soundfile.read(path) for path in paths]

@@ -142,7 +142,7 @@ def test_bad_input_is_one_sentence_that_names_the_file(
         read_audio(tmp_path / name)
     message = str(caught.value)
     assert str(tmp_path / name) in message
-    assert "\n" not in message and message.endswith(".")
+    assert "\n" not in message and not message.endswith(".")
 
 
 def test_a_wav_recorded_through_a_pipe_has_no_length_and_is_read(tmp_path: Path) -> None:

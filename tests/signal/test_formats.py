@@ -61,7 +61,7 @@ def test_without_sph2pipe_one_sentence_says_how_to_convert(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     path = write_sphere(tmp_path / "a.wv1", SAMPLES, coding=SHORTENED)
-    with pytest.raises(InputError, match=r"a\.wv1 .*shorten: install sph2pipe, or .*-f wav IN"):
+    with pytest.raises(InputError, match=r"a\.wv1 .*shorten; install sph2pipe, or .*-f wav IN"):
         read_audio(path)
 
 
@@ -70,7 +70,7 @@ def test_what_sph2pipe_says_is_passed_on(
 ) -> None:
     path = write_sphere(tmp_path / "a.wv1", SAMPLES, coding="pcm,embedded-wavpack")
     with pytest.raises(
-        InputError, match=r"a\.wv1 cannot .* \(it is not shortened\): copy it again"
+        InputError, match=r"a\.wv1 cannot .* \(it is not shortened\); copy it again"
     ):
         read_audio(path)
 

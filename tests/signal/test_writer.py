@@ -156,7 +156,7 @@ def test_a_wav_beyond_four_gigabytes_goes_on_as_rf64(
 def test_a_size_known_before_saves_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AudioWriter, "_go_on_as", None)
+    monkeypatch.setattr(AudioWriter, "_continue_as", None)
     frames = 2**32 // 4 + 1
     with AudioWriter(tmp_path / "a.wav", 8000, 2, "PCM_16", frames) as writer:
         writer.write(NOISE)
@@ -187,7 +187,9 @@ def test_a_disk_that_fills_is_one_sentence_and_no_file(
     for size in (1000, len(before) // 2, len(before) - 3000, len(before) - 100):
         with disk_of(size), pytest.raises(InputError, match=r"a\.\w+ cannot be written") as caught:
             write(path, NOISE, subtype)
-        assert "\n" not in str(caught.value) and str(caught.value).endswith(").")
+        assert "\n" not in str(caught.value) and str(caught.value).endswith(
+            "; choose another folder"
+        )
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
         assert path.read_bytes() == before
 
@@ -276,7 +278,7 @@ def test_what_does_not_fit_together_is_one_sentence(
 ) -> None:
     with pytest.raises(InputError, match=f"{name} cannot be written") as caught:
         AudioWriter(tmp_path / name, rate, channels, subtype)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value) and not str(caught.value).endswith(".")
     assert "end its name in .wav" in str(caught.value)
     assert not list(tmp_path.iterdir())
 

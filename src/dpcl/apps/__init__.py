@@ -1,1 +1,1 @@
-"""Programs built on the separators."""
+"""The command line, the page in the browser, and their shared parts."""

@@ -1,4 +1,4 @@
-"""`dpcl bulk`: many recordings on the machines of a Ray cluster, and a journal of the outcomes."""
+"""`dpcl bulk`: separate many recordings on a Ray cluster, with a journal of the outcomes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ from dpcl.separators.limits import check_sources
 def bulk(
     recordings: Annotated[
         list[Path],
-        typer.Argument(help="Audio files, and folders in which all are meant.", metavar="REC..."),
+        typer.Argument(
+            help="Audio files; folders stand for all recordings in them.", metavar="REC..."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder; below it sources lie as their recordings do.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the outputs; keeps the subfolders of the inputs.")
+    ],
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -33,15 +37,16 @@ def bulk(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of a Ray cluster, or auto; this machine if left out.", show_default=False
+            help="Address of a Ray cluster, or auto; this machine if omitted.", show_default=False
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Separate many recordings, one on each processor core of a Ray cluster or of this machine.
+    """Separate many recordings, one per processor core of a Ray cluster or of this machine.
 
-    What became of each is in OUT/bulk.csv; stopped, the same command goes on. All machines must
-    have dpcl and see the same files. A recording that cannot be separated does not stop the others.
+    The outcome of each recording is recorded in OUT/bulk.csv. Run the same command again to
+    resume. All machines must have dpcl and access to the same files. A recording that cannot be
+    separated does not stop the others.
 
     Example: **dpcl bulk recordings --out separated --address auto**
     """
@@ -52,18 +57,26 @@ def bulk(
         failed, total = separate_on_cluster(recordings, out, order, address, force, move)
     if failed:
         raise InputError(
-            f"{failed} of {total} recordings could not be separated; {out / JOURNAL} says why"
+            f"{failed} of {total} recordings could not be separated;"
+            f" see {out / JOURNAL} for the reasons"
         )
 
 
-JOURNAL = "bulk.csv"  # in the folder of the outputs
-COLUMNS = ("recording", "order", "sources", "seconds", "took", "told")
-AHEAD = 2  # recordings handed out for every core
+JOURNAL = "bulk.csv"  # file of the journal in the folder of the outputs
+COLUMNS = ("recording", "order", "sources", "seconds", "took", "told")  # columns of the journal
+AHEAD = 2  # number of recordings submitted per core
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for each recording; see `separate_files`."""
+    """Settings of the separation of each recording; see `separate_files`.
+
+    Attributes:
+        model: separator, as `dpcl.separate` takes it.
+        sources: number of sources; None to estimate it.
+        most: upper limit for the estimated number of sources.
+        file_format: format of the outputs.
+    """
 
     model: str
     sources: int | None
@@ -71,19 +84,28 @@ class Order:
     file_format: str
 
     def __str__(self) -> str:
+        """Return the text of the journal's column `order`."""
         number = f"up to {self.most}" if self.sources is None else str(self.sources)
         return f"{self.model}, {number} sources, {self.file_format}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a recording."""
+    """Outcome of one recording: a line of the journal.
+
+    Attributes:
+        recording: absolute name of the file.
+        sources: number of files written; 0 if the recording could not be separated.
+        seconds: duration of the recording, s.
+        took: time of the separation, s.
+        told: error message or warnings; empty if none. <!-- word -->
+    """
 
     recording: str
-    sources: int  # none where it could not be separated
-    seconds: float  # of audio
-    took: float  # seconds of work
-    told: str  # what is wrong with it, or not as one would expect
+    sources: int
+    seconds: float
+    took: float
+    told: str
 
 
 def separate_on_cluster(
@@ -94,15 +116,26 @@ def separate_on_cluster(
     force: bool = False,
     report: Report = no_report,
 ) -> tuple[int, int]:
-    """Write the sources of all recordings; how many could not be separated, and of how many.
+    """Write the sources of all recordings, and a journal of the outcomes.
 
-    given: files, and folders whose recordings are all meant, the sources of which lie below `out`
-    as they lie below the folder; what is below `out` itself is none. address: of a Ray cluster,
-    "auto" for the one that runs, None for this machine alone. Recordings that out/bulk.csv says are
-    done by the same order are not done again, unless `force`. report: called
-    after each recording.
-    Raises InputError for wrong arguments, before anything is written, and where there is no such
-    cluster.
+    Recordings that the journal lists as separated with the same settings are skipped, unless
+    `force` is True.
+
+    Args:
+        given: files, and folders that stand for all recordings in them. Outputs keep the
+            subfolders. Files below `out` are not recordings.
+        out: folder of the outputs and of the journal.
+        order: settings of the separation.
+        address: address of a Ray cluster; "auto" for the running one; None for this machine.
+        force: separate all recordings again, and replace outputs that exist.
+        report: called after each recording.
+
+    Returns:
+        Number of recordings that could not be separated, and number of all recordings.
+
+    Raises:
+        InputError: An argument is wrong (found before anything is written), or the cluster is not
+            available.
     """
     import ray
 
@@ -112,25 +145,27 @@ def separate_on_cluster(
     check_sources(order.sources)
     check_sources(order.most)
     find_method(order.model)
-    shipped = order.model in (model.name for model in shipped_models())  # with dpcl, anywhere
+    shipped = order.model in (
+        model.name for model in shipped_models()
+    )  # available on every machine
     model = order.model if shipped else str(Path(order.model).resolve())
-    places = find_recordings(given, out)
+    folders = find_recordings(given, out)
     journal = out / JOURNAL
-    begun = journal.is_file()  # else what is in the folder is not ours to replace
+    begun = journal.is_file()  # outputs of an earlier run may be replaced, other files not
     done = set() if force else _done(journal, str(order))
-    left = [recording for recording in places if recording not in done]
-    report(Progress(len(places) - len(left), len(places), "recordings"))
+    remaining = [recording for recording in folders if recording not in done]
+    report(Progress(len(folders) - len(remaining), len(folders), "recordings"))
     failed = 0
-    with _cluster(address) as cores, _opened(journal, anew=force) as file:
+    with _cluster(address) as cores, _open_journal(journal, restart=force) as file:
         writer = csv.writer(file)
         if force or not begun:
             writer.writerow(COLUMNS)
         one = ray.remote(num_cpus=1)(separate_one)
-        orders = (
-            one.remote(name, str(places[name].resolve()), model, order, force or begun)
-            for name in left
+        tasks = (
+            one.remote(name, str(folders[name].resolve()), model, order, force or begun)
+            for name in remaining
         )
-        for number, outcome in enumerate(_in_turn(orders, AHEAD * cores), 1):
+        for number, outcome in enumerate(_as_completed(tasks, AHEAD * cores), 1):
             failed += not outcome.sources
             writer.writerow(
                 [
@@ -143,12 +178,24 @@ def separate_on_cluster(
                 ]
             )
             file.flush()
-            report(Progress(len(places) - len(left) + number, len(places), "recordings"))
-    return failed, len(places)
+            done_now = len(folders) - len(remaining) + number
+            report(Progress(done_now, len(folders), "recordings"))
+    return failed, len(folders)
 
 
 def separate_one(recording: str, folder: str, model: str, order: Order, force: bool) -> Outcome:
-    """One recording, on the machine that this runs on."""
+    """Separate one recording in a process of the cluster.
+
+    Args:
+        recording: absolute name of the file.
+        folder: absolute name of the folder of its outputs.
+        model: shipped model, or absolute name of a weights file.
+        order: settings of the separation.
+        force: replace outputs that exist.
+
+    Returns:
+        The outcome; errors of the recording or of the disk become its message.
+    """
     from dpcl.apps.files import Separated, separate_files
 
     finished: list[Separated] = []
@@ -165,18 +212,26 @@ def separate_one(recording: str, folder: str, model: str, order: Order, force: b
         )
     except InputError as error:
         return Outcome(recording, 0, 0.0, 0.0, str(error))
-    except OSError as error:  # a disk that is full, a share that went away
+    except OSError as error:  # a full disk, or a network share that is not available
         return Outcome(recording, 0, 0.0, 0.0, f"{error.filename}: {error.strerror}")
     (result,) = finished
-    told = " ".join(f"{warning}." for warning in result.warnings)
-    return Outcome(recording, len(result.outputs), result.seconds, result.took, told)
+    warnings = " ".join(f"{warning}." for warning in result.warnings)
+    return Outcome(recording, len(result.outputs), result.seconds, result.took, warnings)
 
 
 def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
-    """Absolute names of recordings -> folders of their sources.
+    """Find all recordings, and the folder of the outputs of each.
 
-    Raises InputError for a file that is not there, a folder without recordings, and recordings
-    whose sources would have the same names.
+    Args:
+        given: files, and folders that stand for all recordings in them.
+        out: folder of the outputs. Files below it are not recordings.
+
+    Returns:
+        Folder of the outputs by absolute name of the recording.
+
+    Raises:
+        InputError: A file does not exist, a folder holds no recordings, or outputs of two
+            recordings would have the same names.
     """
     import soundfile
 
@@ -184,8 +239,8 @@ def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
 
     suffixes = {f".{name.lower()}" for name in soundfile.available_formats()}
     suffixes |= AUDIO_SUFFIXES | {".oga", ".wv2"}
-    places: dict[str, Path] = {}
-    taken: dict[tuple[Path, str], Path] = {}
+    folders: dict[str, Path] = {}
+    owners: dict[tuple[Path, str], Path] = {}  # recording by folder and stem of its outputs
     for path in given:
         found = {path: out}
         if path.is_dir():
@@ -197,36 +252,36 @@ def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
         elif not path.is_file():
             raise InputError(f"{path}: does not exist; check the name of the recording")
         for recording, folder in found.items():
-            other = taken.setdefault((folder, recording.stem), recording)
+            other = owners.setdefault((folder, recording.stem), recording)
             if other.resolve() != recording.resolve():
                 raise InputError(f"{other} and {recording} would share output names; rename one")
-            places[str(recording.resolve())] = folder
-    return places
+            folders[str(recording.resolve())] = folder
+    return folders
 
 
 def _done(journal: Path, order: str) -> set[str]:
-    """Recordings that were separated by this order."""
+    """Return the recordings that the journal lists as separated with these settings."""
     if not journal.is_file():
         return set()
     lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = csv.DictReader(line for line in lines if line.endswith("\n"))
     if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise InputError(f"{journal}: is not of dpcl bulk; give another --out")
+        raise InputError(f"{journal}: is not a journal of `dpcl bulk`; give another --out")
     return {row["recording"] for row in rows if row["order"] == order and int(row["sources"])}
 
 
-def _opened(journal: Path, anew: bool) -> TextIO:
-    """The journal, to go on behind its last whole line."""
+def _open_journal(journal: Path, restart: bool) -> TextIO:
+    """Open the journal to append after its last complete line, or to restart it."""
     journal.parent.mkdir(parents=True, exist_ok=True)
-    file = journal.open("w" if anew else "a", newline="", encoding="utf-8")
+    file = journal.open("w" if restart else "a", newline="", encoding="utf-8")
     written = journal.read_bytes()
-    file.truncate(written.rfind(b"\n") + 1)  # stopped within a line
+    file.truncate(written.rfind(b"\n") + 1)  # drops an incomplete last line
     return file
 
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[int]:
-    """Ray, connected; gives how many cores there are."""
+    """Connect to Ray, and yield the number of cores."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -239,7 +294,7 @@ def _cluster(address: str | None) -> Iterator[int]:
     except (ConnectionError, ValueError) as error:
         raise InputError(
             f"there is no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with"
-            " `ray start --head`, or leave out --address"
+            " `ray start --head`, or omit --address"
         ) from error
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -249,12 +304,12 @@ def _cluster(address: str | None) -> Iterator[int]:
             ray.shutdown()
 
 
-def _in_turn(orders: Iterator[Any], ahead: int) -> Iterator[Outcome]:
-    """Outcomes as they come, of orders of which so many are out at once."""
+def _as_completed(tasks: Iterator[Any], ahead: int) -> Iterator[Outcome]:
+    """Yield outcomes in the order of completion, with `ahead` tasks submitted at a time."""
     import ray
 
-    out = [*islice(orders, ahead)]
-    while out:
-        (ready,), out = ray.wait(out, num_returns=1)
-        out += islice(orders, 1)
+    pending = [*islice(tasks, ahead)]
+    while pending:
+        (ready,), pending = ray.wait(pending, num_returns=1)
+        pending += islice(tasks, 1)
         yield ray.get(ready)

@@ -1,6 +1,6 @@
-"""The program `dpcl`: reads the command line, shows progress, prints results; the work is below.
+"""The program `dpcl`: reads the command line, shows progress and prints results.
 
-Heavy packages are imported by the command that needs them, so that `--help` answers at once.
+Each command imports heavy packages itself, so that `--help` appears at once.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ app.command()(export.export)
 app.command()(live.live)
 app.command()(web.web)
 app.command()(bulk.bulk)
-UsageError: Any = typer.BadParameter.__base__  # click's, of which newer typers hold a copy
+UsageError: Any = typer.BadParameter.__base__  # class of click, or of the copy in newer typers
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def main() -> None:
-    """Entry point: wrong input ends with one sentence and status 2, never with a traceback."""
+    """Run the command line; wrong input ends with one sentence and status 2, no traceback."""
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="dpcl", standalone_mode=False))
     except InputError as error:
@@ -69,6 +69,7 @@ def main() -> None:
 
 
 def _print_version(wanted: bool) -> None:
+    """Print the version and exit."""
     if wanted:
         print(f"dpcl {dpcl.__version__}")
         raise typer.Exit
@@ -83,15 +84,16 @@ def _program(
         ),
     ] = False,
 ) -> None:
-    """One recording in which sounds overlap in, each sound on its own out."""
+    """Separate recordings of overlapping talkers: one recording in, one file per voice out."""
 
 
 @app.command()
 def separate(
     recordings: Annotated[
-        list[Path], typer.Argument(help="Audio files; - is standard input.", metavar="REC...")
+        list[Path],
+        typer.Argument(help="Audio files; `-` reads standard input.", metavar="REC..."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for STEM_s1.wav, STEM_s2.wav, …")],
+    out: Annotated[Path, typer.Option(help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")],
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -99,14 +101,16 @@ def separate(
     background: Annotated[
         bool,
         typer.Option(
-            help="Write STEM_background.wav where the model estimates the background; with"
-            " --no-background it is shared among the sources."
+            help="Write STEM_background.wav if the model estimates a background. With"
+            " `--no-background`, the sources share it."
         ),
     ] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write each source of each recording, at its own rate and channels, adding up to it.
+    """Separate recordings into sources.
+
+    Outputs keep the input's sample rate, channels and length, and sum to it.
 
     Example: **dpcl separate examples/two_talkers.flac --out separated**
     """
@@ -203,17 +207,17 @@ def train(
 def evaluate(
     mixture_list: Annotated[
         Path,
-        typer.Argument(help="A list (CSV), or a folder with mix/, s1/, s2/, …", metavar="LIST"),
+        typer.Argument(help="List (CSV), or folder with mix/, s1/, s2/, …", metavar="LIST"),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
     root: Annotated[
-        Path | None, typer.Option(help="Folder that the list's paths are relative to.")
+        Path | None, typer.Option(help="Folder that the paths of the list are relative to.")
     ] = None,
     separator: Annotated[
         str,
         typer.Option(
-            help="A model, a .safetensors file, either with :local or :live behind it, live, nmf,"
-            " fhmm, casa, spectral, or mixture, ibm, irm, psm."
+            help="Model or .safetensors file, either optionally followed by `:local` or `:live`;"
+            " or one of live, nmf, fhmm, casa, spectral, mixture, ibm, irm, psm."
         ),
     ] = "default",
     limit: Limit = None,
@@ -236,7 +240,7 @@ def evaluate(
     rows = read_list(mixture_list)
     root = root or rendered_root(mixture_list, rows)
     if root is None:
-        raise InputError(f"{mixture_list} needs --root, the folder that its paths are relative to")
+        raise InputError(f"{mixture_list}: its paths need a folder; give it as --root")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
     method = find_method(separator)
@@ -258,10 +262,10 @@ def evaluate(
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="Print the card of this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Model whose card is printed.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What ships, what it was trained on, how good it is.
+    """List the models that ship, or print a model's card: training data, scores and limits.
 
     Example: **dpcl models default**
     """
@@ -271,7 +275,7 @@ def models(
     if name is not None:
         found = [model for model in found if model.name == name]
         if not found:
-            raise InputError(f"no model {name!r} ships; `dpcl models` lists what does")
+            raise InputError(f"no model {name!r} ships; choose one that `dpcl models` lists")
     if as_json:
         _print_json([asdict(model) for model in found])
     elif name is not None:
@@ -283,4 +287,5 @@ def models(
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))  # paths as text
+    """Print a JSON document, paths as text."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))

@@ -1,4 +1,4 @@
-"""What the commands share: the screen, its progress bar, and common options."""
+"""Shared parts of the commands: console, progress bar and common options."""
 
 from __future__ import annotations
 
@@ -9,34 +9,57 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-# Standard output is for results; file names are shown as they are.
 from dpcl.io import Progress, Report, no_report
 
+# Console on standard error, as standard output is for results; file names are printed unchanged.
 screen = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-Force = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many mixtures.", min=1)]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N mixtures.", min=1)]
 
-Sources = Annotated[int | None, typer.Option(help="How many sounds, 1 to 10; counted if left out.")]
-MaxSources = Annotated[int, typer.Option(help="Where they are counted, at most so many.")]
-ModelName = Annotated[str, typer.Option(help="A shipped model, or a .safetensors file.")]
+Sources = Annotated[
+    int | None, typer.Option(help="Number of sources, 1 to 10. Estimated if omitted.")
+]
+MaxSources = Annotated[int, typer.Option(help="Upper limit for the estimated number of sources.")]
+ModelName = Annotated[
+    str, typer.Option(help="Shipped model (see `dpcl models`), or a .safetensors file.")
+]
 FileFormat = Annotated[
-    str, typer.Option("--format", help="Of the outputs: wav, flac, mp3, …; input: as REC is.")
+    str,
+    typer.Option(
+        "--format",
+        help="Output format: wav, flac, mp3, …; `input` keeps each recording's format.",
+    ),
 ]
 Metrics = Annotated[
-    str, typer.Option(help="pesq, stoi or pesq,stoi, besides si_sdr,sdr.", show_default=False)
+    str,
+    typer.Option(
+        help="Metrics besides si_sdr and sdr: pesq, stoi or pesq,stoi.", show_default=False
+    ),
 ]
 
 
 def more_metrics(text: str) -> tuple[str, ...]:
-    """The metrics of a list like `si_sdr,sdr,pesq` beyond the two that are always there."""
+    """Return the metrics of a list such as `si_sdr,sdr,pesq` that are not always measured.
+
+    Example:
+        >>> more_metrics("si_sdr,sdr,pesq")
+        ('pesq',)
+    """
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     return tuple(dict.fromkeys(name for name in names if name not in ("si_sdr", "sdr")))
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Report]:
-    """Show a progress bar if the console is interactive; yields the function that moves it."""
+    """Show a progress bar if the console is interactive.
+
+    Args:
+        title: text before the bar.
+
+    Yields:
+        Function that moves the bar.
+    """
     if not screen.is_interactive:
         yield no_report
         return

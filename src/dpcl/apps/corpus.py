@@ -1,4 +1,4 @@
-"""`dpcl corpus`: an index of a corpus, for training and for drawing mixture lists."""
+"""`dpcl corpus`: write the index of a corpus, for training and for drawing mixture lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from dpcl.apps.console import Force, progress, screen
 
-SHOWN = 3  # omitted files listed per reason; --json lists all
+SHOWN = 3  # number of omitted files listed per reason; --json lists all
 
 
 class Layout(str, Enum):
@@ -41,13 +41,13 @@ class SplitBy(str, Enum):
 
 def corpus(
     layout: Annotated[Layout, typer.Argument(help="Layout of the folder.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(help="Folder of the corpus, as unpacked.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the unpacked corpus.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Index to write (CSV).")],
     split_by: Annotated[
         SplitBy,
         typer.Option(
-            help="`published` uses the corpus's own splits where it has any; `name` splits every"
-            " corpus by a hash of the talker or class."
+            help="`published` uses the published splits of the corpus, if any; `name` splits by a"
+            " hash of the name of the talker or class."
         ),
     ] = SplitBy.published,
     force: Force = False,
@@ -68,7 +68,9 @@ def corpus(
 
     refuse_existing(out, force)
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; give a file name ending in .csv as --out")
+        raise InputError(
+            f"{out}: is a folder, not a file; give a file name ending in .csv as --out"
+        )
     tree = Tree(folder.resolve())
     with progress("measuring recordings") as move:
         entries = read_layout(layout.value, tree, split_by is SplitBy.name, move)

@@ -1,4 +1,4 @@
-"""`dpcl export`: a network for programs in other languages."""
+"""`dpcl export`: write a network as ONNX, for programs in other languages."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dpcl.errors import InputError, need_package
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="A shipped model, or a .safetensors file.", metavar="MODEL")
+        str, typer.Argument(help="Shipped model, or a .safetensors file.", metavar="MODEL")
     ],
-    out: Annotated[Path, typer.Option(help="The .onnx file.")],
+    out: Annotated[Path, typer.Option(help="File to write (.onnx).")],
     force: Force = False,
 ) -> None:
-    """Write a network as an ONNX file: magnitudes of a mixture in, an embedding of each bin out.
+    """Write a network as an ONNX file: magnitudes of a mixture in, an embedding per bin out.
 
-    What is left to the program that runs it is the STFT, k-means and masks, whose settings are in
-    the file's metadata. A network for streams takes one frame at a time.
+    The file's metadata holds the settings of STFT, k-means and masks, which the calling program
+    computes. A network for streams takes one frame at a time.
 
     Example: **dpcl export default --out default.onnx**
     """
     from dpcl.io import folder_aside, refuse_existing
 
     if out.suffix.lower() != ".onnx":
-        raise InputError(f"{out}: the suffix says no format that can be written; give .onnx")
+        raise InputError(f"{out}: this suffix is no known format; end the name in .onnx")
     if out.is_dir():
-        raise InputError(f"{out}: is a folder; give a file")
+        raise InputError(f"{out}: is a folder, not a file; give another --out")
     refuse_existing(out, force)
     need_package("onnx", "ONNX files need", "onnx")
 
@@ -38,7 +38,7 @@ def export(
     from dpcl.separators.registry import load_network
 
     graph = onnx_graph(load_network(model))
-    with folder_aside(out.parent) as aside:
-        (aside / out.name).write_bytes(graph)
-        (aside / out.name).replace(out)
+    with folder_aside(out.parent) as folder:
+        (folder / out.name).write_bytes(graph)
+        (folder / out.name).replace(out)
     print(out)

@@ -1,4 +1,4 @@
-"""Recordings from disk to the files of their sources: all of a piece of work, or none."""
+"""Separate recordings from disk to disk: all outputs of a recording, or none."""
 
 from __future__ import annotations
 
@@ -21,19 +21,28 @@ from dpcl.signal.writer import AudioWriter
 if TYPE_CHECKING:
     from dpcl.recordings.separate import RecordingSeparation
 
-STANDARD = Path("-")  # standard input
+STANDARD = Path("-")  # name of standard input
 
 
 @dataclass(frozen=True)
 class Separated:
-    """One recording, done."""
+    """Result of one recording.
+
+    Attributes:
+        recording: file of the recording.
+        outputs: files of the sources and of the background.
+        sample_rate: of all files, in Hz.
+        seconds: duration of the recording, s.
+        took: time of the separation, s.
+        warnings: sentences about problems, such as a recording that is cut off.
+    """
 
     recording: Path
     outputs: tuple[Path, ...]
     sample_rate: int
-    seconds: float  # of audio
-    took: float  # seconds of work
-    warnings: tuple[str, ...]  # a sentence each: what is not as one would expect
+    seconds: float
+    took: float
+    warnings: tuple[str, ...]
 
 
 def separate_files(
@@ -48,23 +57,23 @@ def separate_files(
     most: int = MOST_SOURCES,
     background: bool = True,
 ) -> None:
-    """Write out/STEM_s1.wav ... for every recording, and out/STEM_background.wav.
+    """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
-    Recordings stream from disk to disk. All checks come before anything is written. An interrupted
-    run leaves the outputs of the recordings that are done, and nothing of the others. A recording
-    that is cut off is separated up to its end, with a warning.
+    Recordings stream from disk to disk. Arguments and outputs are checked before anything is
+    written. An interrupted run leaves the outputs of finished recordings, and nothing of the
+    others. A recording that is cut off is separated up to that point, with a warning.
 
     Args:
-        recordings: paths; "-" is standard input.
+        recordings: files; "-" reads standard input.
         out: folder of the outputs.
-        model: as of `dpcl.separate`.
+        model: separator, as `dpcl.separate` takes it.
         sources: number of sources; None to estimate it.
         force: replace outputs that exist.
         done: called after each recording.
-        file_format: a suffix that AudioWriter knows, or "input" for the recording's own.
-        report: called with seconds of audio done and in all.
-        most: limit of the estimated number of sources.
-        background: write the background, where the model estimates it; False shares it among the
+        file_format: suffix of a format of `AudioWriter`, or "input" to keep each recording's format.
+        report: called with the seconds of audio done and in all.
+        most: upper limit for the estimated number of sources.
+        background: write the background if the model estimates one; False shares it among the
             sources.
 
     Raises:
@@ -79,30 +88,30 @@ def separate_files(
         )
 
         def opened(recording: Path) -> AbstractContextManager[AudioReader]:
-            """Anew for each pass, so that a thousand recordings need one open file."""
+            """Open a recording for one pass, so that a thousand recordings need one open file."""
             if piped and recording == STANDARD:
                 return nullcontext(piped)
             return AudioReader(recording)
 
-        places = []
+        targets = []
         for recording in recordings:
             with opened(recording) as reader:
-                places.append(_place(recording, reader, out, file_format))
-        _check_outputs(recordings, places, force)
-        with heavy_imports():  # here: a mistyped name is answered at once
+                targets.append(_target(recording, reader, out, file_format))
+        _check_outputs(recordings, targets, force)
+        with heavy_imports():  # after the checks: a mistyped name is reported at once
             from dpcl.networks.precision import single_thread
             from dpcl.recordings.recording import scan
             from dpcl.recordings.separate import RecordingSeparation
             from dpcl.separators.registry import build
 
-        threads = stack.enter_context(single_thread())  # so that busy cores do not stop it
+        threads = stack.enter_context(single_thread())  # busy cores then do not delay it
         separator = build(model)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
                 scans.append(scan(reader))
                 lengths.append(scans[-1].samples / reader.sample_rate)
-        for number, (recording, place) in enumerate(zip(recordings, places, strict=True)):
+        for number, (recording, target) in enumerate(zip(recordings, targets, strict=True)):
             start = time.monotonic()
 
             def report_one(share: Progress, number: int = number) -> None:
@@ -122,7 +131,7 @@ def separate_files(
                     background,
                 ) as separation,
             ):
-                outputs, clipped = _write(place, reader, separation)
+                outputs, clipped = _write(target, reader, separation)
                 warnings = _warnings(reader, clipped)
                 took = time.monotonic() - start
                 done(
@@ -133,7 +142,11 @@ def separate_files(
 
 
 def check_reader(reader: AudioReader) -> None:
-    """Raise InputError, naming it, unless a separator takes what is read."""
+    """Check that separators take the channels, length and sample rate of a recording.
+
+    Raises:
+        InputError: They do not; the message names the recording.
+    """
     try:
         check_recording((reader.channels, reader.frames or 1), reader.sample_rate)
     except InputError as error:
@@ -141,8 +154,8 @@ def check_reader(reader: AudioReader) -> None:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the sources of one recording go, and how they are coded."""
+class _Target:
+    """Names and coding of the outputs of one recording."""
 
     folder: Path
     stem: str
@@ -150,22 +163,22 @@ class _Place:
     subtype: str
 
     def path(self, number: int) -> Path:
-        """Of source `number`, from 1 on."""
+        """Return the file of source `number`, counted from 1."""
         return self.folder / f"{self.stem}_s{number}{self.suffix}"
 
     @property
     def background(self) -> Path:
-        """Of the background."""
+        """Return the file of the background."""
         return self.folder / f"{self.stem}_background{self.suffix}"
 
     def existing(self) -> list[Path]:
-        """Outputs of an earlier run, also of one with more sources."""
-        places = (*(self.path(k + 1) for k in range(MOST_SOURCES)), self.background)
-        return [place for place in places if place.exists()]
+        """Return the outputs of earlier runs, also with more sources."""
+        paths = (*(self.path(k + 1) for k in range(MOST_SOURCES)), self.background)
+        return [path for path in paths if path.exists()]
 
 
-def _place(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Place:
-    """InputError where no separator takes the recording, or its format cannot hold the sources."""
+def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Target:
+    """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
     piped = recording == STANDARD
     if file_format != "input":
@@ -173,43 +186,46 @@ def _place(recording: Path, reader: AudioReader, out: Path, file_format: str) ->
     else:
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
     stem = "stdin" if piped else recording.stem
-    place = _Place(out, stem, suffix, output_subtype(suffix[1:], reader.subtype))
-    check_output(place.path(1), reader.sample_rate, reader.channels, place.subtype)
-    return place
+    target = _Target(out, stem, suffix, output_subtype(suffix[1:], reader.subtype))
+    check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
+    return target
 
 
-def _check_outputs(recordings: Sequence[Path], places: Sequence[_Place], force: bool) -> None:
+def _check_outputs(recordings: Sequence[Path], targets: Sequence[_Target], force: bool) -> None:
+    """Raise InputError if outputs exist, share names, or would replace a recording."""
     own = {recording.resolve() for recording in recordings}
     stems: dict[str, Path] = {}
-    for recording, place in zip(recordings, places, strict=True):
-        out = place.folder
+    for recording, target in zip(recordings, targets, strict=True):
+        out = target.folder
         nearest = next((folder for folder in (out, *out.parents) if folder.exists()), out)
         if nearest.exists() and not nearest.is_dir():
             raise InputError(f"{nearest}: is a file, not a folder; give another --out")
-        other = stems.setdefault(place.stem, recording)
+        other = stems.setdefault(target.stem, recording)
         if other is not recording:
             raise InputError(f"{other} and {recording} would share output names; rename one")
-        for existing in place.existing():
+        for existing in target.existing():
             refuse_existing(existing, force)
             if existing.is_dir() or existing.resolve() in own:
-                what = "a folder" if existing.is_dir() else "one of the recordings"
-                raise InputError(f"{existing}: is {what} and stays; give another --out")
+                kind = "a folder" if existing.is_dir() else "one of the recordings"
+                raise InputError(
+                    f"{existing}: is {kind} and cannot be replaced; give another --out"
+                )
 
 
 def _write(
-    place: _Place, reader: AudioReader, separation: RecordingSeparation
+    target: _Target, reader: AudioReader, separation: RecordingSeparation
 ) -> tuple[tuple[Path, ...], int]:
-    """All sources aside first, then into place; and how many samples were clipped."""
+    """Write all outputs under temporary names, then rename them; count clipped samples."""
     link = separation.link()
-    paths = tuple(place.path(k + 1) for k in range(link.num_sources))
+    paths = tuple(target.path(k + 1) for k in range(link.num_sources))
     if link.background and separation.background:
-        paths = (*paths, place.background)
+        paths = (*paths, target.background)
     length = separation.scan.samples
-    with folder_aside(place.folder) as aside:
+    with folder_aside(target.folder) as folder:
         with ExitStack() as stack:
             writers = [
                 AudioWriter(
-                    aside / path.name, reader.sample_rate, reader.channels, place.subtype, length
+                    folder / path.name, reader.sample_rate, reader.channels, target.subtype, length
                 )
                 for path in paths
             ]
@@ -222,23 +238,24 @@ def _write(
                 for writer, signal in zip(writers, signals, strict=True):
                     writer.write(signal.numpy())
         for path in paths:
-            (aside / path.name).replace(path)
-        for old in place.existing():
+            (folder / path.name).replace(path)
+        for old in target.existing():
             if old not in paths:
                 old.unlink()
     return paths, sum(writer.clipped for writer in writers)
 
 
 def _warnings(reader: AudioReader, clipped: int) -> tuple[str, ...]:
+    """Return sentences about a recording that is cut off, and about clipped samples."""
     warnings = []
     if reader.cut_off:
         seconds = reader.read / reader.sample_rate
         warnings.append(
-            f"{reader.name} is cut off after {seconds:.2f} s: what could be read is separated"
+            f"{reader.name} is cut off after {seconds:.2f} s; only this part is separated"
         )
     if clipped:
         warnings.append(
-            f"{clipped} samples of the sources of {reader.name} passed full scale and were clipped;"
-            " use --format wav"
+            f"{clipped} samples of the sources of {reader.name} exceeded full scale and were"
+            " clipped; use --format wav"
         )
     return tuple(warnings)

@@ -1,4 +1,4 @@
-"""`dpcl live`: raw samples in, their sources out, while they are heard."""
+"""`dpcl live`: separate a stream of raw samples, block by block."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Format = Literal["s16le", "f32le"]
-TYPES = {"s16le": "<i2", "f32le": "<f4"}  # as numpy names them
-MOST = 1 << 16  # bytes read at once; less is taken as soon as it is there
-MICROPHONE_BLOCK = 0.02  # s
+TYPES = {"s16le": "<i2", "f32le": "<f4"}  # numpy's name of each format
+MOST = 1 << 16  # number of bytes read at once, at most; fewer are processed as they arrive
+MICROPHONE_BLOCK = 0.02  # length of a block of the microphone, s
 
 
 def live(
-    sources: Annotated[int, typer.Option(help="How many sounds, 1 to 10.")] = 2,
+    sources: Annotated[int, typer.Option(help="Number of sources, 1 to 10.")] = 2,
     model: Annotated[
-        str, typer.Option(help="A shipped model, or a .safetensors file; it must be causal.")
+        str, typer.Option(help="Shipped model, or a .safetensors file; it must be causal.")
     ] = "causal",
     rate: Annotated[
-        int | None, typer.Option(help="Hz, in and out; the network's own if left out.")
+        int | None,
+        typer.Option(help="Sample rate of input and output in Hz; the model's if omitted."),
     ] = None,
     sample_format: Annotated[
-        Format, typer.Option("--format", help="Of samples, in and out.")
+        Format, typer.Option("--format", help="Format of the samples of input and output.")
     ] = "s16le",
     microphone: Annotated[
-        bool, typer.Option("--microphone", help="Hear the microphone, not standard input.")
+        bool,
+        typer.Option("--microphone", help="Read the microphone instead of standard input."),
     ] = False,
 ) -> None:
-    """Raw samples of one channel in, its sources as interleaved channels out, 40 ms later.
+    """Separate raw samples of one channel into interleaved channels, one per source, 40 ms later.
 
     Example: **arecord -t raw -f S16_LE -r 16000 | dpcl live --rate 16000 > sources.raw**
     """
@@ -50,12 +52,21 @@ def live(
 def separate_live(
     model: str, sources: int, rate: int | None, sample_format: Format, microphone: bool
 ) -> None:
-    """Separate the microphone or standard input, into interleaved channels on standard output.
+    """Separate the microphone or standard input into interleaved channels on standard output.
 
-    rate: Hz in and out, None for the network's own. It ends, the rest written, with the input or
-    at Ctrl-C; and without a word when nobody reads any more.
-    Raises InputError for a wrong argument, a terminal where there should be a pipe, samples that
-    are not finite, and a microphone that cannot be used.
+    The stream ends with the input or at Ctrl-C, and pending samples are written. It ends without a
+    message when the reader of standard output closes the pipe.
+
+    Args:
+        model: name of a causal model, or a weights file.
+        sources: number of sources.
+        rate: sample rate of input and output, Hz; None for the model's own.
+        sample_format: format of the samples of input and output.
+        microphone: read the microphone instead of standard input.
+
+    Raises:
+        InputError: An argument is wrong, standard input or output is a terminal, samples are not
+            finite, or the microphone cannot be used.
     """
     check_sources(sources)
     if rate is not None:
@@ -65,9 +76,7 @@ def separate_live(
             "standard input is a terminal; pipe raw samples into `dpcl live`, or use --microphone"
         )
     if sys.stdout.isatty():
-        raise InputError(
-            "standard output is a terminal, which shows no sound; pipe it into a player or a file"
-        )
+        raise InputError("standard output is a terminal; pipe the samples into a player or a file")
     with heavy_imports():
         from dpcl.recordings.stream import StreamSeparator
 
@@ -76,7 +85,7 @@ def separate_live(
         delay = 1000 * stream.latency / stream.sample_rate
         screen.print(
             f"{stream.sample_rate} Hz in, {sources} interleaved channels of {sample_format} out,"
-            f" {delay:.0f} ms later; Ctrl-C ends it"
+            f" {delay:.0f} ms later; press Ctrl-C to stop"
         )
     blocks = _microphone(stream.sample_rate) if microphone else _standard_input(sample_format)
     try:
@@ -84,41 +93,42 @@ def separate_live(
             _write(stream.push(block), sample_format)
         _write(stream.flush(), sample_format)
     except KeyboardInterrupt:
-        pass  # amid a block: what is written is whole
+        pass  # the interrupt came within a block: everything written is complete
     except BrokenPipeError:
-        # The reader has left, as `head` does. What is still buffered must go somewhere at exit.
+        # The reader closed the pipe, like `head`. The buffer of stdout is flushed at exit, so it
+        # needs a file that accepts it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _standard_input(sample_format: Format) -> Iterator[NDArray[np.float32]]:
-    """Blocks of samples, full scale 1, as soon as there are any."""
+    """Yield blocks of samples (n,), full scale 1, as they arrive."""
     import numpy as np
 
     kind = np.dtype(TYPES[sample_format])
-    waiting = b""
+    pending = b""
     while chunk := os.read(sys.stdin.fileno(), MOST):
-        waiting += chunk
-        whole = len(waiting) // kind.itemsize * kind.itemsize
-        samples: NDArray[np.float32] = np.frombuffer(waiting[:whole], kind).astype(np.float32)
+        pending += chunk
+        complete = len(pending) // kind.itemsize * kind.itemsize
+        samples: NDArray[np.float32] = np.frombuffer(pending[:complete], kind).astype(np.float32)
         yield samples if sample_format == "f32le" else np.ldexp(samples, -15)
-        waiting = waiting[whole:]
-    if waiting:
+        pending = pending[complete:]
+    if pending:
         screen.print(
-            f"dpcl: the input ends {len(waiting)} bytes into a sample of {sample_format}; they were"
-            " left out",
+            f"dpcl: the input ends {len(pending)} bytes into a sample of {sample_format}; these"
+            " bytes were ignored",
             style="yellow",
         )
 
 
 def _microphone(rate: int) -> Iterator[NDArray[np.float32]]:
-    """Blocks of samples, without end."""
+    """Yield blocks of samples (n,) of the microphone, without end."""
     import numpy as np
 
     try:
         import sounddevice
     except ImportError as error:
         raise missing_package("live", "the microphone needs", "sounddevice") from error
-    except OSError as error:  # the package is there, what it calls is not
+    except OSError as error:  # the package is installed, but its library is not
         raise InputError(
             "the microphone needs the PortAudio library (libportaudio2); install it first"
         ) from error
@@ -127,11 +137,11 @@ def _microphone(rate: int) -> Iterator[NDArray[np.float32]]:
         with sounddevice.RawInputStream(
             samplerate=rate, blocksize=size, channels=1, dtype="float32"
         ) as device:
-            told = False
+            warned = False
             while True:
                 data, lost = device.read(size)
-                if lost and not told:
-                    told = True
+                if lost and not warned:
+                    warned = True
                     screen.print(
                         "dpcl: too slow for the microphone; some samples were lost", style="yellow"
                     )
@@ -143,7 +153,7 @@ def _microphone(rate: int) -> Iterator[NDArray[np.float32]]:
 
 
 def _until_interrupted(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """The blocks up to a Ctrl-C that comes while waiting for one: the rest can still be written."""
+    """Yield blocks until Ctrl-C while waiting for one; pending output can then be written."""
     try:
         yield from blocks
     except KeyboardInterrupt:
@@ -151,7 +161,7 @@ def _until_interrupted(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArra
 
 
 def _write(sources: Tensor, sample_format: Format) -> None:
-    """sources (C, n) as interleaved channels; s16le stops at full scale."""
+    """Write sources (C, n) as interleaved channels; s16le is clipped at full scale."""
     frames = sources.T.contiguous()  # (n, C)
     if sample_format == "s16le":
         frames = (frames * 32768).round().clamp(-32768, 32767)

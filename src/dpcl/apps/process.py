@@ -1,4 +1,4 @@
-"""The process of a command: what its start and its end can do without."""
+"""Quicker start and end of the process of a command."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-quick_exit = False  # set by commands that close all that they open
+quick_exit = False  # flag, set by commands that close all their files
 
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """While torch is imported: no search for garbage among objects that all stay.
+    """Suspend garbage collection while torch is imported, as all imported objects stay.
 
-    Nor later: what was imported is left out of every search to come.
+    Later collections skip the imported objects too.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -30,17 +30,20 @@ def heavy_imports() -> Iterator[None]:
 
 
 def leave(status: int) -> None:
-    """End this process at once, if nothing is left to do; else return.
+    """End this process at once, or return if a thread still runs or output cannot be flushed.
 
-    Taking down an interpreter with torch in it lasts a third of a second. Who calls this has
-    closed all files; what is printed is flushed here, and where that fails or a thread still runs,
-    the usual end says so.
+    The usual shutdown of an interpreter with torch takes a third of a second. The caller must have
+    closed all files; standard output and standard error are flushed here. If that fails, the usual
+    shutdown reports the error.
+
+    Args:
+        status: exit status.
     """
     if threading.active_count() > 1:
         return
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except (OSError, ValueError):  # a closed pipe, or a stream closed before
+    except (OSError, ValueError):  # a closed pipe or stream
         return
     os._exit(status)

@@ -1,4 +1,4 @@
-"""`dpcl show`: one page of pictures of a recording and its separation."""
+"""`dpcl show`: draw a page about a recording and its separation."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 
 
 def show(
-    recording: Annotated[Path, typer.Argument(help="An audio file.", metavar="REC")],
+    recording: Annotated[Path, typer.Argument(help="Audio file.", metavar="REC")],
     out: Annotated[
-        Path, typer.Option(help="A .png, .pdf, .svg, .jpg, .webp or .tif, or a folder for STEM.png")
+        Path,
+        typer.Option(help="File (.png, .pdf, .svg, .jpg, .webp or .tif), or folder for STEM.png."),
     ],
     sources: Annotated[
-        int | None, typer.Option(help="How many sounds, 1 to 10; two if left out.")
+        int | None, typer.Option(help="Number of sources, 1 to 10. Estimated if omitted.")
     ] = None,
     model: ModelName = "default",
-    start: Annotated[float, typer.Option(help="Seconds to leave out.")] = 0.0,
-    seconds: Annotated[float, typer.Option(help="Seconds to show, at most 120.")] = 8.0,
+    start: Annotated[float, typer.Option(help="Begin of the part to show in s.")] = 0.0,
+    seconds: Annotated[
+        float, typer.Option(help="Length of the part to show in s, at most 120.")
+    ] = 8.0,
     force: Force = False,
 ) -> None:
-    """Draw mixture, sources, masks and embeddings of a recording, on one page.
+    """Draw mixture, sources, masks and embeddings of a recording on one page.
 
     Example: **dpcl show examples/two_talkers.flac --out two_talkers.png**
     """
@@ -45,24 +48,32 @@ def show(
     if shown.end - shown.start < shown.seconds:
         screen.print(
             f"shows {shown.start:.2f} to {shown.end:.2f} s of {shown.seconds:.2f} s;"
-            " --start and --seconds choose the part"
+            " --start and --seconds select the part"
         )
     print(shown.path)
 
 
-SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")
-LONGEST = 120.0  # s; more would be too dense to read, and the embeddings take gigabytes
+SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif")  # suffixes of picture formats
+LONGEST = 120.0  # longest part, s: more is too dense to read, and embeddings take gigabytes
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The picture that was written, and which part of the recording it shows."""
+    """The picture that was written, and the part of the recording that it shows.
+
+    Attributes:
+        path: file of the picture.
+        start: begin of the part, s.
+        end: end of the part, s.
+        seconds: duration of the whole recording, s.
+        warnings: sentences about problems, such as a recording that is cut off.
+    """
 
     path: Path
-    start: float  # s
-    end: float  # s
-    seconds: float  # of the whole recording
-    warnings: tuple[str, ...]  # a sentence each: what is not as one would expect
+    start: float
+    end: float
+    seconds: float
+    warnings: tuple[str, ...]
 
 
 def show_file(
@@ -76,24 +87,39 @@ def show_file(
 ) -> Shown:
     """Separate a part of a recording, and write a page about it.
 
-    out: a file whose suffix chooses the format, or a folder for STEM.png. What is shown is the
-    separation of the part alone, as if the recording had been no longer.
-    Raises InputError for a recording that cannot be read, a part that it does not have, an output
-    that exists (unless `force`) or cannot be written, what `separate` refuses, and where
-    matplotlib is not installed.
+    The part is separated alone, without the rest of the recording.
+
+    Args:
+        recording: audio file.
+        out: file whose suffix selects the format, or folder for STEM.png.
+        model: separator, as `dpcl.separate` takes it.
+        sources: number of sources; None to estimate it.
+        start: begin of the part, s.
+        seconds: length of the part, s, at most 120.
+        force: replace a file that exists.
+
+    Returns:
+        The file and the part that it shows.
+
+    Raises:
+        InputError: The recording cannot be read or ends before `start`, the output exists and
+            `force` is False, it cannot be written, `dpcl.separate` refuses an argument, or
+            matplotlib is not installed.
     """
     from dpcl.io import folder_aside
 
     path = _output(recording, out, force)
     check_sources(sources)
     if not 0 < seconds <= LONGEST:
-        raise InputError(f"cannot show {seconds} seconds; give more than 0 and up to {LONGEST:.0f}")
+        raise InputError(
+            f"cannot show {seconds} seconds; give --seconds more than 0 and up to {LONGEST:.0f}"
+        )
     if not 0 <= start < math.inf:
-        raise InputError(f"{recording}: nothing starts at {start} s; give 0 or more")
+        raise InputError(f"{recording}: nothing starts at {start} s; give --start 0 or more")
     need_package("show", "pictures need", "matplotlib")
     part, rate, whole, cut_off = _part(recording, start, seconds)
     first = round(start * rate)
-    # torch and matplotlib are imported here: a mistyped name is answered at once.
+    # Imports of torch and matplotlib follow the checks: a mistyped name is reported at once.
     import matplotlib
 
     from dpcl.evaluation.figures import STYLE, draw_page
@@ -106,9 +132,9 @@ def show_file(
     end = (first + part.shape[1]) / rate
     warnings = []
     if cut_off:
-        warnings.append(f"{recording} is cut off after {whole:.2f} s: what could be read is shown")
+        warnings.append(f"{recording} is cut off after {whole:.2f} s; only this part is shown")
     if picture.embedded is None:
-        warnings.append("embeddings are shown of up to 10 s; give less --seconds to see them")
+        warnings.append("embeddings are shown for up to 10 s; give a smaller --seconds to see them")
     return Shown(path, first / rate, end, whole, tuple(warnings))
 
 
@@ -119,9 +145,19 @@ def picture_of(
     sources: int | None = None,
     start: float = 0.0,
 ) -> Picture:
-    """What there is to draw of samples (channels, T) that begin at `start` (s).
+    """Separate samples, and return the content of a page about them.
 
-    Magnitudes are the root mean squares over the channels. Embeddings are those of up to 10 s.
+    Magnitudes are root mean squares over the channels. Embeddings are included for up to 10 s.
+
+    Args:
+        samples: (channels, T).
+        sample_rate: in Hz.
+        separator: separator whose separation holds masks.
+        sources: number of sources; None to estimate it.
+        start: time of the first sample within the recording, s.
+
+    Raises:
+        ValueError: The separation holds no masks.
     """
     import torch
 
@@ -140,7 +176,9 @@ def picture_of(
     seconds = samples.shape[1] / sample_rate
     embedded = None
     if vectors is not None:
-        bins = min(vectors.shape[1], stft.bins)  # what both the network and the recording have
+        bins = min(
+            vectors.shape[1], stft.bins
+        )  # number of frequencies of both network and recording
         embedded = Embedded(
             vectors[:, :bins], spectra[0, :, :bins], masks.argmax(0)[:, :bins], grid
         )
@@ -150,7 +188,7 @@ def picture_of(
 def _part(
     recording: Path, start: float, seconds: float
 ) -> tuple[NDArray[np.float32], int, float, bool]:
-    """Samples (channels, n) from `start` on, their rate, how long the recording is (s), if cut."""
+    """Return samples (channels, n), sample rate, duration of the recording (s), and if cut off."""
     import numpy as np
 
     from dpcl.apps.files import check_reader
@@ -167,13 +205,14 @@ def _part(
             read += block.shape[1]
     if first >= read:
         raise InputError(
-            f"{recording} lasts {read / rate:.2f} s: nothing starts at {start} s; give less"
+            f"{recording} lasts {read / rate:.2f} s: nothing starts at {start} s; give a smaller"
+            " --start"
         )
     return np.concatenate(parts, axis=1), rate, read / rate, reader.cut_off
 
 
 def _output(recording: Path, out: Path, force: bool) -> Path:
-    """Where the picture goes; raises InputError where it must not or cannot."""
+    """Return the file of the picture; raise InputError if it must not or cannot be written."""
     from dpcl.io import refuse_existing
 
     path = out / f"{recording.stem}.png" if out.is_dir() or not out.suffix else out
@@ -184,7 +223,7 @@ def _output(recording: Path, out: Path, force: bool) -> Path:
         )
     refuse_existing(path, force)
     if path.is_dir():
-        raise InputError(f"{path}: is a folder and stays; give another --out")
+        raise InputError(f"{path}: is a folder and cannot be replaced; give another --out")
     nearest = next(folder for folder in path.parents if folder.exists())
     if not nearest.is_dir():
         raise InputError(f"{nearest}: is a file, not a folder; give another --out")

@@ -1,4 +1,4 @@
-"""`dpcl web`: a page in the browser."""
+"""`dpcl web`: separate recordings on a page in the browser."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from dpcl.separators.limits import MOST_SOURCES
 
 def web(
     host: Annotated[
-        str, typer.Option(help="Who may reach it: 127.0.0.1 is this computer, 0.0.0.0 anyone.")
+        str,
+        typer.Option(
+            help="Address to listen on: 127.0.0.1 (this computer only) or 0.0.0.0 (any computer on"
+            " the network)."
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="Its number in the address; 0 is any free one.", min=0, max=65_535)
+        int, typer.Option(help="Port to listen on; 0 selects a free one.", min=0, max=65_535)
     ] = 7860,
-    browser: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
-    """A page on this computer: drop a recording or record one, hear and save its sources.
+    """Serve a page: drop a recording or record one, play and save its sources.
 
-    Example: **dpcl web --port 8000**; Ctrl-C ends it. What is dropped there stays on this computer.
+    Recordings stay on this computer. Press Ctrl-C to stop.
+
+    Example: **dpcl web --port 8000**
     """
     need_package("web", "the page needs", "gradio")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nor is anything told to others about it
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio must not report the use of the page
 
     serve(host, port, browser)
 
@@ -37,17 +43,27 @@ def web(
 if TYPE_CHECKING:
     import gradio as gr
 
-KEPT = 3600  # s that a page's recordings and sources stay on the disk, once nobody uses them
+KEPT = 3600  # time that recordings and sources stay on the disk after their last use, s
 HEADING = """# dpcl
 
-One recording in which sounds overlap in, each sound on its own out. The sources have its rate,
-channels and length, and add up to it. Nothing leaves the computer that this page comes from."""
-NOTHING_YET = "There is no recording yet: drop a file, or record one."
-AS_HEARD = "as many as are heard"
+Separates recordings of overlapping talkers or sounds: one recording in, one file per source out.
+Sources keep the recording's sample rate, channels and length, and sum to it. Recordings stay on the
+computer that serves this page."""
+NOTHING_YET = "There is no recording yet; drop a file, or record one."
+ESTIMATED = "estimated"
 
 
 def serve(host: str, port: int, browser: bool) -> None:
-    """Show the page until Ctrl-C. Raises InputError where the address cannot be used."""
+    """Serve the page until Ctrl-C.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0 selects a free one.
+        browser: open the page in the browser.
+
+    Raises:
+        InputError: The address cannot be used.
+    """
     import gradio as gr
 
     page = make_page()
@@ -55,7 +71,7 @@ def serve(host: str, port: int, browser: bool) -> None:
         server_name=host,
         server_port=_free(host, port),
         inbrowser=browser,
-        theme=gr.themes.Default(font="sans-serif", font_mono="monospace"),  # none from elsewhere
+        theme=gr.themes.Default(font="sans-serif", font_mono="monospace"),  # local fonts only
         footer_links=[],
         ssr_mode=False,
         quiet=True,
@@ -66,7 +82,7 @@ def serve(host: str, port: int, browser: bool) -> None:
 
 
 def make_page() -> gr.Blocks:
-    """The page, not yet to be seen."""
+    """Build the page, without serving it."""
     import gradio as gr
 
     from dpcl.shipped import shipped_models
@@ -75,11 +91,12 @@ def make_page() -> gr.Blocks:
         recording: str | None,
         sources: int,
         model: str,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it here
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio requires this default
     ) -> Iterator[list[Any]]:
+        """Separate the recording when the button is pressed."""
         yield from separated(recording, sources, model, progress)
 
-    models = sorted(shipped_models(), key=lambda model: model.name != "default")  # which is first
+    models = sorted(shipped_models(), key=lambda model: model.name != "default")  # default first
     page: gr.Blocks
     with gr.Blocks(title="dpcl", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown(HEADING)
@@ -92,9 +109,9 @@ def make_page() -> gr.Blocks:
                     buttons=["download"],
                 )
                 sources = gr.Dropdown(
-                    [(AS_HEARD, 0), *((str(n), n) for n in range(1, MOST_SOURCES + 1))],
+                    [(ESTIMATED, 0), *((str(n), n) for n in range(1, MOST_SOURCES + 1))],
                     value=0,
-                    label="How many sounds",
+                    label="Number of sources",
                 )
                 model = gr.Radio(
                     [
@@ -106,7 +123,7 @@ def make_page() -> gr.Blocks:
                 )
                 button = gr.Button("Separate", variant="primary")
             with gr.Column():
-                told = gr.Markdown("Sources come here.", min_height=60)
+                message = gr.Markdown("Sources appear here.", min_height=60)
                 players = [
                     gr.Audio(
                         label=f"Source {n}", visible=False, interactive=False, buttons=["download"]
@@ -116,9 +133,9 @@ def make_page() -> gr.Blocks:
         button.click(
             pressed,
             [recording, sources, model],
-            [told, *players],
+            [message, *players],
             api_name="separate",
-            show_progress_on=told,
+            show_progress_on=message,
         )
     return page
 
@@ -129,9 +146,19 @@ def separated(
     model: str,
     progress: Callable[..., Any] = lambda *_, **__: None,
 ) -> Iterator[list[Any]]:
-    """What is said of the separation, and a player of each source; those beyond are hidden.
+    """Separate a recording, and yield a message and a player per source.
 
-    sources: 0 for as many as are heard.
+    Args:
+        recording: audio file; None if there is none yet.
+        sources: number of sources; 0 to estimate it.
+        model: separator, as `dpcl.separate` takes it.
+        progress: called with the share of the work that is done, and a description.
+
+    Yields:
+        The message and all players; surplus players are hidden.
+
+    Raises:
+        gradio.Error: There is no recording, or it cannot be separated.
     """
     import gradio as gr
 
@@ -140,7 +167,7 @@ def separated(
     if not recording:
         raise gr.Error(NOTHING_YET, print_exception=False)
     finished: list[Separated] = []
-    # gradio copies what it is given before it asks for more; then the folder goes.
+    # The folder is removed after gradio has copied the files and resumes this generator.
     with tempfile.TemporaryDirectory(prefix="dpcl-web-") as folder:
         try:
             separate_files(
@@ -154,24 +181,24 @@ def separated(
                 ),
             )
         except InputError as error:
-            raise gr.Error(_as_named(str(error), recording), print_exception=False) from error
+            raise gr.Error(_with_own_name(str(error), recording), print_exception=False) from error
         (result,) = finished
         number = len(result.outputs)
-        sounds = f"{number} sound{'s' if number > 1 else ''}"
-        lines = [f"{sounds} in {result.seconds:.1f} s, separated in {result.took:.1f} s."]
+        counted = f"{number} source{'s' if number > 1 else ''}"
+        lines = [f"{counted} in {result.seconds:.1f} s, separated in {result.took:.1f} s."]
         players = [gr.Audio(value=str(path), visible=True) for path in result.outputs]
         hidden = [gr.Audio(value=None, visible=False)] * (MOST_SOURCES - number)
-        lines += [_as_named(warning, recording) for warning in result.warnings]
+        lines += [_with_own_name(warning, recording) for warning in result.warnings]
         yield ["\n\n".join(lines), *players, *hidden]
 
 
-def _as_named(told: str, recording: str) -> str:
-    """What is told of a recording, under its own name: not where gradio has put it."""
-    return told.replace(recording, Path(recording).name)
+def _with_own_name(message: str, recording: str) -> str:
+    """Replace the path of gradio's copy of a recording by the recording's own name."""
+    return message.replace(recording, Path(recording).name)
 
 
 def _free(host: str, port: int) -> int:
-    """The port, or a free one for 0, where this address can be used."""
+    """Return the port, or a free one for 0; raise InputError if the address cannot be used."""
     try:
         with socket.create_server((host, port)) as server:
             return int(server.getsockname()[1])

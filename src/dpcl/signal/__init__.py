@@ -1,1 +1,1 @@
-"""Audio files, sample rates, levels, STFT and features; knows nothing of networks or sources."""
+"""Audio files, sample rates, levels, STFT and features; independent of networks and sources."""

@@ -16,10 +16,24 @@ from dpcl.signal.writer import AudioWriter
 def resample(
     x: NDArray[np.float32], rate_in: int, rate_out: int, length: int | None = None
 ) -> NDArray[np.float32]:
-    """Convert x (..., T) from `rate_in` to `rate_out` Hz with soxr's high quality, phase-linear.
+    """Convert a signal to another sample rate with soxr in high quality, linear phase.
 
-    Returns float32 (..., length); without `length` that is round(T * rate_out / rate_in), so the
-    way back with the first length gives as many samples as there were. Equal rates change nothing.
+    Equal rates leave the samples unchanged.
+
+    Args:
+        x: (..., T).
+        rate_in: sample rate of x in Hz.
+        rate_out: new sample rate in Hz.
+        length: number of samples to return, padded with zeros or cut. None returns
+            round(T * rate_out / rate_in). Converting back with length T restores the length.
+
+    Returns:
+        float32 (..., length).
+
+    Example:
+        >>> import numpy as np
+        >>> resample(np.zeros((2, 800), np.float32), 8000, 16000).shape
+        (2, 1600)
     """
     x = np.asarray(x, dtype=np.float32)
     if length is None:
@@ -34,21 +48,27 @@ def resample(
     return x[..., :length]
 
 
-_BLOCK = 1 << 20  # samples
+_BLOCK = 1 << 20  # samples per channel in a block
 
 
 def read_audio(source: Source) -> tuple[NDArray[np.float32], int]:
-    """A whole recording as float32 samples (channels, T) in [-1, 1], and its sample rate in Hz.
+    """Read a whole recording.
 
-    `source` is a path, the bytes of a file, or a binary file object. Raises InputError, naming
-    it, if it is missing, a folder, empty, no audio, broken, cut off, of length zero, or holds NaN
-    or infinite samples.
+    Args:
+        source: a path, the bytes of a file, or a binary file object.
+
+    Returns:
+        float32 samples (channels, T) in [-1, 1], and the sample rate in Hz.
+
+    Raises:
+        InputError: the recording is missing, a folder, empty, no audio, broken, cut off or of
+            length zero, or it holds NaN or infinite samples. The message names the recording.
     """
     with AudioReader(source) as reader:
         blocks = list(reader.blocks(_BLOCK))
         if reader.cut_off:
             seconds = reader.read / reader.sample_rate
-            raise InputError(f"{reader.name} is cut off after {seconds:.2f} s: copy it again.")
+            raise InputError(f"{reader.name} is cut off after {seconds:.2f} s; copy it again")
         return np.concatenate(blocks, axis=1), reader.sample_rate
 
 
@@ -59,16 +79,29 @@ def read_mono(
     seconds: float | None = None,
     channel: int | None = None,
 ) -> NDArray[np.float32]:
-    """The mean of a file's channels at `sample_rate`, (T,), from `start` for `seconds`.
+    """Read the mean of a file's channels, or one channel, at a given sample rate.
 
-    channel: one of them instead, counted from 0. The cut is made after resampling, so a sample's
-    value does not depend on where one cuts.
-    Raises InputError as read_audio does, for a channel that is not there, and where the file ends
-    before the cut does.
+    The cut is made after resampling, so the value of a sample does not depend on the cut.
+
+    Args:
+        path: the file.
+        sample_rate: of the result, in Hz.
+        start: beginning of the cut in seconds.
+        seconds: length of the cut; None reads to the end.
+        channel: channel to read, counted from 0; None for the mean of all.
+
+    Returns:
+        (T,).
+
+    Raises:
+        InputError: as for `read_audio`, or the channel does not exist, or the file ends before the
+            cut does.
     """
     channels, rate = read_audio(path)
     if channel is not None and channel >= len(channels):
-        raise InputError(f"{path} has {len(channels)} channels: there is no channel {channel}.")
+        raise InputError(
+            f"{path} has {len(channels)} channels, but no channel {channel}; choose another channel"
+        )
     one = channels.mean(axis=0) if channel is None else channels[channel]
     return cut_mono(resample(one, rate, sample_rate), path, sample_rate, start, seconds)
 
@@ -80,17 +113,28 @@ def cut_mono(
     start: float,
     seconds: float | None,
 ) -> NDArray[np.float32]:
-    """The part of `mono` (T,), all of the file `path`, from `start` for `seconds`.
+    """Cut a part from the samples of a file.
 
-    Raises InputError where the file ends before the cut does, by more than a sample of rounding.
+    Args:
+        mono: (T,), all samples of the file.
+        path: name of the file in messages.
+        sample_rate: in Hz.
+        start: beginning of the cut in seconds.
+        seconds: length of the cut; None cuts at the end.
+
+    Returns:
+        (T',).
+
+    Raises:
+        InputError: the file ends before the cut does, by more than one sample of rounding.
     """
     first = round(start * sample_rate)
     last = len(mono) if seconds is None else first + round(seconds * sample_rate)
     last -= last == len(mono) + 1
     if not 0 <= first < last <= len(mono):
         raise InputError(
-            f"{path} lasts {len(mono) / sample_rate:.3f} s: it has no part from {start:.3f} s"
-            f" to {last / sample_rate:.3f} s."
+            f"{path} lasts {len(mono) / sample_rate:.3f} s and has no part from {start:.3f} s"
+            f" to {last / sample_rate:.3f} s; choose another part"
         )
     return mono[first:last]
 
@@ -101,11 +145,19 @@ def write_audio(
     sample_rate: int,
     subtype: str = "PCM_16",
 ) -> None:
-    """Write samples (T,) or (channels, T), atomically; the suffix of `path` chooses the format.
+    """Write samples atomically; the suffix of `path` chooses the format.
 
-    PCM_16 rounds to multiples of 1/32768, so that what was read from 16 bits is written back bit
-    by bit, and clips at full scale; FLOAT keeps every sample.
-    Raises InputError for a suffix or subtype that libsndfile cannot write, and for NaN.
+    PCM_16 rounds to multiples of 1/32768 and clips at full scale, so 16-bit samples are written
+    back unchanged. FLOAT keeps every sample.
+
+    Args:
+        path: the file.
+        samples: (T,) or (channels, T).
+        sample_rate: in Hz.
+        subtype: coding, by its name in libsndfile.
+
+    Raises:
+        InputError: libsndfile cannot write the suffix or subtype, or a sample is NaN.
     """
     samples = np.atleast_2d(samples)  # (channels, T)
     if subtype not in ("FLOAT", "DOUBLE"):

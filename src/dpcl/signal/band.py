@@ -1,7 +1,7 @@
-"""The band that a network hears, out of a recording's own spectrum, and masks back onto all of it.
+"""Crop a recording's own spectrum to the band of a network, and extend masks to the full band.
 
-An STFT of the recording whose windows last as long as the network's has its frequencies as well:
-the first bins are what the network would hear, without resampling, and the masks fit in place.
+An STFT of the recording with windows as long as the network's has the same frequencies. Its
+first bins are the network's input without resampling, and the masks fit in place.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.nn import functional
 from dpcl.signal.audio import resample
 from dpcl.signal.stft import STFT
 
-# Of the network's band, what resampling to it leaves whole; above, there is nothing to judge by.
+# Share of the network's band that resampling leaves intact; above it no mask can be estimated.
 REACH = 0.9
 
 
 @dataclass(frozen=True)
 class Band:
-    """How a recording of `sample_rate` Hz is heard by a network of `network_rate` Hz."""
+    """Relation of a recording of `sample_rate` Hz to a network of `network_rate` Hz."""
 
     sample_rate: int
     network_rate: int
@@ -31,24 +31,41 @@ class Band:
 
     @property
     def stft(self) -> STFT:
-        """The STFT of the recording: the network's windows, to a part in 2 hops at the worst."""
+        """Return the recording's STFT; its windows last as long as the network's.
+
+        Rounding the hop changes their length by at most 1 part in 2 * hop.
+        """
         ratio = self.network.window // self.network.hop
         hop = max(1, round(self.network.hop * self.sample_rate / self.network_rate))
         return STFT(hop * ratio, hop)
 
     def crop(self, magnitude: Tensor) -> Tensor:
-        """Magnitudes (..., L, F) of the recording -> (..., L, F') as the network is used to."""
+        """Crop magnitudes of the recording to the network's band.
+
+        Args:
+            magnitude: (..., L, F).
+
+        Returns:
+            (..., L, F'), damped at the top of the band as resampling would do.
+        """
         bins = self.network.bins
-        heard = functional.pad(magnitude[..., :bins], (0, max(0, bins - magnitude.shape[-1])))
-        return heard * _response(self.sample_rate, self.network_rate, bins)
+        cropped = functional.pad(magnitude[..., :bins], (0, max(0, bins - magnitude.shape[-1])))
+        return cropped * _response(self.sample_rate, self.network_rate, bins)
 
     def extend(self, masks: Tensor, magnitude: Tensor) -> Tensor:
-        """Masks (C, L, F') in the network's band -> (C, L, F) for all of the recording's.
+        """Extend masks from the network's band to all bins of the recording.
 
-        magnitude (L, F) is the recording's. Above the network's reach all bins of a frame get the
-        mean mask of the upper eighth of the bins within reach, each as loud as it is: fricatives
-        cross the border as one. What these tell of bins farther up is less sure, and so the shares
-        are drawn together, by their square roots (benchmarks/high_band.py compares rules).
+        Above the network's reach, all bins of a frame get the same mask: the mean over the upper
+        eighth of the bins within reach, weighted by energy. Fricatives cross this border as a
+        whole. Masks of higher bins are less certain, so the square root reduces their differences
+        (benchmarks/high_band.py compares rules).
+
+        Args:
+            masks: (C, L, F').
+            magnitude: (L, F), of the recording.
+
+        Returns:
+            (C, L, F).
         """
         bins = magnitude.shape[-1]
         if self.sample_rate <= self.network_rate:
@@ -64,7 +81,7 @@ class Band:
 
 @lru_cache(maxsize=16)
 def _response(rate_in: int, rate_out: int, bins: int) -> Tensor:
-    """What resampling would leave of each bin (F',): nothing at the very top of the band."""
+    """Return the gain of each bin (F',) under resampling: zero at the very top of the band."""
     if rate_in <= rate_out:
         return torch.ones(bins)
     impulse = np.zeros(rate_in // 4, np.float32)

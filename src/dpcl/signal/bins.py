@@ -1,4 +1,4 @@
-"""Ideal labels of STFT bins and the weight of each bin."""
+"""Ideal labels and weights of STFT bins."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ Weighting = Literal["threshold", "magnitude", "energy"]
 
 
 def ideal_assignments(source_spectra: Tensor) -> Tensor:
-    """One-hot Y: the source with the larger magnitude owns the bin, the first one in a tie.
+    """Assign each bin to the source with the largest magnitude, in a tie to the first.
 
-    source_spectra: complex (..., C, L, F) -> (..., L*F, C), zeros and ones.
-    Always C columns, also where a source dominates nowhere. Source: Hershey et al. 2016, sec. 2.
+    The result has always C columns, also if a source dominates no bin.
+
+    Args:
+        source_spectra: complex (..., C, L, F).
+
+    Returns:
+        One-hot Y, (..., L*F, C), zeros and ones.
+
+    Source: Hershey et al. 2016, sec. 2.
     """
     owner = source_spectra.abs().flatten(-2).argmax(dim=-2)  # (..., N)
     sources = torch.arange(source_spectra.shape[-3], device=owner.device)
@@ -24,11 +31,18 @@ def ideal_assignments(source_spectra: Tensor) -> Tensor:
 def bin_weights(
     mixture_spectrum: Tensor, weighting: Weighting = "threshold", floor_db: float = -40.0
 ) -> Tensor:
-    """How much each bin counts in the objective and in the clustering.
+    """Weigh the bins for objective and clustering, relative to the loudest bin.
 
-    mixture_spectrum: complex (..., L, F) -> (..., L*F), in [0, 1].
-    Bins more than -floor_db under the loudest bin of the item weigh nothing (Hershey et al. 2016);
-    what the others weigh says `weigh`. An all-silent item weighs nothing anywhere.
+    Bins more than -floor_db below the loudest bin of the item have weight zero (Hershey et al.
+    2016). `weigh` defines the other weights. In a silent item all weights are zero.
+
+    Args:
+        mixture_spectrum: complex (..., L, F).
+        weighting: rule of `weigh`.
+        floor_db: threshold in dB relative to the loudest bin.
+
+    Returns:
+        (..., L*F) in [0, 1].
     """
     magnitude = mixture_spectrum.abs().flatten(-2)  # (..., N)
     loudest = magnitude.amax(dim=-1, keepdim=True)
@@ -55,10 +69,16 @@ def level_weights(magnitude: Tensor, level: Tensor, first: int, floor_db: float 
 
 
 def weigh(relative: Tensor, weighting: Weighting) -> Tensor:
-    """Magnitudes relative to the loudest bin, zero for those that do not count -> weights, (...).
+    """Convert relative magnitudes to weights.
 
-    One each ("threshold"), the magnitude itself ("magnitude": Wang, Le Roux, Hershey 2018, W_MR up
-    to a scale that the objective divides out), or its square ("energy").
+    Args:
+        relative: (...), relative to the loudest bin, zero for bins that do not count.
+        weighting: "threshold" for weights of one, "magnitude" for the magnitude itself, "energy"
+            for its square. The magnitude is W_MR of Wang, Le Roux, Hershey 2018, up to a scale
+            that the objective divides out.
+
+    Returns:
+        (...).
     """
     if weighting == "threshold":
         return (relative > 0).to(relative.dtype)

@@ -1,4 +1,4 @@
-"""Audio file formats: MP3 and SPHERE headers, truncated files, what each container can hold."""
+"""Audio file formats: MP3 and SPHERE headers, truncated files, capabilities of containers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 
-_FRAME = 1152  # samples, and more bytes than the table takes
-_LONGER = 64  # times; one recording's bit rates lie between 8 and 320 kbit/s
+_FRAME = 1152  # samples of a frame; this number of bytes contains the table
+_LONGER = 64  # factor on the size; the bit rates of one recording lie between 8 and 320 kbit/s
 _TAG = 128  # bytes of an ID3v1 tag
 
 
 def states_its_length(data: BinaryIO) -> bool:
-    """Whether the first MPEG frame holds a table with the number of frames.
+    """Return true if the first MPEG frame holds a table with the number of frames.
 
-    Leaves `data` where it was: a decoder may be reading it.
+    The position of `data` is unchanged: a decoder may be reading it.
     """
     place = data.tell()
     data.seek(0)
     start = data.read(10)
-    if start[:3] == b"ID3":  # its size is written in four times seven bits
+    if start[:3] == b"ID3":  # the tag's size is four times seven bits
         size = sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(start[6:]))
         data.seek(10 + size)
     else:
@@ -40,10 +40,11 @@ def states_its_length(data: BinaryIO) -> bool:
 
 
 class UnmeasuredMP3(io.RawIOBase):
-    """`data`, made to look longer than it is, so that the guess never ends before the music does.
+    """MP3 data of pretended length, so that libsndfile's guess of the length is never too short.
 
-    The guess takes the first frame's bit rate for all: of a recording that begins with silence
-    too many samples, which does no harm, but of one that begins loudly as little as a quarter.
+    libsndfile takes the first frame's bit rate for all frames. If a recording begins with silence,
+    its guess is too long, which does no harm. If it begins loudly, the guess can be as short as a
+    quarter.
     """
 
     def __init__(self, data: BinaryIO) -> None:
@@ -52,15 +53,18 @@ class UnmeasuredMP3(io.RawIOBase):
         self._place = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position, relative to the pretended end for SEEK_END."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._end}[whence]
         self._place = start + offset
         return self._place
 
     def tell(self) -> int:
+        """Return the position."""
         return self._place
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if self._place >= self._end - _TAG:  # a tag is looked for there before anything else
+        """Read bytes; near the pretended end, return zeros."""
+        if self._place >= self._end - _TAG:  # decoders first look for a tag here
             buffer[:] = bytes(len(buffer))
             count = len(buffer)
         else:
@@ -73,14 +77,19 @@ class UnmeasuredMP3(io.RawIOBase):
 
 
 _MAGIC = b"NIST_1A\n"
-_LONGEST = 1 << 16  # bytes of a header
+_LONGEST = 1 << 16  # bytes, upper limit of a header
 
 
 def sphere_fields(data: BinaryIO) -> dict[str, str]:
-    """The header's fields, such as sample_count and sample_coding; empty for other formats.
+    """Read the fields of a SPHERE header, such as sample_count and sample_coding.
 
-    The position of `data` is changed. Source: the header of NIST's SPHERE 2.6, "NIST_1A", its own
-    length in bytes, then lines of a name, a type and a value until "end_head".
+    The position of `data` changes.
+
+    Returns:
+        Values by name; empty for other formats.
+
+    Source: the header of NIST's SPHERE 2.6: "NIST_1A", the header's length in bytes, then lines of
+    a name, a type and a value until "end_head".
     """
     data.seek(0)
     start = data.read(16)
@@ -94,20 +103,28 @@ def sphere_fields(data: BinaryIO) -> dict[str, str]:
 
 
 def is_packed(fields: dict[str, str]) -> bool:
-    """Whether the samples are compressed: "pcm,embedded-shorten-v2.00" and the like."""
+    """Return true if the samples are compressed, as in "pcm,embedded-shorten-v2.00"."""
     return "," in fields.get("sample_coding", "")
 
 
 def unpacked(data: BinaryIO, name: str) -> BinaryIO:
-    """A compressed file, called `name` in messages, as the WAV that an installed sph2pipe makes.
+    """Convert a compressed SPHERE file to WAV with an installed sph2pipe.
 
-    Raises InputError where there is no such program, or where it fails.
+    Args:
+        data: the file.
+        name: name of the file in messages.
+
+    Returns:
+        The WAV file.
+
+    Raises:
+        InputError: sph2pipe is not installed, or it fails.
     """
     program = shutil.which("sph2pipe")
     if program is None:
         raise InputError(
-            f"{name} is a SPHERE file compressed with shorten: install sph2pipe, or convert it"
-            " with `sph2pipe -f wav IN.wv1 OUT.wav` where there is one."
+            f"{name} is a SPHERE file compressed with shorten; install sph2pipe, or convert it"
+            " with `sph2pipe -f wav IN.wv1 OUT.wav` where there is one"
         )
     command = [program, "-f", "wav"]
     try:
@@ -116,35 +133,39 @@ def unpacked(data: BinaryIO, name: str) -> BinaryIO:
             shutil.copyfileobj(data, copy)
             copy.flush()
             ran = subprocess.run([*command, copy.name], capture_output=True, check=False)
-    except OSError as error:  # a full disk, a program of another machine
-        raise InputError(f"{name} cannot be unpacked by {program} ({error.strerror}).") from error
+    except OSError as error:  # disk full, or a program for another processor
+        raise InputError(
+            f"{name} cannot be unpacked by {program} ({error.strerror}); install it again"
+        ) from error
     if ran.returncode or not ran.stdout:
         said = ran.stderr.decode("utf-8", "replace").strip().replace(copy.name, "it")
         why = " ".join(said.split()) or f"status {ran.returncode}"
-        raise InputError(f"{name} cannot be unpacked by sph2pipe ({why}): copy it again.")
+        raise InputError(f"{name} cannot be unpacked by sph2pipe ({why}); copy it again")
     return io.BytesIO(ran.stdout)
 
 
-# libsndfile shortens what was cut off silently, but says so in its log.
+# Log lines of libsndfile for files that are cut off, which it shortens silently.
 _SHORTENED = re.compile(
     r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
-_UNKNOWN = 2**62  # samples; what libsndfile says is 2**63 - 1
-_OGG_PAGE = 65307  # bytes, the longest there is (RFC 3533, section 6)
-_MP3_FRAME = 1152  # samples
+_UNKNOWN = 2**62  # samples; libsndfile returns 2**63 - 1 for an unknown length
+_OGG_PAGE = 65307  # bytes of the longest page (RFC 3533, section 6)
+_MP3_FRAME = 1152  # samples of a frame
 
 
 def promised_frames(file: soundfile.SoundFile, data: BinaryIO) -> int | None:
-    """How many samples per channel the header of `file` promises; None where it does not say.
+    """Return the number of samples per channel that the header promises; None if it does not say.
 
-    `file` is just opened, `data` its bytes; their position is changed.
+    Args:
+        file: the recording, just opened.
+        data: its bytes; their position changes.
     """
     for promised, there in _SHORTENED.findall(file.extra_info):
-        # Sizes near 2 or 4 GiB stand for "unknown" in what was recorded through a pipe.
+        # Sizes near 2 or 4 GiB mean "unknown" in recordings that went through a pipe.
         if 0 < int(there) < int(promised) and not 0x7FF00000 <= int(promised) < 2**32:
             return round(int(file.frames) * int(promised) / int(there))
     if file.subtype.startswith("MPEG") and not (file.format == "MP3" and states_its_length(data)):
-        return None  # what libsndfile says is guessed from the size
+        return None  # libsndfile guesses the length from the size
     if file.format == "OGG" and not _ogg_has_its_end(data):
         return None
     if file.format == "NIST":
@@ -155,16 +176,16 @@ def promised_frames(file: soundfile.SoundFile, data: BinaryIO) -> int | None:
 
 
 def is_cut_off(file_format: str, frames: int | None, read: int, data: BinaryIO) -> bool:
-    """Whether `read` samples are fewer than the `frames` promised, or the last page is missing."""
+    """Return true if `read` is less than the promised `frames`, or Ogg's last page is missing."""
     if file_format == "OGG" and not _ogg_has_its_end(data):
         return True  # Ogg states no length, but marks its last page
-    # MP3 encoders disagree on whether the frame with the length counts, and on the padding.
+    # Tolerance, since MP3 encoders differ in the padding and may count the frame with the length.
     tolerance = 2 * _MP3_FRAME if file_format == "MP3" else 0
     return frames is not None and read < frames - tolerance
 
 
 def _ogg_has_its_end(data: BinaryIO) -> bool:
-    """Whether the last page is whole and marked as the end of its stream (RFC 3533)."""
+    """Return true if the last page is whole and marked as the end of its stream (RFC 3533)."""
     size = data.seek(0, 2)
     data.seek(max(0, size - 2 * _OGG_PAGE))
     end = data.read()
@@ -174,26 +195,29 @@ def _ogg_has_its_end(data: BinaryIO) -> bool:
     return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
-_CONTAINERS = {"AIF": "AIFF", "OGA": "OGG", "OPUS": "OGG"}  # suffix to libsndfile's name
+_CONTAINERS = {"AIF": "AIFF", "OGA": "OGG", "OPUS": "OGG"}  # libsndfile's name of a suffix
 _BITS = {
     "PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32,
     "ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32,
 }  # fmt: skip
-_VORBIS_RATES = 200_000  # Hz; libvorbis crashes above
+_VORBIS_RATES = 200_000  # Hz, highest sample rate of Vorbis; libvorbis crashes above
 
 
 def container(path: Path) -> str:
-    """libsndfile's name of the container that the suffix of `path` stands for ("WAV", "OGG")."""
+    """Return libsndfile's name of the container for the suffix of `path` ("WAV", "OGG")."""
     suffix = path.suffix[1:].upper()
     return _CONTAINERS.get(suffix, suffix)
 
 
 def output_subtype(file_format: str, input_subtype: str) -> str:
-    """The coding in which a container keeps a recording of `input_subtype`.
+    """Return the coding in which a container stores a recording of coding `input_subtype`.
 
-    `file_format` is a container or suffix: "WAV", "flac", "opus". PCM of 16 and more bits and
-    float stay as they are where the container has them; 8 bits and what was compressed with loss
-    become 16, double becomes float, and 32 bits and float become 24 in FLAC.
+    PCM of 16 and more bits and float are kept if the container supports them. 8 bits and lossy
+    codings become 16 bits, and double becomes float. In FLAC, 32 bits and float become 24 bits.
+
+    Args:
+        file_format: a container or suffix: "WAV", "flac", "opus".
+        input_subtype: libsndfile's name of a coding, such as "PCM_16".
     """
     suffix = file_format.upper()
     file_format = _CONTAINERS.get(suffix, suffix)
@@ -210,17 +234,17 @@ def output_subtype(file_format: str, input_subtype: str) -> str:
 
 
 def check_output(path: Path, sample_rate: int, channels: int, subtype: str) -> None:
-    """Raise InputError where the container of `path` cannot hold such audio."""
+    """Raise InputError if the container of `path` cannot hold such audio."""
     file_format = container(path)
     if file_format not in soundfile.available_formats() or file_format == "RAW":
         raise InputError(
-            f"{path} cannot be written: end its name in .wav, .flac, .ogg, .opus, .mp3, .aiff,"
-            " .caf or .w64."
+            f"{path} cannot be written; end its name in .wav, .flac, .ogg, .opus, .mp3, .aiff,"
+            " .caf or .w64"
         )
-    # of ALAC, libsndfile aborts the process where the disk fills
+    # ALAC is refused, since libsndfile aborts the process when the disk fills.
     refused = subtype.startswith("ALAC") or not soundfile.check_format(file_format, subtype)
     if refused or (path.suffix.lower() == ".opus" and subtype != "OPUS"):
-        raise InputError(f"{path} cannot be written as {subtype}: end its name in .wav or .flac.")
+        raise InputError(f"{path} cannot be written as {subtype}; end its name in .wav or .flac")
     try:
         if subtype == "VORBIS" and sample_rate > _VORBIS_RATES:
             raise ValueError("too high a sample rate")
@@ -230,16 +254,23 @@ def check_output(path: Path, sample_rate: int, channels: int, subtype: str) -> N
     except (soundfile.SoundFileError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path} cannot be written: {file_format} ({subtype}) does not take {channels} channels"
-            f" at {sample_rate} Hz; end its name in .wav or .flac."
+            f" at {sample_rate} Hz; end its name in .wav or .flac"
         ) from error
 
 
 def quantised(
     samples: NDArray[np.floating], subtype: str
 ) -> NDArray[np.int32] | NDArray[np.float32]:
-    """Samples as `subtype` holds them: int32, rounded to its steps and clipped; float32 if float.
+    """Convert samples to the values that `subtype` stores.
 
     libsndfile would scale floats by 32767 (for 16 bits) but read them back by 1/32768.
+
+    Args:
+        samples: any shape, full scale ±1.
+        subtype: libsndfile's name of a coding.
+
+    Returns:
+        int32, rounded to the steps of the coding and clipped; float32 for float codings.
     """
     bits = _BITS.get(subtype)
     if bits is None:
@@ -248,10 +279,10 @@ def quantised(
     if bits == 32:
         samples = samples.astype(np.float64)  # float32 does not hold 2**31 - 1
     steps: NDArray[np.int32] = np.rint(samples * full).clip(-full, full - 1).astype(np.int32)
-    steps <<= 32 - bits  # libsndfile takes the uppermost
+    steps <<= 32 - bits  # libsndfile reads the most significant bits
     return steps
 
 
 def sample_bytes(subtype: str) -> int:
-    """The most bytes that one sample takes."""
+    """Return the number of bytes of one sample, at most."""
     return 8 if subtype == "DOUBLE" else _BITS.get(subtype, 32) // 8

@@ -1,4 +1,4 @@
-"""The active speech level: how loud someone speaks, pauses left out (ITU-T P.56, method B)."""
+"""Active speech level: the level of speech without pauses (ITU-T P.56, method B)."""
 
 from __future__ import annotations
 
@@ -8,25 +8,39 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import cheby2, lfilter, sosfilt
 
-TIME_CONSTANT = 0.03  # s, of both envelope filters
-HANGOVER = 0.2  # s that count as active after the envelope fell under the threshold
-MARGIN_DB = 15.9  # between the active level and the threshold that defines activity
-BITS = 16  # thresholds lie 6.02 dB apart, from half of full scale down to the last bit
+TIME_CONSTANT = 0.03  # s, time constant of both envelope filters
+HANGOVER = 0.2  # s that count as active after the envelope fell below the threshold
+MARGIN_DB = 15.9  # dB between the active level and the threshold that defines activity
+BITS = 16  # bits; thresholds lie 6.02 dB apart, from half of full scale to the last bit
 
-# What Voicebox's activlev does beyond it.
-_LOWEST_HZ = 200.0  # where its high-pass filter, a Chebyshev of the second kind, loses 0.25 dB
+# Constants of Voicebox's activlev, which extends P.56.
+_LOWEST_HZ = 200.0  # Hz at which its high-pass filter, Chebyshev of type II, loses 0.25 dB
 _PASS_DB, _STOP_DB, _ORDER = 0.25, 50.0, 5
-_PADDING = 0.35  # s of silence behind the signal
-_THRESHOLDS = 20  # 3.01 dB apart, from the octave of power of the envelope's peak down
+_PADDING = 0.35  # s of silence after the signal
+_THRESHOLDS = 20  # number of thresholds, 3.01 dB apart, downwards from the envelope's peak
 
 
 def active_level_db(x: NDArray[np.floating], sample_rate: int) -> float:
-    """Active level of x (T,) in dB relative to full scale (a mean square of 1); -inf for silence.
+    """Measure the active level of a signal.
 
-    ITU-T P.56 (12/2011), method B: the envelope is |x| through two one-pole filters; for each
-    threshold c_j the active time a_j is the time at or above it plus hangover; the level is where
-    A_j = energy / a_j lies 15.9 dB above c_j, interpolated between thresholds. The thresholds
-    follow the signal in powers of two, so that quiet recordings are measured as well as loud ones.
+    The envelope is |x| through two one-pole filters. The active time a_j of a threshold c_j is the
+    time at or above c_j plus hangover. The level is A_j = energy / a_j at the point where it lies
+    15.9 dB above c_j, interpolated between thresholds. The thresholds follow the signal in powers
+    of two, so that quiet and loud recordings are measured equally well.
+
+    Args:
+        x: (T,).
+        sample_rate: in Hz.
+
+    Returns:
+        Level in dB relative to full scale (a mean square of 1); -inf for silence.
+
+    Example:
+        >>> import numpy as np
+        >>> active_level_db(np.zeros(8000), 8000)
+        -inf
+
+    Source: ITU-T P.56 (12/2011), method B.
     """
     x = np.asarray(x, dtype=np.float64)
     peak = float(np.abs(x).max(initial=0.0))
@@ -45,7 +59,7 @@ def active_level_db(x: NDArray[np.floating], sample_rate: int) -> float:
         threshold = 2.0 ** (j - BITS + 1)
         active = _active_samples(envelope, threshold, hangover)
         if active == 0:
-            break  # a click: no threshold is as near as the margin, so take the nearest there is
+            break  # click: every threshold is farther than the margin, so the nearest counts
         level = 10.0 * math.log10(energy / active)
         margin = level - 20.0 * math.log10(threshold)
         if margin <= MARGIN_DB:
@@ -54,17 +68,24 @@ def active_level_db(x: NDArray[np.floating], sample_rate: int) -> float:
                 level = previous_level + part * (level - previous_level)
             break
         previous_level, previous_margin = level, margin
-    if math.isnan(level):  # shorter than the envelope needs to rise: all of it is active
+    if math.isnan(level):  # signal shorter than the envelope's rise: all of it is active
         level = 10.0 * math.log10(energy / len(x))
     return level + shift_db
 
 
 def activlev_db(x: NDArray[np.floating], sample_rate: int) -> float:
-    """Active level of x (T,) as the wsj0-mix scripts measure it; -inf for silence.
+    """Measure the active level of a signal as the wsj0-mix scripts do.
 
-    They call activlev of the Voicebox (version of 2017, at 8 kHz): P.56 of the signal behind a
-    high-pass filter at 200 Hz and followed by 0.35 s of silence, with thresholds half as far apart.
-    Its low-pass filter at 5.5 kHz, which it has from 12.1 kHz on, is not here.
+    The scripts call activlev of the Voicebox (version of 2017, at 8 kHz). It applies P.56 after a
+    high-pass filter at 200 Hz, with 0.35 s of silence appended and thresholds half as far apart.
+    Its low-pass filter at 5.5 kHz, for rates of 12.1 kHz and more, is not implemented here.
+
+    Args:
+        x: (T,).
+        sample_rate: in Hz.
+
+    Returns:
+        Level in dB; -inf for silence.
     """
     padded = np.pad(np.asarray(x, dtype=np.float64), (0, math.ceil(_PADDING * sample_rate)))
     padded = sosfilt(_high_pass(sample_rate), padded)
@@ -77,7 +98,7 @@ def activlev_db(x: NDArray[np.floating], sample_rate: int) -> float:
     level = previous_level = previous_margin = math.nan
     for k in range(1, _THRESHOLDS + 1):
         threshold = math.ldexp(1.0, top - k)
-        # To the lowest threshold all time counts as active.
+        # All time counts as active at the lowest threshold.
         last = k == _THRESHOLDS
         active = len(power) if last else _active_samples(power, threshold, hangover)
         level = 10.0 * math.log10(energy / active)
@@ -92,7 +113,7 @@ def activlev_db(x: NDArray[np.floating], sample_rate: int) -> float:
 
 
 def _high_pass(sample_rate: int) -> NDArray[np.float64]:
-    """Second-order sections: at least 50 dB below its stop band, 0.25 dB down at 200 Hz.
+    """Return second-order sections: 0.25 dB down at 200 Hz, at least 50 dB in the stop band.
 
     |H|**2 = 1 / (1 + 1 / (e**2 T_5(w / w_stop)**2)) with e**2 = 1 / (10**5 - 1) gives w / w_stop.
     """
@@ -104,7 +125,7 @@ def _high_pass(sample_rate: int) -> NDArray[np.float64]:
 
 
 def _envelope(x: NDArray[np.floating], sample_rate: int) -> NDArray[np.float64]:
-    """|x| (T,) through two one-pole filters."""
+    """Return |x| (T,) after two one-pole filters."""
     pole = math.exp(-1.0 / (sample_rate * TIME_CONSTANT))
     once = lfilter([1.0 - pole], [1.0, -pole], np.abs(x))
     twice: NDArray[np.float64] = lfilter([1.0 - pole], [1.0, -pole], once)
@@ -114,7 +135,16 @@ def _envelope(x: NDArray[np.floating], sample_rate: int) -> NDArray[np.float64]:
 def normalise_to_level(
     x: NDArray[np.float32], sample_rate: int, level_db: float = 0.0
 ) -> NDArray[np.float32]:
-    """x (T,) scaled to the active level `level_db`; silence comes back as it is."""
+    """Scale a signal to an active level; silence is unchanged.
+
+    Args:
+        x: (T,).
+        sample_rate: in Hz.
+        level_db: active level of the result in dB relative to full scale.
+
+    Returns:
+        float32 (T,).
+    """
     measured = active_level_db(x, sample_rate)
     if measured == -math.inf:
         return x
@@ -122,15 +152,15 @@ def normalise_to_level(
 
 
 def _active_samples(envelope: NDArray[np.floating], threshold: float, hangover: int) -> int:
-    """How many samples are at or above the threshold, or fell under it within the hangover."""
+    """Count samples at or above the threshold, or within the hangover after such a sample."""
     above = envelope >= threshold
-    edges = np.flatnonzero(above[1:] != above[:-1]) + 1  # where a run of either kind begins
+    edges = np.flatnonzero(above[1:] != above[:-1]) + 1  # beginnings of runs
     if len(edges) == 0:
         return len(above) if above[0] else 0
     bounds = np.concatenate([[0], edges, [len(above)]])
     runs = np.diff(bounds)
     starts_above = bool(above[0])
     loud = runs[0 if starts_above else 1 :: 2]
-    # Each quiet run after a loud one counts up to the hangover.
+    # Quiet runs after a loud run count up to the hangover.
     quiet = runs[1 if starts_above else 2 :: 2]
     return int(loud.sum() + np.minimum(quiet, hangover).sum())

@@ -1,4 +1,4 @@
-"""Audio in, block by block: a recording of hours takes no more memory than one of seconds."""
+"""Read audio block by block: memory does not grow with the length of a recording."""
 
 from __future__ import annotations
 
@@ -28,22 +28,32 @@ from dpcl.signal.formats import (
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
-_PIECE = 4096  # samples read at once: what a decoder loses where it meets an error
-_NO_MP3 = "File does not exist"  # libsndfile says that of a file whose name alone is that of an MP3
+_PIECE = 4096  # samples read at once, and lost at a decoding error
+_NO_MP3 = "File does not exist"  # libsndfile's message for a file that is MP3 by name only
 
 
 class AudioReader:
-    """A recording that libsndfile reads: a path, its bytes, or a binary file object.
+    """Reader of a recording in any format of libsndfile.
 
-    A file object is read from its beginning and not closed; one that cannot seek (a pipe) is first
+    A file object is read from its beginning and not closed. One that cannot seek (a pipe) is first
     copied to a temporary file. SPHERE files that are compressed with shorten need sph2pipe.
-    Raises InputError, naming the recording, if it is missing, a folder, empty, no audio, or of
-    length zero.
 
-    Attributes: `name` for messages, `sample_rate` in Hz, `channels`, `format` and `subtype` as
-    libsndfile names them ("WAV", "PCM_16"), `frames`, the samples per channel that the header
-    promises (None where it does not say). Once `blocks` has ended: `read`, the samples per channel
-    that were there, and `cut_off`, whether there should have been more.
+    Args:
+        source: a path, the bytes of a file, or a binary file object.
+
+    Attributes:
+        name: name of the recording in messages.
+        sample_rate: in Hz.
+        channels: number of channels.
+        format: container, by libsndfile's name ("WAV").
+        subtype: coding, by libsndfile's name ("PCM_16").
+        frames: number of samples per channel that the header promises; None if it does not say.
+        read: number of samples per channel that were read, valid after `blocks` has ended.
+        cut_off: true if samples are missing, valid after `blocks` has ended.
+
+    Raises:
+        InputError: the recording is missing, a folder, empty, no audio, or of length zero. The
+            message names the recording.
     """
 
     def __init__(self, source: Source) -> None:
@@ -64,7 +74,7 @@ class AudioReader:
             self._data = self._seekable(source)
         try:
             if self._data.seek(0, os.SEEK_END) == 0:
-                raise InputError(f"{self.name} is empty (0 bytes): record or copy it again.")
+                raise InputError(f"{self.name} is empty (0 bytes); record or copy it again")
             if is_packed(sphere_fields(self._data)):
                 packed, self._path = self._data, None
                 self._data = unpacked(packed, self.name)
@@ -84,10 +94,19 @@ class AudioReader:
             raise
 
     def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """The samples from the beginning, float32 (channels, size), the last block (channels, n).
+        """Yield the samples from the beginning in blocks.
 
-        Of a recording that is cut off or broken in the middle, all that can be read; `cut_off`
-        then says so. Raises InputError for NaN or infinite samples, and where nothing can be read.
+        A recording that is cut off or broken in the middle yields all readable samples, and
+        `cut_off` is true afterwards.
+
+        Args:
+            size: number of samples per channel in a block.
+
+        Yields:
+            float32 (channels, size); the last block is (channels, n).
+
+        Raises:
+            InputError: a sample is NaN or infinite, or nothing can be read.
         """
         file = self._file = self._decoder()
         self.read, self.cut_off = 0, False
@@ -109,8 +128,8 @@ class AudioReader:
             if not finite.all():
                 second = (self.read + int(np.argmin(finite))) / self.sample_rate
                 raise InputError(
-                    f"{self.name} holds NaN or infinite samples at {second:.2f} s: export it again"
-                    " from its source."
+                    f"{self.name} holds NaN or infinite samples at {second:.2f} s; export it again"
+                    " from its source"
                 )
             self.read += n
             if ended:
@@ -123,7 +142,7 @@ class AudioReader:
             raise self._unreadable(error) if error else self._no_samples()
 
     def close(self) -> None:
-        """Close what was opened; a file object that was given stays open."""
+        """Close the files opened here; a file object passed by the caller stays open."""
         if self._file is not None:
             self._file.close()
         if self._owned:
@@ -141,10 +160,11 @@ class AudioReader:
         self.close()
 
     def _opened(self, path: Path) -> BinaryIO:
+        """Open a path, copying a named pipe to a temporary file."""
         if path.is_dir():
-            raise InputError(f"{path} is a folder, not an audio file: give one recording.")
+            raise InputError(f"{path} is a folder, not an audio file; give one recording")
         if not path.exists():
-            raise InputError(f"{path} does not exist: check the name of the recording.")
+            raise InputError(f"{path} does not exist; check the name of the recording")
         try:
             if path.is_fifo():
                 with path.open("rb") as pipe:
@@ -156,8 +176,9 @@ class AudioReader:
         return data
 
     def _seekable(self, source: BinaryIO) -> BinaryIO:
+        """Return the file object, or a temporary copy if it cannot seek."""
         if isinstance(source, io.TextIOBase):
-            raise InputError(f"{self.name} is text: open the recording in binary mode.")
+            raise InputError(f"{self.name} is text; open the recording in binary mode")
         try:
             if source.seekable():
                 self._owned = False
@@ -167,52 +188,52 @@ class AudioReader:
             raise self._unreadable(error) from error
 
     def _decoder(self) -> soundfile.SoundFile:
-        """The recording at its beginning; opened anew, as decoders seek inexactly."""
+        """Open the recording at its beginning, anew each time since decoders seek inexactly."""
         if self._file is not None:
             self._file.close()
         try:
             self._data.seek(0)
-            # encoded as the system does: names need not be UTF-8
+            # Path encoded as the system does, since names need not be UTF-8.
             file = _Forward(self._data if self._path is None else os.fsencode(self._path))
             if file.format == "MP3" and not states_its_length(self._data):
                 file.close()
                 file = _Forward(UnmeasuredMP3(self._data))
             return file
-        # TypeError: a name in .raw, which has no header
+        # TypeError is raised for .raw files, which have no header.
         except (soundfile.SoundFileError, OSError, TypeError) as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> InputError:
+        """Return the error for a recording that cannot be read."""
         why = reason(error)
         if why.startswith(_NO_MP3):
             why = "no audio in it"
-        return InputError(
-            f"{self.name} cannot be read as audio ({why}): convert it to WAV or FLAC."
-        )
+        return InputError(f"{self.name} cannot be read as audio ({why}); convert it to WAV or FLAC")
 
     def _no_samples(self) -> InputError:
-        return InputError(
-            f"{self.name} holds no samples: give a recording that is not of length zero."
-        )
+        """Return the error for a recording of length zero."""
+        return InputError(f"{self.name} holds no samples; give a recording that is not empty")
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
-    """Read from the beginning to the end only.
+    """Sound file that is only read from the beginning to the end.
 
-    SoundFile seeks to where it is after each block, which makes Opus decode other samples.
+    SoundFile seeks to its own position after each block, which makes Opus decode other samples.
     """
 
     def seekable(self) -> bool:
+        """Return false."""
         return False
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the path that libsndfile and the system put beside it."""
+    """Return the error's message without the path that libsndfile and the system add."""
     text = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
     return str(text).rstrip(".")
 
 
 def _name(source: BinaryIO) -> str:
+    """Return the name of a file object for messages."""
     name = getattr(source, "name", None)
     if name == "<stdin>":
         return "standard input"
@@ -220,7 +241,7 @@ def _name(source: BinaryIO) -> str:
 
 
 def _spooled(pipe: BinaryIO) -> BinaryIO:
-    """All that comes through a pipe, in a temporary file that goes away when it is closed."""
+    """Copy a pipe to a temporary file, which is deleted when it is closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         shutil.copyfileobj(pipe, copy, 1 << 20)

@@ -13,11 +13,24 @@ from dpcl.errors import InputError
 
 @dataclass(frozen=True)
 class STFT:
-    """Square-root Hann analysis and synthesis; frames first, as the networks read them.
+    """Square-root Hann analysis and synthesis, frames before bins, as the networks need them.
 
-    window, hop: samples; the hop must divide the window at least twice (else InputError).
-    The product of both windows overlap-adds to a constant, so inverse(stft(x)) is x
-    (Griffin and Lim 1984, eq. 6); the paper's setting at 8 kHz is 256 and 64 (32 ms and 8 ms).
+    The product of both windows overlap-adds to a constant, so inverse(stft(x)) is x.
+
+    Args:
+        window: samples.
+        hop: samples; it divides the window into at least two parts.
+
+    Raises:
+        InputError: the hop does not divide the window at least twice.
+
+    Example:
+        >>> import torch
+        >>> stft = STFT(256, 64)
+        >>> stft(torch.zeros(8000)).shape
+        torch.Size([126, 129])
+
+    Source: Griffin and Lim 1984, eq. 6; Hershey et al. 2016 use 256 and 64 at 8 kHz (32 and 8 ms).
     """
 
     window: int = 256
@@ -32,19 +45,19 @@ class STFT:
 
     @property
     def bins(self) -> int:
-        """Frequency bins F of one frame."""
+        """Return the number of frequency bins F of a frame."""
         return self.window // 2 + 1
 
     def frames(self, samples: int) -> int:
-        """Frames L that a signal of so many samples has."""
+        """Return the number of frames L of a signal with this number of samples."""
         return -(-samples // self.hop) + 1
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """samples (..., T), T > 0 -> complex spectrum (..., L, F) with L = ceil(T / hop) + 1."""
+        """Transform samples (..., T), T > 0, to complex (..., L, F) with L = ceil(T / hop) + 1."""
         flat = samples.reshape(-1, samples.shape[-1])
-        # Half a window of silence on either side (torch's center=True does so for even windows
-        # alone), and the end filled up to whole hops: else the last samples could lie at the foot
-        # of a single window, from where the inverse would scale them, and any error, far up.
+        # Padding of half a window on either side (torch's center=True does this only for even
+        # windows), and at the end to whole hops. Otherwise the last samples could lie at the edge
+        # of a single window, and the inverse would amplify them, with any error.
         left, right = self.window // 2, self.window - self.window // 2
         flat = functional.pad(flat, (left, right + -samples.shape[-1] % self.hop))
         spectrum = torch.stft(
@@ -59,36 +72,36 @@ class STFT:
         return spectrum.reshape(*samples.shape[:-1], *spectrum.shape[-2:])
 
     def inverse(self, spectrum: Tensor, length: int) -> Tensor:
-        """spectrum (..., L, F) -> samples (..., length), the length of the signal analysed."""
+        """Transform a spectrum (..., L, F) to samples (..., length), the original length."""
         samples = torch.istft(
             spectrum.reshape(-1, *spectrum.shape[-2:]).transpose(-1, -2),
             self.window,
             self.hop,
             window=self.taper(spectrum.real),
-            center=True,  # leaves out the first half window
+            center=True,  # omits the first half window
             length=length,
         )
         return samples.reshape(*spectrum.shape[:-2], length)
 
     def taper(self, like: Tensor) -> Tensor:
-        """The window (window,) of analysis and of synthesis, of the kind of `like`."""
+        """Return the analysis and synthesis window (window,) with dtype and device of `like`."""
         return torch.hann_window(self.window, dtype=like.dtype, device=like.device).sqrt()
 
 
 class BlockSTFT:
-    """Spectrum of a signal that comes in blocks (..., n) of any length.
+    """Spectrum of a signal that arrives in blocks (..., n) of any length.
 
-    What `push` and `finish` return, one after the other, is stft(whole signal): (..., L, F).
+    The results of `push` and `finish`, joined, are stft(whole signal), (..., L, F).
     """
 
     def __init__(self, stft: STFT) -> None:
         self.stft = stft
-        self._waiting: Tensor | None = None  # (..., less than window) not yet in all its frames
+        self._waiting: Tensor | None = None  # (..., < window) samples that later frames need
         self._samples = 0
 
     def push(self, block: Tensor) -> Tensor:
-        """block (..., n) -> the frames that are now complete (..., l, F)."""
-        if self._waiting is None:  # as STFT: half a window of silence before the beginning
+        """Add a block (..., n) and return the frames that are now complete (..., l, F)."""
+        if self._waiting is None:  # half a window of silence before the beginning, as in STFT
             self._waiting = block.new_zeros(*block.shape[:-1], self.stft.window // 2)
         self._samples += block.shape[-1]
         samples = torch.cat([self._waiting, block], dim=-1)
@@ -103,35 +116,35 @@ class BlockSTFT:
         return spectrum
 
     def finish(self) -> Tensor:
-        """The frames that reach beyond the end (..., l, F); then nothing may be pushed any more."""
+        """Return the frames that reach beyond the end (..., l, F); no `push` may follow."""
         if self._waiting is None:
-            raise ValueError("nothing was pushed: there is no signal to finish")
+            raise ValueError("nothing was pushed; call push first")
         missing = self.stft.window - self.stft.window // 2 + -self._samples % self.stft.hop
         return self.push(self._waiting.new_zeros(*self._waiting.shape[:-1], missing))
 
 
 class BlockISTFT:
-    """Signal of a spectrum that comes in blocks of frames.
+    """Signal of a spectrum that arrives in blocks of frames.
 
-    What `push` and `finish` return, one after the other, is stft.inverse(whole spectrum, length).
-    `length` is to be set before the last frames are pushed, which reach beyond it.
+    The results of `push` and `finish`, joined, are stft.inverse(whole spectrum, length). Set
+    `length` before the last frames are pushed, which reach beyond it.
     """
 
     def __init__(self, stft: STFT, length: int | None = None) -> None:
         self.stft, self.length = stft, length
-        self._overlap: Tensor | None = None  # (..., window - hop) that later frames add to
-        self._envelope = torch.zeros(0)  # (window - hop,) sum of the squared windows there
-        self._leading = stft.window // 2  # samples before the beginning, still to be left out
-        self._samples = 0  # given out
+        self._overlap: Tensor | None = None  # (..., window - hop) incomplete samples
+        self._envelope = torch.zeros(0)  # (window - hop,) sum of the squared windows
+        self._leading = stft.window // 2  # samples before the beginning, still to be omitted
+        self._samples = 0  # samples returned so far
 
     def push(self, spectrum: Tensor) -> Tensor:
-        """spectrum (..., l, F) -> the samples that no later frame reaches (..., n)."""
+        """Add frames (..., l, F) and return the samples that no later frame reaches (..., n)."""
         return self.add(self.frames(spectrum))
 
     def frames(self, spectrum: Tensor) -> Tensor:
-        """spectrum (..., l, F) -> its windows of samples (..., l, window), as `add` takes them.
+        """Transform frames (..., l, F) to windows of samples (..., l, window) for `add`.
 
-        The part of `push` that knows of no other block, so that threads may share it.
+        This part of `push` depends on no other block, so threads can share it.
         """
         if not spectrum.shape[-2]:
             return spectrum.real.new_zeros(*spectrum.shape[:-1], self.stft.window)
@@ -139,7 +152,7 @@ class BlockISTFT:
         return pieces * self.stft.taper(pieces)
 
     def add(self, pieces: Tensor) -> Tensor:
-        """What `frames` gave (..., l, window) -> the samples that no later one reaches (..., n)."""
+        """Add results of `frames` and return the samples that no later one reaches (..., n)."""
         (frames, window), hop = pieces.shape[-2:], self.stft.hop
         taper = self.stft.taper(pieces)
         if self._overlap is None:
@@ -151,15 +164,16 @@ class BlockISTFT:
         envelope = _overlap_add(taper.square().expand(frames, -1), hop, self._envelope)
         done = frames * hop
         self._overlap, self._envelope = added[..., done:].clone(), envelope[done:].clone()
-        return self._give(added[..., :done] / _divisor(envelope[:done]))
+        return self._trim(added[..., :done] / _divisor(envelope[:done]))
 
     def finish(self) -> Tensor:
-        """The rest of the signal (..., n)."""
+        """Return the rest of the signal (..., n)."""
         if self._overlap is None or self.length is None:
-            raise ValueError("nothing was pushed, or no length set: there is nothing to finish")
-        return self._give(self._overlap / _divisor(self._envelope))
+            raise ValueError("nothing was pushed, or no length set; call push, and set length")
+        return self._trim(self._overlap / _divisor(self._envelope))
 
-    def _give(self, samples: Tensor) -> Tensor:
+    def _trim(self, samples: Tensor) -> Tensor:
+        """Return samples within the signal: not before its beginning nor after `length`."""
         first = min(self._leading, samples.shape[-1])
         self._leading -= first
         samples = samples[..., first:]
@@ -170,16 +184,16 @@ class BlockISTFT:
 
 
 def _overlap_add(pieces: Tensor, hop: int, onto: Tensor) -> Tensor:
-    """pieces (..., l, window), each a hop after the other, onto (..., window - hop)."""
+    """Add pieces (..., l, window), one hop apart, to `onto` (..., window - hop)."""
     frames, window = pieces.shape[-2:]
     parts = window // hop
     blocks = pieces.new_zeros(*pieces.shape[:-2], frames + parts - 1, hop)
     blocks[..., : parts - 1, :] = onto.view(*onto.shape[:-1], parts - 1, hop)
-    for part in range(parts):  # the hop must divide the window: see STFT
+    for part in range(parts):  # the hop divides the window, see STFT
         blocks[..., part : part + frames, :] += pieces[..., part * hop : (part + 1) * hop]
     return blocks.flatten(-2)
 
 
 def _divisor(envelope: Tensor) -> Tensor:
-    """What to divide by: samples that no window reaches lie beyond the signal and stay zero."""
+    """Return the envelope, or one for samples outside all windows, which stay zero."""
     return torch.where(envelope > 1e-11, envelope, torch.ones_like(envelope))

@@ -1,4 +1,4 @@
-"""Overlapping windows over a long recording, and the cross-fades that join them again."""
+"""Overlapping windows over a long recording, joined again by cross-fades."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Windows:
-    """Equally long windows of frames, evenly spread: the first begins and the last ends with them.
+    """Windows of equal length, evenly spread from the first frame of a recording to the last.
 
-    frames: of the whole recording; longest: frames of a window at most; overlap: frames, at least,
-    that two neighbours share. A recording of up to `longest` frames is one window.
+    A recording of up to `longest` frames is one window.
+
+    Args:
+        frames: number of frames of the recording.
+        longest: number of frames of a window, at most.
+        overlap: number of frames shared by neighbouring windows, at least.
     """
 
     frames: int
@@ -23,40 +27,52 @@ class Windows:
 
     @property
     def count(self) -> int:
-        """How many windows."""
+        """Return the number of windows."""
         return max(1, -(-(self.frames - self.overlap) // (self.longest - self.overlap)))
 
     @property
     def length(self) -> int:
-        """Frames of a window: as few as so many windows need."""
+        """Return the number of frames of a window, the least that `count` windows need."""
         return -(-(self.frames + (self.count - 1) * self.overlap) // self.count)
 
     @property
     def starts(self) -> list[int]:
-        """The first frame of each window."""
+        """Return the first frame of each window."""
         last, steps = self.frames - self.length, max(1, self.count - 1)
         return [i * last // steps for i in range(self.count)]
 
     def gather(self, frames: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-        """Blocks of frames (l, F), one after the other -> windows (up to `batch`, length, F)."""
+        """Group consecutive blocks of frames into windows.
+
+        Args:
+            frames: blocks (l, F), in order.
+            batch: number of windows in a group, at most.
+
+        Yields:
+            (up to batch, length, F).
+        """
         starts = self.starts
         waiting: list[Tensor] = []
-        first, have = 0, 0  # the frame that `waiting` begins with; how many there are
+        first, have = 0, 0  # first frame in `waiting`, and number of frames in it
         for group in (starts[i : i + batch] for i in range(0, len(starts), batch)):
             while first + have < group[-1] + self.length:
                 waiting.append(next(frames))
                 have += len(waiting[-1])
-            heap = torch.cat(waiting)[group[0] - first :]  # from the group's first frame on
-            yield torch.stack([heap[s - group[0] : s - group[0] + self.length] for s in group])
-            waiting, first, have = [heap], group[0], len(heap)
+            pending = torch.cat(waiting)[group[0] - first :]  # frames from the group's first on
+            yield torch.stack([pending[s - group[0] : s - group[0] + self.length] for s in group])
+            waiting, first, have = [pending], group[0], len(pending)
 
     def join(self, windows: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Windows (C, length, F), one after the other -> blocks (C, l, F) of all the frames.
+        """Join windows by cross-fades; the weights of overlapping windows sum to one.
 
-        Where windows overlap, one fades out as the next fades in: their weights add up to one.
+        Args:
+            windows: (C, length, F), in order.
+
+        Yields:
+            Blocks (C, l, F) that cover all frames.
         """
         starts = self.starts
-        fading: Tensor | None = None  # the end of the last window, faded out
+        fading: Tensor | None = None  # end of the previous window, faded out
         for start, following, window in zip(
             starts, [*starts[1:], self.frames], windows, strict=True
         ):
@@ -71,6 +87,6 @@ class Windows:
 
 
 def _rise(frames: int, like: Tensor) -> Tensor:
-    """Weights (frames, 1) that rise from just above zero to just below one."""
+    """Return weights (frames, 1) that rise from just above zero to just below one."""
     steps = torch.arange(1, frames + 1, dtype=like.dtype, device=like.device)
     return (steps / (frames + 1)).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Audio out, block by block, under its final name only when it is complete."""
+"""Write audio block by block; the file gets its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,23 +17,33 @@ from dpcl.errors import InputError
 from dpcl.signal.formats import check_output, container, quantised, sample_bytes
 from dpcl.signal.reader import reason
 
-# Sizes in WAV and AIFF are 32 bits; what is left below is room for the headers.
-_LARGEST = 2**32 - 2**16  # bytes
-_PIECE = 1 << 16  # samples written at once: Vorbis runs out of stack on long ones
+# Limit of WAV and AIFF, whose sizes have 32 bits, less 64 KiB for the headers.
+_LARGEST = 2**32 - 2**16  # bytes of samples
+_PIECE = 1 << 16  # samples written at once: the Vorbis encoder overflows its stack on more
 
 
 class AudioWriter:
-    """A recording to be written: the suffix of `path` chooses the container, `subtype` the coding.
+    """Writer of a recording, atomic: a context manager.
 
-    Integer subtypes round to their steps (1/32768 for PCM_16), so that what was read is written
-    back bit by bit (of 32 bits the 24 that float32 holds). Where a sample passes full scale, ±1,
-    the file goes on as FLOAT if its container can hold that, all that was written included;
-    otherwise the sample is clipped and counted in `clipped`. WAV beyond 4 GB goes on as RF64;
-    `frames`, the samples per channel to come, only saves the copy.
+    Integer subtypes round to their steps (1/32768 for PCM_16), so samples that were read are
+    written back unchanged (24 of 32 bits, the precision of float32). If a sample exceeds full
+    scale, ±1, the whole file is rewritten as FLOAT, if its container supports FLOAT. Otherwise the
+    sample is clipped and counted in `clipped`. WAV beyond 4 GB is rewritten as RF64; `frames` only
+    saves this copy.
 
-    The file stands under its name after a clean end of the with-block; until then, under a hidden
-    name beside it, which goes away on any exception. Raises InputError where container, coding,
-    rate and channels do not fit together, and where it cannot be written, as on a full disk.
+    The file gets its name after a clean end of the with-block. Until then it has a hidden name in
+    the same folder, and any exception removes it.
+
+    Args:
+        path: the file; its suffix chooses the container.
+        sample_rate: in Hz.
+        channels: number of channels.
+        subtype: coding, by libsndfile's name.
+        frames: expected number of samples per channel.
+
+    Raises:
+        InputError: container, coding, rate and channels do not fit together, or the file cannot be
+            written, as on a full disk.
     """
 
     def __init__(
@@ -48,21 +58,23 @@ class AudioWriter:
         self.sample_rate = sample_rate
         self.channels = channels
         self.subtype = subtype
-        self.clipped = 0  # samples
-        self.written = 0  # samples per channel
+        self.clipped = 0  # number of clipped samples
+        self.written = 0  # number of samples per channel
         self._format = container(self.path)
         check_output(self.path, sample_rate, channels, subtype)
         if self._format == "WAV" and self._bytes(frames, subtype) > _LARGEST:
             self._format = "RF64"
         self._copies = 0
-        self._file = self._created()
+        self._file = self._create()
 
     def write(self, samples: NDArray[np.floating]) -> None:
         """Append samples (channels, n), or (n,) for one channel. Raises InputError for NaN."""
         samples = np.atleast_2d(samples)  # (channels, n)
         peak = float(np.abs(samples).max(initial=0.0))
         if not np.isfinite(peak):
-            raise InputError(f"{self.path} was not written: its samples are NaN or infinite.")
+            raise InputError(
+                f"{self.path} was not written: it has NaN or infinite samples; correct them"
+            )
         file_format, subtype = self._format, self.subtype
         if peak > 1 and subtype not in ("FLOAT", "DOUBLE"):
             if soundfile.check_format(file_format, "FLOAT"):
@@ -73,22 +85,22 @@ class AudioWriter:
         if self._bytes(self.written + samples.shape[1], subtype) > _LARGEST:
             if file_format == "AIFF":
                 raise InputError(
-                    f"{self.path} cannot be written: AIFF ends at 4 GB, choose .wav or .flac."
+                    f"{self.path} cannot be written: AIFF ends at 4 GB; choose .wav or .flac"
                 )
             if file_format == "WAV":
                 file_format = "RF64"
         if (file_format, subtype) != (self._format, self.subtype):
-            self._go_on_as(file_format, subtype)
+            self._continue_as(file_format, subtype)
         for first in range(0, samples.shape[1], _PIECE):
             piece = samples[:, first : first + _PIECE]
-            with self._one_sentence():
+            with self._as_input_error():
                 self._file.write(quantised(piece, self.subtype).T)
             self.written += piece.shape[1]
 
     def close(self) -> None:
         """Complete the file and give it its name."""
         try:
-            with self._one_sentence():
+            with self._as_input_error():
                 self._file.close()
                 self._check_end()
                 self._partial().replace(self.path)
@@ -96,7 +108,7 @@ class AudioWriter:
             self.abort()
 
     def abort(self) -> None:
-        """Remove what was written so far; after `close`, do nothing."""
+        """Remove the partial file; after `close`, do nothing."""
         try:
             with contextlib.suppress(soundfile.SoundFileError, OSError):
                 self._file.close()
@@ -118,20 +130,21 @@ class AudioWriter:
             self.abort()
 
     def _check_end(self) -> None:
-        """Raise OSError where the last sample is missing.
+        """Raise OSError if the last sample is missing.
 
-        libsndfile says nothing of a disk that fills while it completes FLAC or MP3.
+        libsndfile reports no error if the disk fills while it completes FLAC or MP3.
         """
         with soundfile.SoundFile(os.fsencode(self._partial())) as file:
             file.seek(max(0, self.written - 1))
             if self.written and not len(file.read(1)):
                 raise OSError("fewer samples arrived than were written")
 
-    def _created(self) -> soundfile.SoundFile:
+    def _create(self) -> soundfile.SoundFile:
+        """Create and open the hidden file."""
         path = self._partial()
         try:
-            with self._one_sentence():
-                path.touch()  # says why it cannot be made, which libsndfile does not
+            with self._as_input_error():
+                path.touch()  # gives the reason of a failure, which libsndfile does not
                 return soundfile.SoundFile(
                     os.fsencode(path), "w", self.sample_rate, self.channels, self.subtype,
                     format=self._format,
@@ -140,34 +153,37 @@ class AudioWriter:
             self._remove(self._copies + 1)
             raise
 
-    def _go_on_as(self, file_format: str, subtype: str) -> None:
-        """Copy what was written so far into another container or coding, and go on there."""
-        with self._one_sentence():
+    def _continue_as(self, file_format: str, subtype: str) -> None:
+        """Copy the samples so far into another container or coding, and continue there."""
+        with self._as_input_error():
             self._file.close()
         source = self._partial()
         self._format, self.subtype = file_format, subtype
         self._copies += 1
-        self._file = self._created()
-        with self._one_sentence(), soundfile.SoundFile(os.fsencode(source)) as before:
-            for block in before.blocks(_PIECE, dtype="float32", always_2d=True):
+        self._file = self._create()
+        with self._as_input_error(), soundfile.SoundFile(os.fsencode(source)) as previous:
+            for block in previous.blocks(_PIECE, dtype="float32", always_2d=True):
                 self._file.write(quantised(block, subtype))
         self._remove(self._copies)
 
     def _partial(self, copy: int | None = None) -> Path:
-        """The hidden name beside the final one; of the last copy, without `copy`."""
+        """Return the hidden name of a copy, by default the last."""
         number = self._copies if copy is None else copy
         return self.path.with_name(f".{self.path.stem}.{os.getpid()}.{number}{self.path.suffix}")
 
     def _remove(self, copies: int) -> None:
+        """Remove the first `copies` hidden files."""
         for copy in range(copies):
             with contextlib.suppress(OSError):
                 self._partial(copy).unlink(missing_ok=True)
 
     def _bytes(self, frames: int, subtype: str) -> int:
+        """Return the number of bytes of `frames` samples per channel."""
         return frames * self.channels * sample_bytes(subtype)
 
     @contextlib.contextmanager
-    def _one_sentence(self) -> Iterator[None]:
+    def _as_input_error(self) -> Iterator[None]:
+        """Convert errors of libsndfile and the system to InputError."""
         try:
             yield
         except (soundfile.SoundFileError, OSError) as error:
@@ -175,4 +191,6 @@ class AudioWriter:
             with contextlib.suppress(OSError):
                 if shutil.disk_usage(self.path.parent).free < 1 << 20:
                     why = "the disk is full"
-            raise InputError(f"{self.path} cannot be written ({why}).") from error
+            raise InputError(
+                f"{self.path} cannot be written ({why}); choose another folder"
+            ) from error
