@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
@@ -12,10 +13,52 @@ from numpy.typing import NDArray
 from dpcl.errors import InputError, missing_package
 
 SUFFIXES = frozenset(
-    ".3g2 .3gp .aa3 .aac .ac3 .adts .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .f4v .flv .m2ts"
-    " .m4a .m4b .m4p .m4v .mka .mkv .mov .mp2 .mp4 .mpc .mpeg .mpg .mts .mxf .ogv .oma .qcp .ra .rm"
-    " .spx .tak .tta .ts .vob .weba .webm .wma .wmv .wv".split()
-)  # names of files that need PyAV
+    (
+        ".3g2",
+        ".3gp",
+        ".aac",
+        ".ac3",
+        ".amr",
+        ".ape",
+        ".asf",
+        ".avi",
+        ".awb",
+        ".dsf",
+        ".dts",
+        ".eac3",
+        ".f4v",
+        ".flv",
+        ".m2ts",
+        ".m4a",
+        ".m4b",
+        ".m4v",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".mp2",
+        ".mp4",
+        ".mpc",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".oma",
+        ".qcp",
+        ".ra",
+        ".rm",
+        ".spx",
+        ".tak",
+        ".tta",
+        ".ts",
+        ".vob",
+        ".weba",
+        ".webm",
+        ".wma",
+        ".wmv",
+        ".wv",
+    )
+)  # of files that need PyAV
 _MAGIC = (
     (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"wide"), (4, b"free"), (0, b"\x1aE\xdf\xa3"),
     (0, b"#!AMR"), (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"FLV\x01"), (0, b"wvpk"), (0, b"MAC "),
@@ -76,8 +119,7 @@ class AVDecoder:
     """
 
     def __init__(self, data: BinaryIO) -> None:
-        import av
-
+        av: Any = import_module("av")
         av.logging.set_level(None)
         self._errors = (av.error.FFmpegError, ValueError, OSError, EOFError)
         data.seek(0)
@@ -103,7 +145,7 @@ class AVDecoder:
             if first is None:
                 raise ValueError("none of its audio can be decoded")
             self._waiting = first  # (n, channels)
-        except (*self._errors, av.error.FFmpegError) as error:
+        except self._errors as error:
             self._container.close()
             raise ValueError(_reason(error)) from error
         codec = stream.codec_context
@@ -137,8 +179,7 @@ class AVDecoder:
 
     def _decoded(self) -> Iterator[NDArray[np.float32]]:
         """Yield samples (n, channels) of one frame after the other."""
-        import av
-
+        av: Any = import_module("av")
         shape: tuple[int, int] | None = None
         packets = self._container.demux(self._stream)
         while True:
@@ -180,7 +221,8 @@ class AVDecoder:
         return round((seconds - _TOLERANCE) * self.samplerate)
 
 
-_GUESSING = frozenset("aac amr amrnb amrwb mp3 mpegts mpeg ac3 eac3 dts loas nsv".split())
+# Demuxers that guess the length from the size.
+_GUESSING = ("aac", "amr", "amrnb", "amrwb", "mp3", "mpegts", "mpeg", "ac3", "eac3", "dts", "loas")
 
 
 class _Unnamed:
@@ -194,12 +236,12 @@ def _samples(frame: Any) -> NDArray[np.float32]:
     """Return the samples (n, channels) of a frame as float32."""
     kind = frame.format.name.rstrip("p")
     channels = len(frame.layout.channels)
-    array = frame.to_ndarray()
-    samples = array.T if frame.format.is_planar else array.reshape(-1, channels)
+    array: NDArray[Any] = frame.to_ndarray()
+    samples: NDArray[Any] = array.T if frame.format.is_planar else array.reshape(-1, channels)
     if kind not in _SCALES:
         return np.asarray(samples, np.float32)
-    shifted = samples.astype(np.float64) - (128 if kind == "u8" else 0)
-    return (shifted * _SCALES[kind]).astype(np.float32)
+    centred = samples.astype(np.float64) - (128 if kind == "u8" else 0)
+    return np.asarray(centred * _SCALES[kind], np.float32)
 
 
 def _subtype(codec: str, sample_format: str) -> str:
@@ -222,4 +264,4 @@ def _clock(text: str) -> float | None:
 
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error)
-    return "no audio in it" if text.startswith("Invalid data found") else text
+    return "damaged, cut off or not audio" if text.startswith("Invalid data") else text

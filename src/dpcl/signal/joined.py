@@ -76,11 +76,11 @@ def _ogg_starts(data: BinaryIO, end: int) -> list[int]:
 
 
 def _flac_starts(data: BinaryIO, end: int) -> list[int]:
-    starts = []
-    place: int | None = 0
-    while (place := _find(data, _FLAC, place, end)) is not None:
-        starts.append(place)
-        place += len(_FLAC)
+    starts: list[int] = []
+    found = _find(data, _FLAC, 0, end)
+    while found is not None:
+        starts.append(found)
+        found = _find(data, _FLAC, found + len(_FLAC), end)
     return starts
 
 
