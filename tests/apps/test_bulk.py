@@ -18,6 +18,7 @@ from dpcl.errors import InputError
 
 pytest.importorskip("ray")
 
+from dpcl.apps.bulk import Order, Outcome
 
 MakeRecording = Callable[..., Path]
 Program = Callable[..., Any]
@@ -74,6 +75,36 @@ def recordings(make_recording: MakeRecording) -> Path:
 def journal(path: Path = Path("out/bulk.csv")) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return [*csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("name", ["casa", "causal:live"])
+def test_a_method_keeps_its_name_on_every_machine(
+    name: str,
+    recordings: Path,
+    dpcl: Program,
+    separated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the path of a weights file is made whole: a name as a path would be no file."""
+    given: list[str] = []
+
+    def one(recording: str, place: str, model: str, order: Order, force: bool) -> Outcome:
+        given.append(model)
+        return Outcome(recording, 2, 1.0, 1.0, "")
+
+    monkeypatch.setattr(bulk, "separate_one", one)
+    assert dpcl("bulk", recordings, "--out", "out", "--model", name).status == 0
+    assert given == [name] * 3
+
+
+def test_a_method_that_needs_references_is_refused_before_anything_is_written(
+    recordings: Path, dpcl: Program, separated: list[str]
+) -> None:
+    ran = dpcl("bulk", recordings, "--out", "out", "--model", "ibm")
+    assert ran.status == 2
+    assert "ibm: needs the references" in ran.err
+    assert not Path("out").exists()
+    assert not separated
 
 
 def test_sources_lie_as_their_recordings_do(

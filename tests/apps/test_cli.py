@@ -22,6 +22,7 @@ from torch import Tensor
 import dpcl as package
 from dpcl.apps import cli
 from dpcl.model import load_model
+from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.audio import read_audio
 
@@ -383,16 +384,44 @@ def test_ctrl_c_leaves_no_half_file(
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(self: DeepClustering, spectrum: Tensor) -> Tensor:
+    def interrupted(self: DeepClustering, spectra: Tensor) -> Analysis:
         raise KeyboardInterrupt
 
     make_recording("a.wav")
     before = contents(folder)
-    monkeypatch.setattr(DeepClustering, "encode", interrupted)
+    monkeypatch.setattr(DeepClustering, "analyse", interrupted)
     ran = dpcl("separate", "a.wav", "--out", out)
     assert ran.status == 130
     assert "Traceback" not in ran.err
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["ibm", "psm", "nmf", "fhmm", "default:local"])
+@pytest.mark.parametrize("command", ["separate", "show"])
+def test_a_method_that_needs_more_than_a_recording_is_one_sentence(
+    command: str,
+    name: str,
+    dpcl: Program,
+    folder: Path,
+    make_recording: MakeRecording,
+    contents: Contents,
+) -> None:
+    make_recording("a.wav")
+    before = contents(folder)
+    ran = dpcl(command, "a.wav", "--out", "out", "--model", name)
+    assert ran.status == 2
+    assert f"{name}: needs " in ran.err and "use it with `dpcl evaluate`" in ran.err
+    assert ran.err.count("\n") == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["casa", "live"])
+def test_other_methods_separate_files(
+    name: str, dpcl: Program, folder: Path, make_recording: MakeRecording
+) -> None:
+    make_recording("a.wav", seconds=0.5)
+    assert dpcl("separate", "a.wav", "--out", "out", "--model", name, "--sources", 3).status == 0
+    assert len(list((folder / "out").iterdir())) == 3
 
 
 COMMANDS = (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dpcl.evaluation import cache, descriptions, examples, experiment
+from dpcl.evaluation import cache, conditions, descriptions, examples, experiment
 from dpcl.mixtures.lists import MixtureRow, SourceRow, write_list
 
 pytest.importorskip("fast_bss_eval")
@@ -157,3 +157,52 @@ def test_without_a_name_all_are_listed(dpcl: Program) -> None:
     ran = dpcl("experiment")
     assert ran.status == 0
     assert "two-speakers  Two talkers, closed and open" in ran.out
+
+
+CONDITIONS = """
+babble: others
+voices: 1
+conditions:
+  - {name: clean, base: open2}
+  - {name: telephone, base: open2, title: a telephone, channel: band=300-3400|codec=ulaw}
+  - {name: pink-0, base: open2, noise: pink, snr_db: 0}
+"""
+
+
+def test_conditions_are_scored_paired_and_kept(
+    table: Path, dpcl: Program, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = f"[{{name: {tiny_model}}}, {{name: ibm}}]"
+    text = f"title: Conditions\nabout: All.\nconditions: many\nsystems: {systems}"
+    (table / "descriptions" / "tiny.yaml").write_text(text)
+    (table / "lists" / "many.yaml").write_text(CONDITIONS)
+    ran = dpcl(*RUN, "--metrics", "stoi")
+    assert ran.status == 2 and "--metrics: experiment tiny has SI-SDR only" in ran.err
+    ran = dpcl(*RUN)
+    assert ran.status == 0, ran.err
+    with Path("out", "report.csv").open(newline="") as file:
+        lines = {(r["system"], r["condition"], r["measure"]): r for r in csv.DictReader(file)}
+    name = str(tiny_model)
+    assert {key[1:] for key in lines if key[0] == name} == {
+        ("clean", "given"), ("clean", "estimated"),
+        ("telephone", "given"), ("telephone", "difference"), ("telephone", "estimated"),
+        ("pink-0", "given"), ("pink-0", "difference"), ("pink-0", "estimated"), ("pink-0", "more"),
+    }  # fmt: skip
+    assert {key[2] for key in lines if key[0] == "ibm"} == {"given", "difference"}
+    ideal = lines["ibm", "telephone", "given"]
+    assert float(ideal["low"]) <= float(ideal["mean"]) <= float(ideal["high"])
+    difference = float(lines["ibm", "telephone", "difference"]["mean"])
+    means = [
+        float(lines["ibm", condition, "given"]["mean"]) for condition in ("telephone", "clean")
+    ]
+    assert difference == pytest.approx(means[0] - means[1], abs=2e-4)
+    assert "a telephone" in ran.out and "of 3" in ran.out
+
+    # A second run scores nothing.
+    monkeypatch.setattr(conditions, "_score", None)
+    first = Path("out", "report.csv").read_bytes()
+    assert "exists; add --force" in dpcl(*RUN).err
+    assert dpcl(*RUN, "--force").status == 0 and Path("out", "report.csv").read_bytes() == first
+    (table / "corpus" / "cy0.wav").unlink()
+    ran = dpcl(*RUN, "--force")
+    assert ran.status == 2 and "cy0.wav does not exist" in ran.err

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dpcl.separators.load import load_separator
 
 from dpcl import errors
 from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.recordings.separate import load_separator
 from dpcl.signal.audio import read_audio, resample
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
+from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.audio import read_audio
 
@@ -255,13 +256,13 @@ def test_a_folder_that_cannot_be_is_found_before_the_work(
     (folder / "file").write_text("mine")
     recording = make_recording()
     before = contents(folder)
-    monkeypatch.setattr(DeepClustering, "encode", _never)
+    monkeypatch.setattr(DeepClustering, "analyse", _never)
     with pytest.raises(InputError, match="is a file, not a folder"):
         separate([recording], folder / out)
     assert contents(folder) == before
 
 
-def _never(self: DeepClustering, spectrum: Tensor) -> Tensor:
+def _never(self: DeepClustering, spectra: Tensor) -> Analysis:
     raise AssertionError("there was something to be said before")
 
 
@@ -302,16 +303,16 @@ def test_stopped_at_the_second_it_leaves_the_first_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recordings = [make_recording("a.wav"), make_recording("b.wav", 16000)]
-    hear = DeepClustering.hear
+    analyse = DeepClustering.analyse
     calls: list[int] = []
 
-    def stop(self: DeepClustering, spectrum: Tensor) -> Tensor:
-        calls.append(len(spectrum))
+    def stop(self: DeepClustering, spectra: Tensor) -> Analysis:
+        calls.append(len(spectra))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return hear(self, spectrum)
+        return analyse(self, spectra)
 
-    monkeypatch.setattr(DeepClustering, "encode", stop)
+    monkeypatch.setattr(DeepClustering, "analyse", stop)
     with pytest.raises(KeyboardInterrupt):
         separate(recordings, folder / "out")
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a_s1.wav", "a_s2.wav"]

@@ -188,3 +188,55 @@ def test_noise_and_rooms_are_added_to_a_list(folder: Path, dpcl: Program) -> Non
     ran = dpcl("mix", "render", "noisy.csv", "--root", "corpus", "--out", "audio")
     assert ran.status == 0, ran.err
     assert sorted(path.name for path in Path("audio").iterdir()) == ["mix", "noise", "s1", "s2"]
+
+
+def test_a_channel_pink_noise_and_babble_are_added_to_a_list(folder: Path, dpcl: Program) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["split,corpus,speaker,gender,path"]
+    for split, names in (("test", "abc"), ("other", "de"), ("noise", "z")):
+        for name in names:
+            path = folder / "corpus" / "x" / name / f"text-{name}.wav"
+            path.parent.mkdir(parents=True)
+            soundfile.write(path, 0.1 * rng.standard_normal(8000), 8000)
+            lines.append(f"{split},x,{name},f,x/{name}/text-{name}.wav")
+    (folder / "corpus" / "index.csv").write_text("\n".join(lines) + "\n")
+    lengths = ("--shortest", 0.5, "--longest", 0.6, "--count", 2)
+    for split in ("test", "other"):
+        drawn = dpcl("mix", "draw", "corpus", "--split", split, *lengths, "--out", f"{split}.csv")
+        assert drawn.status == 0, drawn.err
+
+    def add(*arguments: object) -> Any:
+        return dpcl("mix", "add", "test.csv", "--root", "corpus", "--out", "out.csv", *arguments)
+
+    def fields() -> list[dict[str, str]]:
+        with Path("out.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    ran = add("--pink", "--snr", 3, 3, "--band", "300-3400", "--codec", "gsm", "--clip", 2)
+    assert (ran.status, ran.out.split()) == (0, ["out.csv"]), ran.err
+    assert {row["channel"] for row in fields()} == {"band=300-3400|clip=2|codec=gsm"}
+    assert [row["noise"] for row in fields()] == ["pink=0", "pink=1"]
+    ran = dpcl("mix", "render", "out.csv", "--root", "corpus", "--out", "audio")
+    assert ran.status == 0, ran.err
+    assert sorted(path.name for path in Path("audio").iterdir()) == ["mix", "noise", "s1", "s2"]
+    assert add("--babble", "other.csv", "--agc", 9, "--rt60", 0.3, 0.4, "--force").status == 0
+    for row in fields():
+        assert row["noise"].startswith("babble=x/") and 0.3 <= float(row["rt60"]) <= 0.4
+        assert row["channel"] == "agc=9"
+    assert add("--highpass", 200, "--force").status == 0
+    assert {row["channel"] for row in fields()} == {"highpass=200"}
+    # z is the only recording of its split.
+    assert add("--noise", "corpus/x", "--split", "noise", "--force").status == 0
+    assert {row["noise"] for row in fields()} == {"x/z/text-z.wav"}
+    before = Path("out.csv").read_bytes()
+    for arguments, what in (
+        (("--noise", "corpus/x"), "is of a talker of the mixtures"),
+        (("--noise", "corpus/x", "--pink"), "a mixture has one noise"),
+        (("--babble", "test.csv"), "is also a talker of the mixtures"),
+        (("--codec", "amrx"), "'amrx' is no codec"),
+        (("--band", "3000"), "'band=3000' is no part of a channel"),
+        (("--rt60", 0.05, 0.1), "not all of the rooms can have this RT60"),
+    ):
+        ran = add(*arguments, "--force")
+        assert ran.status == 2 and what in ran.err and ran.err.count("\n") == 1
+    assert Path("out.csv").read_bytes() == before

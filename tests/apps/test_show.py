@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from dpcl.separators.load import load_separator
 from matplotlib.figure import Figure
 
 from dpcl.apps.show import picture_of
 from dpcl.evaluation.figures import STYLE
+from dpcl.separators.registry import build
 from dpcl.signal.audio import read_audio
 
 pytest.importorskip("matplotlib")
@@ -192,7 +192,7 @@ def test_on_the_networks_grid_the_bins_are_those_of_the_recording(
     """A tone that sets in halfway stands at its time and frequency on both grids."""
     t = np.arange(rate) / rate
     tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t > 0.5)).astype(np.float32)
-    separator = load_separator(str(tiny_model))
+    separator = build(str(tiny_model))
     made = picture_of(np.stack([tone, tone]), rate, separator, 2, start=2.0)
     assert made.embedded is not None
     assert made.embedded.vectors.shape[:2] == made.embedded.magnitude.shape
@@ -230,7 +230,7 @@ def test_the_channels_root_mean_square_is_shown(
 ) -> None:
     """Channels that cancel in the mean are heard, and so they are seen."""
     samples, rate = read_audio(make_recording("a.wav", 8000))
-    separator = load_separator(str(tiny_model))
+    separator = build(str(tiny_model))
     one = picture_of(samples, rate, separator)
     two = picture_of(np.concatenate([samples, -samples]), rate, separator)
     torch.testing.assert_close(one.mixture, two.mixture)

@@ -21,7 +21,7 @@ from dpcl.evaluation.cache import (
 from dpcl.evaluation.evaluate import score_mixture
 from dpcl.mixtures.lists import MixtureRow
 from dpcl.model import Model, load_model, save_model
-from dpcl.separators.oracle import ORACLES
+from dpcl.separators.registry import find_method
 
 
 def test_a_mixture_is_its_sources_and_not_its_name(
@@ -90,7 +90,7 @@ def test_scores_are_those_of_the_separator(
         work, store, report=lambda moved: calls.append((moved.done, moved.total, moved.note))
     )
     for row in noise_rows[:2]:
-        assert found["ibm", row.id] == score_mixture(row, noises, ORACLES["ibm"], True)
+        assert found["ibm", row.id] == score_mixture(row, noises, find_method("ibm"))
     assert calls == [(1, 2, "ibm"), (2, 2, "ibm")]
 
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
     found = score_all(work, ScoreStore(tmp_path, noises, ()))
     assert scored == [noise_rows[3].id]
     assert found["ibm", noise_rows[3].id] == score_mixture(
-        noise_rows[3], noises, ORACLES["ibm"], True
+        noise_rows[3], noises, find_method("ibm")
     )
 
 

@@ -6,7 +6,6 @@ import csv
 from pathlib import Path
 
 import pytest
-from dpcl.separators.load import named_separator
 
 from dpcl.errors import InputError
 from dpcl.evaluation.descriptions import (
@@ -18,6 +17,7 @@ from dpcl.evaluation.descriptions import (
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import MixtureRow, read_list, write_list
+from dpcl.separators.registry import find_method
 from dpcl.training.recipe import read_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,6 +28,7 @@ def test_there_is_an_experiment_for_every_condition() -> None:
     assert set(experiment_names()) == {
         "two-speakers", "three-speakers", "three-given-speakers", "same-speaker", "adaptation",
         "levels", "embedding-size", "layer-size", "activation", "local-clustering", "baselines",
+        "conditions",
     }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def test_every_system_is_there_and_every_recipe_takes_its_changes(name: str) -> 
     for system in experiment.systems:
         assert set(system.published) <= set(experiment.lists)
         if system.recipe is None:
-            named_separator(system.separator or system.name)
+            find_method(system.separator or system.name)
             continue
         path = REPOSITORY / "recipes" / f"{system.recipe}.yaml"
         if path.exists() or system.recipe not in LEFT_TO_OTHERS:

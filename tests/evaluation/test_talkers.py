@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from dpcl.separators.separation import Separation
-from dpcl.separators.speaker_dependent import SPEAKER_DEPENDENT, SpeakerDependent
 from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import evaluate
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.mixtures.lists import MixtureRow, SourceRow
+from dpcl.separators.base import Context, WindowSeparator
+from dpcl.separators.registry import Method, find_method
+from dpcl.signal.stft import STFT
 
 RATE = 8000
 # split, speaker, file, seconds; every sample of a file has a value of its own file
@@ -65,23 +65,26 @@ def _learned(root: Path, *rows: MixtureRow) -> list[list[Tensor]]:
         given.append(list(recordings))
         return len(given)
 
-    method = SpeakerDependent(RATE, learn, lambda models: _Equal(models))
+    method = Method("equal", RATE, _Equal, "talkers", learn)
     known = KnownTalkers(method, rows, root)
     for row in rows:
-        known.separator(row)
+        models = known.models(row)
+        assert len(models) == len(row.sources)
+        assert set(models) <= set(range(1, len(given) + 1))
     return given
 
 
-class _Equal:
+class _Equal(WindowSeparator):
     """As many equal sources as there are models."""
 
     sample_rate = RATE
+    stft = STFT(256, 64)
 
-    def __init__(self, models: Sequence[Any]) -> None:
-        self.models = models
+    def __init__(self, context: Context) -> None:
+        self.default_sources = len(context.talkers)
 
-    def __call__(self, mixture: Tensor, num_sources: int | None = None) -> Separation:
-        return Separation(torch.stack([mixture / len(self.models)] * len(self.models)))
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        return torch.full((num_sources, *spectrum.shape), 1 / num_sources)
 
 
 def _values(recordings: list[Tensor]) -> list[float]:
@@ -130,7 +133,7 @@ def test_models_are_learned_once(corpus: Path) -> None:
 def test_talker_without_other_speech_is_named(corpus: Path, tmp_path: Path) -> None:
     rows = [_row(("bob", "bob1"), ("dee", "dee1"))]
     with pytest.raises(InputError, match=r"m1 of list tiny: .*no 2 s of other speech of dee"):
-        evaluate(rows, corpus, SPEAKER_DEPENDENT["nmf"], tmp_path / "out", name="nmf")
+        evaluate(rows, corpus, find_method("nmf"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +142,7 @@ def test_recording_that_the_corpus_does_not_list_is_named(corpus: Path) -> None:
         _learned(corpus, _row(("eve", "eve")))
 
 
-@pytest.mark.parametrize("name", sorted(SPEAKER_DEPENDENT))
+@pytest.mark.parametrize("name", ["fhmm", "nmf"])
 def test_methods_separate_talkers_of_a_list(name: str, tmp_path: Path) -> None:
     pytest.importorskip("fast_bss_eval")
     random = np.random.default_rng(0)
@@ -154,8 +157,6 @@ def test_methods_separate_talkers_of_a_list(name: str, tmp_path: Path) -> None:
             path = tmp_path / talker / f"{number}.wav"
             soundfile.write(path, 0.5 * samples / np.abs(samples).max(), RATE)
     row = _row(("high", "high/0"), ("low", "low/0"), seconds=1.0)
-    summary = evaluate(
-        [row], tmp_path, SPEAKER_DEPENDENT[name], tmp_path / "out", name=name
-    ).overall
+    summary = evaluate([row], tmp_path, find_method(name), tmp_path / "out").overall
     assert summary.sources == 2
     assert summary.si_sdri is not None and summary.si_sdri > 8

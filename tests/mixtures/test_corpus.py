@@ -64,9 +64,9 @@ def test_an_impossible_length_is_named(tmp_path: Path, seconds: str) -> None:
 
 def test_missing_columns_splits_and_corpora_are_named(tmp_path: Path) -> None:
     index = write_index(tmp_path, "train,x,ann,f,a.wav")
-    with pytest.raises(InputError, match="no split dev; there is train"):
+    with pytest.raises(InputError, match="no split dev; choose from train"):
         read_corpus(index, split="dev")
-    with pytest.raises(InputError, match="no corpus wsj; there is x"):
+    with pytest.raises(InputError, match="no corpus wsj; choose from x"):
         read_corpus(index, corpora=["x", "wsj"])
     with pytest.raises(InputError, match="no column gender"):
         read_corpus(write_index(tmp_path, header="split,corpus,speaker,path"))

@@ -159,7 +159,7 @@ def test_who_has_one_text_cannot_be_mixed_with_himself() -> None:
     rows = draw_list(corpus, "t", 0, 5, 2, same_speaker=True)
     assert {source.speaker for row in rows for source in row.sources} == {"b"}
     said_alike = tuple(replace(u, text="hello") for u in corpus.utterances)
-    with pytest.raises(InputError, match="No speaker of the corpus has 2 recordings of different"):
+    with pytest.raises(InputError, match="no speaker of the corpus has 2 recordings of different"):
         draw_list(Corpus(ROOT, said_alike), "t", 0, 5, 2, same_speaker=True)
 
 

@@ -124,13 +124,13 @@ def test_what_the_corpus_lacks_is_told(make_corpus: Any, packed: PackedCorpus) -
     corpus = make_corpus(SPEAKERS)
     for group, same, told in [
         ("noise/hail", False, "no noise/hail for the group x"),
-        ("noise/bell", True, "No class of the group x has 2"),
+        ("noise/bell", True, "no class of the group x has 2"),
     ]:
         with pytest.raises(InputError, match=told):
             TrainingMixtures(packed, 2, 4000, items=1, kinds=asked(group, same))
         with pytest.raises(InputError, match=told):
             draw_list(corpus, "t", 0, 1, 2, kinds=asked(group, same))
-    with pytest.raises(InputError, match="leave out same_speaker"):
+    with pytest.raises(InputError, match="omit same_speaker"):
         draw_list(corpus, "t", 0, 1, 2, same_speaker=True, kinds=KINDS)
     with pytest.raises(InputError, match="too few"):
         draw_list(corpus, "t", 0, 1, 2, kinds=asked("noise/bell", False))

@@ -115,10 +115,10 @@ def test_what_is_rendered_is_a_list_too(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (f"{HEADER}\n{LINE}\n{LINE.replace('2.0', 'loud')}\n", "row 3 has no name, path or gain"),
-        (f"{HEADER}\n{LINE.replace('1-2-0_', '../')}\n", "row 2 has no name"),
-        (f"{HEADER}\n{LINE.rsplit(',', 1)[0]}\n", "row 2 has no name, path or gain"),
-        (f"{HEADER}\n{LINE}\n{LINE}\n", "row 3 is 1-2-0_3-4-0 once more"),
+        (f"{HEADER}\n{LINE}\n{LINE.replace('2.0', 'loud')}\n", "row 3 lacks a name, path or gain"),
+        (f"{HEADER}\n{LINE.replace('1-2-0_', '../')}\n", "row 2 lacks a name"),
+        (f"{HEADER}\n{LINE.rsplit(',', 1)[0]}\n", "row 2 lacks a name, path or gain"),
+        (f"{HEADER}\n{LINE}\n{LINE}\n", "row 3 repeats 1-2-0_3-4-0"),
         (f"{HEADER}\n", "lists no mixtures"),
         ("mixture_ID,source_1_path\n", "it has no column source_1_gain"),
         (HEADER.replace("noise_gain", "noise") + f"\n{LINE}\n", "it has no column noise_gain"),

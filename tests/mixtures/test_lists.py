@@ -147,10 +147,10 @@ def test_recordings_are_joined_in_order_and_cut_from_start(root: Path) -> None:
 
 
 def test_a_file_that_is_gone_or_too_short_is_named_with_its_row(root: Path) -> None:
-    with pytest.raises(InputError, match=r"Mixture t-0001 of list t: sub/c\.wav ends 0\.250 s"):
+    with pytest.raises(InputError, match=r"mixture t-0001 of list t: sub/c\.wav ends 0\.250 s"):
         render_mixture(replace(ROW, seconds=1.25, sources=ROW.sources[1:]), root, 8000)
     (root / "b.wav").unlink()
-    with pytest.raises(InputError, match=r"Mixture t-0001 of list t: .*b\.wav does not exist"):
+    with pytest.raises(InputError, match=r"mixture t-0001 of list t: .*b\.wav does not exist"):
         render_mixture(ROW, root, 8000)
 
 

@@ -114,16 +114,16 @@ def test_wrong_noise_is_named(root: Path, rows: list[MixtureRow], tmp_path: Path
     with pytest.raises(InputError, match=r"cannot lie 3\.0 to 1\.0 dB"):
         draw_noise(rows, root / "noise", root, 0, (3.0, 1.0))
     rendered = [replace(rows[0], mixture="mix/m.wav")]
-    with pytest.raises(InputError, match="Mixture m0 of list m is rendered"):
+    with pytest.raises(InputError, match="mixture m0 of list m is rendered"):
         draw_noise(rendered, root / "noise", root, 0)
     noisy = replace(rows[0], noise=NoiseRow("noise/1.wav", 3.0, 0.0))
-    with pytest.raises(InputError, match=r"Mixture m0 of list m: noise/1\.wav: .*ends before"):
+    with pytest.raises(InputError, match=r"mixture m0 of list m: noise/1\.wav: .*ends before"):
         render_mixture(noisy, root, 8000)
     soundfile.write(root / "noise" / "1.wav", np.zeros(32000), 8000)
-    with pytest.raises(InputError, match=r"Mixture m0 of list m: noise/1\.wav: .*silent"):
+    with pytest.raises(InputError, match=r"mixture m0 of list m: noise/1\.wav: .*silent"):
         render_mixture(noisy, root, 8000)
     (root / "noise" / "1.wav").unlink()
-    with pytest.raises(InputError, match=r"Mixture m0 of list m: .*1\.wav does not exist"):
+    with pytest.raises(InputError, match=r"mixture m0 of list m: .*1\.wav does not exist"):
         check_files([noisy], root)
 
 

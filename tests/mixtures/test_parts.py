@@ -46,7 +46,7 @@ def test_the_stretch_of_the_channel_is_read(tmp_path: Path) -> None:
     assert len(read_part(Part(path, 0.0000625001, 0.99999), 8000)) == 7999
     with pytest.raises(InputError, match=r"no part from 0\.500 s to 1\.100 s"):
         read_part(Part(path, 0.5, 0.6), 8000)
-    with pytest.raises(InputError, match="2 channels: there is no channel 2"):
+    with pytest.raises(InputError, match="2 channels, but no channel 2"):
         read_part(Part(path, 0.0, 0.6, 2), 8000)
 
 

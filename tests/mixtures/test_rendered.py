@@ -83,7 +83,7 @@ def test_what_does_not_belong_together_is_named(tt: Path) -> None:
     rows = read_list(tt)
     write(tt / "s2" / "a.wav", 0.1, 81)
     with pytest.raises(
-        InputError, match=r"Mixture a of list tt: .*s2/a\.wav has 81 samples at 8000"
+        InputError, match=r"mixture a of list tt: .*s2/a\.wav has 81 samples at 8000"
     ):
         render_mixture(rows[0], tt, 8000)
     write(tt / "s2" / "a.wav", 0.1, 80, 16000)
@@ -96,7 +96,7 @@ def test_what_does_not_belong_together_is_named(tt: Path) -> None:
     with pytest.raises(InputError, match=r"mix/a\.wav has no source .*s2/a\.wav"):
         read_list(tt)
     (tt / "mix" / "a.wav").unlink()
-    with pytest.raises(InputError, match=r"Mixture a of list tt: .*mix/a\.wav does not exist"):
+    with pytest.raises(InputError, match=r"mixture a of list tt: .*mix/a\.wav does not exist"):
         check_files([replace(rows[0], sources=())], tt)
     for path in (tt / "mix").iterdir():
         path.unlink()

@@ -190,5 +190,5 @@ def test_one_speaker_is_mixed_with_himself_in_other_words(pack: Any) -> None:
 
 def test_nobody_to_be_mixed_with_himself_is_told(pack: Any) -> None:
     packed = pack([("x", "ann", "f", [("a", 2.0), ("a", 2.0)]), ("x", "bob", "m", [("b", 2.0)])])
-    with pytest.raises(InputError, match="No speaker of the corpus has 2 recordings"):
+    with pytest.raises(InputError, match="no speaker of the corpus has 2 recordings"):
         TrainingMixtures(packed, 2, 4000, items=1, same_speaker=True)

@@ -17,7 +17,9 @@ from dpcl.networks.enhancement import DualPathEnhancement
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.unfolded import UnfoldedBLSTM
 from dpcl.objectives.masks import mask_inference_loss, phase_sensitive_targets
-from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.recordings.separate import LoadedSeparator
+from dpcl.separators.base import Link
+from dpcl.separators.deep_clustering import Clusters, DeepClustering
 from dpcl.signal.bins import bin_weights
 from dpcl.signal.features import log_magnitude
 from dpcl.signal.stft import STFT
@@ -343,17 +345,21 @@ def test_as_a_separator(kind: str, head: str) -> None:
             "masks": {"head": head, "sharpness": 5.0},
         }
     )
-    separator = DeepClustering(Model(settings, speaks(network(enhancement=kind)).eval(), {}))
+    clustering = DeepClustering(Model(settings, speaks(network(enhancement=kind)).eval(), {}))
+    separator = LoadedSeparator(clustering)
     mixture = glides(2, 1000).sum(1)
     for sources in (1, 2, 3):
         separation = separator(mixture, sources)
         assert separation.sources.shape == (2, sources, 1000)
         torch.testing.assert_close(separation.sources.sum(1), mixture, rtol=0, atol=1e-4)
-    encoded = separator.encode(separator.stft(mixture).abs())
-    points = separator.embeddings(encoded)[0]
-    centroids = separator.centroids(points, 3, torch.ones(len(points)))
-    masks = separator.masks(encoded, centroids)  # as a long recording has them
-    torch.testing.assert_close(masks.sum(1), torch.ones_like(masks[:, 0]))
+    with torch.no_grad():  # as a long recording has them
+        analysed = clustering.analyse(clustering.stft(mixture)[:, None])
+        points = clustering.embed(analysed[0])[0]
+        centroids = clustering.centroids(points, 3, torch.ones(len(points)))
+        link = Link(3, state=Clusters(centroids, several=False))
+        for number, window in enumerate(zip(*analysed, strict=True)):
+            masks = clustering.masks(number, window, link)
+            torch.testing.assert_close(masks.sum(0), torch.ones_like(masks[0]))
 
 
 @pytest.mark.parametrize(

@@ -1,86 +1,96 @@
-"""A long recording's sample: how many points, of which frames, and how much each weighs."""
+"""Analyses of windows between the passes: kept, read again, replaced and removed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from dpcl.recordings import cache
-from dpcl.recordings.cache import Sampling
+from dpcl.recordings.cache import WindowCache
+from dpcl.recordings.workers import Workers
+from dpcl.separators.base import Analysis
 from dpcl.signal.windows import Windows
 
-WINDOWS = Windows(frames=6000, longest=600, overlap=50)
-BINS, STRETCH = 33, 30
+MANY = Windows(frames=100, longest=20, overlap=4)
+ONE = Windows(frames=15, longest=20, overlap=4)
 
 
-def whole(heard: Tensor) -> Tensor:
-    """Embeddings that say which frame and bin they are of: (1, l, H) -> (1, l*F, 2)."""
-    bins = torch.arange(BINS, dtype=heard.dtype)
-    pairs = torch.cartesian_prod(heard[0, :, 0], bins)
-    return pairs.unsqueeze(0)
+@pytest.fixture(params=[MANY, ONE], ids=["many", "one"])
+def windows(request: pytest.FixtureRequest) -> Windows:
+    chosen: Windows = request.param
+    return chosen
 
 
-def of_window(number: int = 2, silent: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights of a window whose first `silent` bins of every frame have none, and its sample."""
-    heard = torch.arange(WINDOWS.length, dtype=torch.float32).unsqueeze(1)
-    weights = torch.rand(WINDOWS.length, BINS, generator=torch.Generator().manual_seed(0)) + 0.1
-    weights[:, :silent] = 0
-    return weights, *Sampling(WINDOWS, BINS, STRETCH).sample(number, heard, weights, whole)
+@pytest.fixture
+def kept(windows: Windows) -> Iterator[tuple[WindowCache, Tensor]]:
+    """A cache of values (W, L, 3), which half precision holds, and their numbers (W, 1)."""
+    workers = Workers(2)
+    values = torch.arange(windows.count * windows.length * 3).view(windows.count, -1, 3) / 8
+    numbers = torch.arange(windows.count)[:, None].float()
+    filled = WindowCache(windows, workers)
+    for some in torch.arange(windows.count).split(3):  # as batches come
+        filled.keep((values[some], numbers[some]))
+    yield filled, values
+    filled.close()
+    workers.close()
+    assert filled.closed
 
 
-def test_a_short_recording_is_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 1_000_000)
-    weights, points, taken, frames = of_window()
-    assert len(points) == weights.numel()
-    assert torch.equal(taken, weights.flatten())
-    assert torch.equal(points[BINS + 3], torch.tensor([1.0, 3.0]))
-    assert torch.equal(frames.unique() - 2 * WINDOWS.length, torch.arange(WINDOWS.length))
-
-
-def test_points_stand_for_all_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 20_000)
-    weights, points, taken, _ = of_window(silent=5)
-    assert len(points) == 20_000 // WINDOWS.count
-    assert taken.sum() == pytest.approx(float(weights.sum()), rel=1e-4)
-    assert points[:, 1].min() >= 5  # no bin without weight
-    places = points.long()
-    ratio = taken / weights[places[:, 0], places[:, 1]]
-    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
-
-
-def test_a_silent_window_has_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 20_000)
-    _, points, taken, frames = of_window(silent=BINS)
-    assert (len(points), len(taken), len(frames)) == (0, 0, 0)
-
-
-def test_points_know_their_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "POINTS", 20_000)
-    _, points, _, frames = of_window(2)
-    assert torch.equal(frames, 2 * WINDOWS.length + points[:, 0].long())
-
-
-def test_no_stretch_is_of_two_windows() -> None:
-    """Neighbours overlap, so numbers that ran on would join what is seconds apart."""
-    frames = torch.arange(3 * WINDOWS.length)
-    stretches = Sampling(WINDOWS, BINS, STRETCH).stretches(frames)
-    for number in stretches.unique():
-        members = frames[stretches == number]
-        assert len(members) <= STRETCH
-        assert members[-1] - members[0] == len(members) - 1
-        assert len((members // WINDOWS.length).unique()) == 1
-    assert len(stretches.unique()) == 3 * -(-WINDOWS.length // STRETCH)
-
-
-@pytest.mark.parametrize(("points", "every"), [(60_000, 1), (8_000, 6), (3_000, 16), (10, 20)])
-def test_how_many_frames_are_sampled(
-    monkeypatch: pytest.MonkeyPatch, points: int, every: int
+def test_windows_come_in_order_as_often_as_one_likes(
+    windows: Windows, kept: tuple[WindowCache, Tensor]
 ) -> None:
-    """Of a stretch as many frames as it takes to tell whether one source is alone in it."""
-    monkeypatch.setattr(cache, "POINTS", points)
-    frames = Sampling(WINDOWS, BINS, STRETCH).frames(torch.Generator().manual_seed(0))
-    assert len(frames) == pytest.approx(WINDOWS.length / every, rel=0.15)
-    assert frames.unique().numel() == len(frames)
-    _, of_each = (frames // STRETCH).unique(return_counts=True)
-    assert of_each[:-1].min() >= STRETCH // min(every, cache.THINNEST)
+    filled, values = kept
+    assert len(filled) == windows.count
+    for _ in range(2):
+        found = list(filled.map(lambda window, analysis: (window, *analysis)))
+        assert [window for window, *_ in found] == list(range(windows.count))
+        assert [number.tolist() for *_, number in found] == [[w] for w in range(windows.count)]
+        assert torch.equal(torch.stack([value for _, value, _ in found]), values)
+    assert list(filled.each(lambda item: 2 * item, [1, 2, 3])) == [2, 4, 6]
+
+
+def test_analyses_are_replaced_by_others_of_any_number_and_shape(
+    windows: Windows, kept: tuple[WindowCache, Tensor]
+) -> None:
+    filled, values = kept
+
+    def first(window: int, analysis: Analysis) -> tuple[Analysis, float]:
+        value, number = analysis
+        return (number.expand(7) + 1,), float(value.sum())
+
+    def second(window: int, analysis: Analysis) -> tuple[Analysis, int]:
+        (numbers,) = analysis
+        return (numbers[:2], numbers, torch.ones(2, 2)), window
+
+    assert list(filled.replace(first)) == values.sum((1, 2)).tolist()
+    assert list(filled.replace(second)) == list(range(windows.count))
+    assert len(filled) == windows.count
+    for window, analysis in enumerate(filled.map(lambda _, analysis: analysis)):
+        short, long, ones = analysis
+        assert short.tolist() == [window + 1] * 2
+        assert long.tolist() == [window + 1] * 7
+        assert torch.equal(ones, torch.ones(2, 2))
+
+
+def test_a_file_on_disk_holds_the_same(
+    windows: Windows, kept: tuple[WindowCache, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled, values = kept
+    monkeypatch.setattr(cache, "IN_MEMORY", 10)
+    list(filled.replace(lambda _, analysis: (analysis, None)))
+    found = list(filled.map(lambda _, analysis: analysis[0]))
+    assert torch.equal(torch.stack(found), values)
+
+
+def test_one_window_is_kept_exactly_and_many_in_half_precision(windows: Windows) -> None:
+    workers = Workers(1)
+    value = torch.full((windows.count, 1), 1 / 3)
+    filled = WindowCache(windows, workers)
+    filled.keep((value,))
+    found = torch.stack(list(filled.map(lambda _, analysis: analysis[0])))
+    assert torch.equal(found, value if windows.count == 1 else value.half().float())
+    filled.close()
+    workers.close()

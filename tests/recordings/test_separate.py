@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from dpcl.recordings.long import OVERLAP, WINDOW
-from dpcl.separators.load import load_separator
 from torch import Tensor
 
 import dpcl
@@ -20,7 +18,9 @@ from dpcl.model import Model, ModelSettings
 from dpcl.networks.base import Heads
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.recordings.separate import separate_recording
+from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.registry import build
 from dpcl.signal.band import Band
 from dpcl.signal.stft import STFT
 from dpcl.signal.windows import Windows
@@ -48,17 +48,16 @@ class Known(DeepClustering):
         band = Band(rate, self.sample_rate, self.stft)
         magnitudes = band.crop(band.stft(torch.from_numpy(sources)).abs())  # (2, L, F)
         self.owners = (magnitudes[0] >= magnitudes[1]).float()
-        windows = Windows(len(self.owners), round(WINDOW * 125), round(OVERLAP * 125))
+        longest, overlap = round(self.window_seconds * 125), round(self.overlap_seconds * 125)
+        windows = Windows(len(self.owners), longest, overlap)
         self.length, self.starts = windows.length, iter(windows.starts)
 
-    def encode(self, spectrum: Tensor) -> Tensor:
-        windows = [
-            slice(start, start + self.length) for start in islice(self.starts, len(spectrum))
-        ]
-        return torch.stack([self.owners[window] for window in windows])
+    def analyse(self, spectra: Tensor) -> Analysis:
+        windows = [slice(start, start + self.length) for start in islice(self.starts, len(spectra))]
+        return torch.stack([self.owners[window] for window in windows]), spectra.abs().mean(1)
 
-    def embeddings(self, heard: Tensor) -> Tensor:
-        return torch.stack([heard, 1 - heard], dim=-1).flatten(1, 2)
+    def embed(self, encoded: Tensor) -> Tensor:
+        return torch.stack([encoded, 1 - encoded], dim=-1).flatten(1, 2)
 
 
 def separated(mixture: np.ndarray, talkers: np.ndarray, rate: int) -> Tensor:
@@ -306,14 +305,14 @@ def test_the_shipped_weights_separate_the_example() -> None:
             ]
         )
     )
-    separation = separate_recording(recording, rate, load_separator())
+    separation = separate_recording(recording, rate, build("default"))
     order = best_permutation(separation.sources, talkers)
     better = si_sdr(separation.sources[order], talkers) - si_sdr(
         torch.from_numpy(recording), talkers
     )
     assert better.min() > 3, better
     np.testing.assert_allclose(separation.sources.sum(0), recording, atol=1e-5)
-    louder = separate_recording(100 * recording, rate, load_separator())
+    louder = separate_recording(100 * recording, rate, build("default"))
     assert separation.masks is not None
     assert louder.masks is not None
     assert ((separation.masks - louder.masks).abs() > 1e-3).float().mean() < 1e-3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dpcl.separators.separation import Separation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,14 +19,20 @@ from dpcl.model import (
 )
 from dpcl.networks.activity import STRIDE, TalkerActivity
 from dpcl.networks.base import EmbeddingNetwork, Heads
+from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators import deep_clustering
-from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.oracle import ibm
+from dpcl.separators.base import Context, Link, Separation
+from dpcl.separators.deep_clustering import FEW, Clusters, DeepClustering
+from dpcl.separators.registry import build
 from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
 
 
-def separator(**masks: object) -> DeepClustering:
+def separator(**masks: object) -> LoadedSeparator:
+    return LoadedSeparator(clustering_of(**masks))
+
+
+def clustering_of(**masks: object) -> DeepClustering:
     """With a small network that was never trained."""
     chosen = ModelSettings(
         network=NetworkSettings(layers=1, width=8, embedding=6),
@@ -46,18 +51,28 @@ class Knows(EmbeddingNetwork):
 
     def __init__(self, sources: Tensor) -> None:
         super().__init__(STFT().bins, 1, Heads(embedding=1))
-        self.assignments = ideal_assignments(STFT()(sources))
+        self.assignments = ideal_assignments(STFT()(sources))  # (L*F, C)
 
     def encode(self, features: Tensor) -> Tensor:
-        return features
+        return self.assignments.view(1, features.shape[1], -1)  # (1, L, F*C)
 
     def embed(self, heard: Tensor) -> Tensor:
-        return self.assignments.expand(len(heard), -1, -1)
+        return heard.reshape(1, -1, self.assignments.shape[-1])
 
 
-def oracle(sources: Tensor, **masks: object) -> DeepClustering:
+def oracle(sources: Tensor, **masks: object) -> LoadedSeparator:
     chosen = ModelSettings(masks=MaskSettings.model_validate(masks))
-    return DeepClustering(Model(chosen, Knows(sources), {}))
+    return LoadedSeparator(DeepClustering(Model(chosen, Knows(sources), {})))
+
+
+def masks_of(
+    clustering: DeepClustering, magnitude: Tensor, centroids: Tensor, several: bool = False
+) -> Tensor:
+    """Masks (W, C, L, F) of windows of a magnitude (W, L, F), of one window or of several."""
+    analysed = clustering.analyse(magnitude[:, None].to(torch.complex64))
+    link = Link(len(centroids), state=Clusters(centroids, several))
+    windows = enumerate(zip(*analysed, strict=True))
+    return torch.stack([clustering.masks(number, window, link) for number, window in windows])
 
 
 def talkers(*shape: int, seed: int = 0) -> Tensor:
@@ -157,7 +172,7 @@ def test_ideal_embeddings_give_the_ideal_binary_mask(num_sources: int, weighting
     sources = talkers(num_sources, 6000, seed=4)
     mixture = sources.sum(0)
     found = oracle(sources, weighting=weighting)(mixture, num_sources)
-    ideal = ibm(mixture, sources)
+    ideal = LoadedSeparator(build("ibm", Context(mixture, sources)))(mixture)
     assert found.masks is not None
     assert ideal.masks is not None
     order = [
@@ -223,31 +238,33 @@ def test_twice_the_same() -> None:
 
 
 def test_double_precision_samples() -> None:
-    """numpy's and soundfile's own type."""
+    """numpy's and soundfile's own type; sources are float32, as those of any recording."""
     mixture = talkers(2, 3000).sum(0).double()
     separation = separator()(mixture)
-    assert separation.sources.dtype == torch.float64
-    assert (separation.sources.sum(0) - mixture).abs().max() < 1e-12
-    torch.testing.assert_close(
-        separation.sources.float(), separator()(mixture.float()).sources, rtol=0, atol=1e-4
-    )
+    assert separation.sources.dtype == torch.float32
+    assert (separation.sources.sum(0) - mixture).abs().max() < 1e-5
+    assert torch.equal(separation.sources, separator()(mixture.float()).sources)
 
 
 def test_results_are_ordinary_tensors() -> None:
     """Tensors of inference mode cannot be changed in place, nor used where gradients are."""
     mixture = talkers(2, 2000).sum(0).requires_grad_()
     separation = separator()(mixture)
-    assert separation.embeddings is not None
-    assert not separation.embeddings.is_inference()
-    separation.sources.square().sum().backward()
-    assert mixture.grad is not None
-    assert mixture.grad.isfinite().all()
-    separator()(mixture.detach()).sources[0] *= 2
+    gain = torch.ones(2, 1, requires_grad=True)
+    for tensor in (separation.sources, separation.masks, separation.embeddings):
+        assert tensor is not None
+        assert not tensor.is_inference()
+        assert not tensor.requires_grad
+    (gain * separation.sources).square().sum().backward()
+    assert gain.grad is not None
+    assert gain.grad.isfinite().all()
+    separation.sources[0] *= 2
+    assert torch.is_grad_enabled()
 
 
 def test_no_sources_are_not_two() -> None:
     for num_sources in (0, -1):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="give 1 to 10"):
             separator()(talkers(500), num_sources)
 
 
@@ -264,6 +281,8 @@ def test_no_samples() -> None:
         separator()(torch.zeros(0))
     with pytest.raises(InputError, match="empty"):
         separator()(torch.zeros(2, 0))
+    with pytest.raises(InputError, match="empty"):
+        separator()(torch.zeros(0, 100))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
@@ -274,13 +293,15 @@ def test_the_fast_one_gives_nearly_the_same_masks(
     chosen = ModelSettings(network=NetworkSettings(layers=2, width=30, embedding=8))
     exact = DeepClustering(Model(chosen, build_network(chosen).eval(), {}))
     monkeypatch.setattr(deep_clustering, "fastest", lambda: precision)
-    assert (exact.fast is exact) == (precision == "float32")
-    assert exact.fast is exact.fast
+    prepared = exact.prepared(FEW + 1)
+    assert (prepared is exact) == (precision == "float32")
+    assert prepared is exact.prepared(100)  # converted once, for all recordings
+    assert exact.prepared(FEW) is exact
     magnitude = torch.rand(2, 200, 129)
     centroids = torch.randn(2, 8)
     with torch.no_grad():
-        masks = exact.masks(exact.encode(magnitude), centroids)
-        fast = exact.fast.masks(exact.fast.encode(magnitude), centroids)
+        masks = masks_of(exact, magnitude, centroids)
+        fast = masks_of(prepared, magnitude, centroids)
     assert masks.shape == fast.shape == (2, 2, 200, 129)
     assert (masks.argmax(1) == fast.argmax(1)).double().mean() > 0.95
 
@@ -290,10 +311,10 @@ def test_masks_of_frames_in_parts_are_those_of_the_whole(monkeypatch: pytest.Mon
     chosen = ModelSettings(network=NetworkSettings(layers=1, width=10, embedding=4))
     clustering = DeepClustering(Model(chosen, build_network(chosen).eval(), {}))
     with torch.no_grad():
-        heard = clustering.encode(torch.rand(2, 70, 129))
-        whole = clustering.masks(heard, torch.eye(4)[:3])
+        magnitude = torch.rand(2, 70, 129)
+        whole = masks_of(clustering, magnitude, torch.eye(4)[:3])
         monkeypatch.setattr(deep_clustering, "FRAMES", 32)
-        torch.testing.assert_close(clustering.masks(heard, torch.eye(4)[:3]), whole)
+        torch.testing.assert_close(masks_of(clustering, magnitude, torch.eye(4)[:3]), whole)
 
 
 @pytest.mark.parametrize(
@@ -314,12 +335,13 @@ def test_a_source_that_is_silent_for_long_is_held_back(head: str, sharpness: flo
         }
     )
     clustering = DeepClustering(Model(settings, build_network(settings).eval(), {}))
-    clustering.embeddings = lambda heard: torch.eye(2)[0].expand(
-        len(heard), heard.shape[1] * 129, 2
+    clustering.embed = lambda encoded: torch.eye(2)[0].expand(
+        len(encoded), encoded.shape[1] * 129, 2
     )  # type: ignore[method-assign]
-    heard = clustering.encode(torch.rand(1, 100, 129))
-    plain = clustering.masks(heard, torch.eye(2))
-    told = clustering.masks(heard, torch.eye(2), torch.ones(1, 100, 129))
+    magnitude = 0.1 + torch.rand(1, 100, 129)  # all bins are audible
+    with torch.no_grad():
+        plain = masks_of(clustering, magnitude, torch.eye(2))
+        told = masks_of(clustering, magnitude, torch.eye(2), several=True)
     assert plain[:, 1].mean() > 0.01
     assert told[:, 1].mean() < 0.2 * plain[:, 1].mean()
     torch.testing.assert_close(told.sum(1), torch.ones(1, 100, 129))
@@ -330,12 +352,13 @@ def test_where_all_sources_are_active_who_is_audible_changes_little(
     masks: dict[str, object],
 ) -> None:
     torch.manual_seed(0)
-    clustering = separator(**masks)
+    clustering = clustering_of(**masks)
+    magnitude = 0.1 + torch.rand(1, 300, 129)  # all bins are audible
     with torch.no_grad():
-        heard = clustering.encode(torch.rand(1, 300, 129))
-        centroids = kmeans(clustering.embeddings(heard)[0], 2).centroids
-        plain = clustering.masks(heard, centroids)
-        told = clustering.masks(heard, centroids, torch.ones(1, 300, 129))
+        encoded, _ = clustering.analyse(magnitude[:, None].to(torch.complex64))
+        centroids = kmeans(clustering.embed(encoded)[0], 2).centroids
+        plain = masks_of(clustering, magnitude, centroids)
+        told = masks_of(clustering, magnitude, centroids, several=True)
     torch.testing.assert_close(told, plain, atol=0.1, rtol=0)
     torch.testing.assert_close(told.sum(1), torch.ones(1, 300, 129))
 
@@ -352,22 +375,26 @@ def test_scores_of_talkers_are_those_of_the_masks(head: str) -> None:
     clustering = DeepClustering(Model(chosen, build_network(chosen).eval(), {}, activity))
     with torch.no_grad():
         magnitude = torch.rand(200, 129)  # more than FRAMES
-        heard, centroids = clustering.encode(magnitude[None]), torch.eye(4)[:3]
-        talkers = clustering.talkers(heard[0], magnitude, centroids)
-        masks = clustering.masks(heard, centroids)[0]
-        active = clustering.told_masks(talkers.scores, torch.full((3, 50), 20.0))
+        encoded, _ = clustering.analyse(magnitude[None, None].to(torch.complex64))
+        centroids = torch.eye(4)[:3]
+        logits, _ = clustering._talkers((encoded[0], magnitude), centroids)
+        masks = masks_of(clustering, magnitude[None], centroids)[0]
+        odds = [torch.full((3, 50), 20.0)]
+        active = clustering.masks(0, logits, Link(3, state=Clusters(centroids, True, odds)))
     torch.testing.assert_close(active, masks)
     assert masks.std() > 1e-3
 
 
 def test_who_talks_is_a_matter_of_a_second() -> None:
     """What the odds say of a single frame does not cut into a turn; a pause of two seconds does."""
-    clustering = separator(sharpness=5.0)
+    clustering = clustering_of(sharpness=5.0)
     second = clustering.sample_rate // clustering.stft.hop // STRIDE  # frames of odds
     odds = torch.full((2, 12 * second), 10.0)
     odds[1, 3 * second] = -10.0
     odds[1, 6 * second : 8 * second] = -10.0
-    share = clustering.told_masks(torch.zeros(2, 12 * second * STRIDE, 129), odds)[1, ::STRIDE, 0]
+    logits = torch.zeros(2, 12 * second * STRIDE, 129)
+    link = Link(2, state=Clusters(torch.eye(2), True, [odds]))
+    share = clustering.masks(0, (logits,), link)[1, ::STRIDE, 0]
     assert share[: 5 * second].min() > 0.4
     assert share[7 * second] < 1e-4
     assert share[10 * second :].min() > 0.49

@@ -8,18 +8,24 @@ import torch
 from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
-from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.recordings.separate import LoadedSeparator
+from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
 from dpcl.separators.masks import both, masks_from_centroids, match_order
+from dpcl.separators.registry import separator_of
 
 
-def separator(network: dict[str, object], **masks: object) -> DeepClustering:
-    """With a small network that was never trained."""
+def separator(network: dict[str, object], **masks: object) -> LoadedSeparator:
+    return LoadedSeparator(separator_of(model_of(network, **masks)))
+
+
+def model_of(network: dict[str, object], **masks: object) -> Model:
+    """Return a small network that was never trained."""
     settings = ModelSettings(
         network=NetworkSettings.model_validate({"layers": 1, "width": 8, **network}),
         masks=MaskSettings.model_validate({"sharpness": 5.0, **masks}),
     )
     torch.manual_seed(0)
-    return DeepClustering(Model(settings, build_network(settings).eval(), {}))
+    return Model(settings, build_network(settings).eval(), {})
 
 
 def test_masks_come_in_the_order_of_the_clusters() -> None:
@@ -52,11 +58,12 @@ def test_either_head_gives_masks_that_add_up(head: str) -> None:
 
 
 def test_the_heads_masks_are_taken_as_they_are_but_for_their_order() -> None:
-    chosen = separator({"embedding": 5, "masks": 2}, head="masks")
+    chosen = model_of({"embedding": 5, "masks": 2}, head="masks")
     mixture = torch.randn(4000)
-    features = chosen.model.settings.signal.features(chosen.stft(mixture[None]))
-    own = chosen.model.network(features).masks.detach()[0]  # (C, L, F)
-    found = chosen(mixture, 2).masks
+    mixture /= mixture.abs().max()  # full scale, as recordings are analysed
+    features = chosen.settings.signal.features(chosen.settings.signal.stft()(mixture[None]))
+    own = chosen.network(features).masks.detach()[0]  # (C, L, F)
+    found = LoadedSeparator(DeepClustering(chosen))(mixture, 2).masks
     assert found is not None
     assert torch.allclose(found, own) or torch.allclose(found, own.flip(0))
 
@@ -68,20 +75,22 @@ def test_for_another_number_than_the_heads_the_embeddings_serve() -> None:
     alone = separator({"embedding": 0, "masks": 2}, head="masks")
     assert alone(mixture).sources.shape == (2, 4000)
     assert alone(mixture).embeddings is None
+    assert isinstance(alone.separator, MaskNetwork)
     with pytest.raises(InputError, match="masks of 2 sources, not of 3"):
         alone(mixture, 3)
 
 
 def test_anchors_take_the_place_of_kmeans() -> None:
     network = {"embedding": 4, "anchors": 3, "unit": False}
-    anchored = separator(network, centroids="anchors", similarity="product")
+    model = model_of(network, centroids="anchors", similarity="product")
+    anchored = LoadedSeparator(DeepClustering(model))
     mixture = torch.randn(2, 4000)
     together = anchored(mixture, 2).masks
     assert together is not None
     alone = anchored(mixture[1], 2).masks  # no clustering: nothing depends on a seed or the batch
     torch.testing.assert_close(together[1], alone)
     with torch.no_grad():
-        anchored.model.network.anchors += torch.randn(3, 4)
+        model.network.anchors += torch.randn(3, 4)
     assert not torch.allclose(anchored(mixture[1], 2).masks, alone, atol=1e-3)
 
 
@@ -91,10 +100,11 @@ def test_anchors_serve_long_recordings_too() -> None:
     points, weights = torch.randn(6000, 4), torch.rand(6000)
     stretches = torch.arange(6000) // 20
     with torch.no_grad():
-        anchored = separator(network, centroids="anchors", similarity="product")
+        model = model_of(network, centroids="anchors", similarity="product")
+        anchored = DeepClustering(model)
         found = anchored.centroids(points, 2, weights, stretches)
         assert torch.equal(found, anchored.centroids(points, 2, weights))
-        clustered = separator(network).centroids(points, 2, weights, stretches)
+        clustered = DeepClustering(model_of(network)).centroids(points, 2, weights, stretches)
         assert torch.equal(clustered, solo_centroids(points, weights, stretches, 2))
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dpcl.separators.load import load_separator
 from safetensors.torch import save_file
 
 from dpcl.errors import InputError
-from dpcl.separators import load
+from dpcl.recordings.separate import load_separator
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.registry import load_network
 from dpcl.shipped import ShippedModel, shipped_models
 
 
@@ -34,15 +35,18 @@ def test_the_summary_is_the_first_paragraph_in_one_line() -> None:
 
 
 def test_a_second_call_does_not_read_again(tiny_model: Path) -> None:
-    assert load_separator(str(tiny_model)) is load_separator(str(tiny_model))
+    assert load_network(str(tiny_model)) is load_network(str(tiny_model))
+    separator = load_separator(str(tiny_model)).separator
+    assert isinstance(separator, DeepClustering)
+    assert separator.model is load_network(str(tiny_model))
 
 
 def test_a_file_that_a_training_replaced_is_read_again(tiny_model: Path, tmp_path: Path) -> None:
     best = tmp_path / "best.safetensors"
     shutil.copy(tiny_model, best)
-    before = load_separator(str(best))
+    before = load_network(str(best))
     os.utime(best, ns=(1, 1))
-    assert load_separator(str(best)) is not before
+    assert load_network(str(best)) is not before
 
 
 def test_one_name_in_two_folders_is_two_models(
@@ -52,9 +56,9 @@ def test_one_name_in_two_folders_is_two_models(
         (tmp_path / name).mkdir()
         shutil.copy2(tiny_model, tmp_path / name / "best.safetensors")
     monkeypatch.chdir(tmp_path / "a")
-    first = load_separator("best.safetensors")
+    first = load_network("best.safetensors")
     monkeypatch.chdir(tmp_path / "b")
-    assert load_separator("best.safetensors") is not first
+    assert load_network("best.safetensors") is not first
 
 
 def test_a_shipped_name_is_not_looked_for_in_the_folder(
@@ -63,13 +67,8 @@ def test_a_shipped_name_is_not_looked_for_in_the_folder(
     (tmp_path / "default").mkdir()
     shutil.copy(tiny_model, tmp_path / "default.safetensors")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(load, "DeepClustering", lambda model: model.settings.network.width)
-    load._load.cache_clear()
-    try:
-        assert load_separator("default") != 8
-        assert load_separator("./default.safetensors") == 8
-    finally:
-        load._load.cache_clear()
+    assert load_network("default").settings.network.width != 8
+    assert load_network("./default.safetensors").settings.network.width == 8
 
 
 def _no_settings(path: Path) -> None:

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.separators.oracle import ORACLES, ibm, irm, mixture, psm
+from dpcl.recordings.separate import LoadedSeparator
+from dpcl.separators.base import Context, Separation
+from dpcl.separators.oracle import ORACLES, psm
+from dpcl.separators.registry import build
 from dpcl.signal.stft import STFT
 
 NAMES = sorted(ORACLES)
@@ -21,6 +24,10 @@ def _talkers(*shape: int, seed: int = 0) -> Tensor:
     gates = torch.rand(*shape[:-1], shape[-1] // 400 + 1, generator=generator) > 0.4
     noise = torch.randn(*shape, generator=generator)
     return noise * gates.repeat_interleave(400, dim=-1)[..., : shape[-1]]
+
+
+def _separate(name: str, mixture: Tensor, references: Tensor) -> Separation:
+    return LoadedSeparator(build(name, Context(mixture, references)))(mixture)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,7 +45,7 @@ def test_masks_sum_to_one_and_sources_to_the_mixture(
     """asteroid gave silent bins to every source: its estimates did not add up to the mixture."""
     references = scale * _talkers(num_sources, samples, seed=seed)
     mixed = references.sum(-2) + noise * scale * _talkers(samples, seed=seed + 1)
-    separation = ORACLES[name](mixed, references)
+    separation = _separate(name, mixed, references)
     assert separation.masks is not None
     assert separation.sources.shape == references.shape
     assert separation.masks.shape == STFT()(references).shape
@@ -53,7 +60,7 @@ def test_masks_sum_to_one_and_sources_to_the_mixture(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_silence_gives_finite_silence(name: str) -> None:
-    separation = ORACLES[name](torch.zeros(1000), torch.zeros(2, 1000))
+    separation = _separate(name, torch.zeros(1000), torch.zeros(2, 1000))
     assert separation.masks is not None
     assert separation.sources.abs().max() == 0
     assert torch.all(separation.masks.sum(0) == 1)
@@ -62,32 +69,40 @@ def test_silence_gives_finite_silence(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_do_not_depend_on_the_level(name: str) -> None:
     references = _talkers(2, 2000)
-    soft = ORACLES[name](references.sum(0), references).masks
-    loud = ORACLES[name](128 * references.sum(0), 128 * references).masks
+    soft = _separate(name, references.sum(0), references).masks
+    loud = _separate(name, 128 * references.sum(0), 128 * references).masks
     torch.testing.assert_close(soft, loud)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_batch_is_separated_item_by_item(name: str) -> None:
-    references = _talkers(2, 3, 2, 900)
-    together = ORACLES[name](references.sum(-2), references)
-    alone = ORACLES[name](references[1, 2].sum(-2), references[1, 2])
-    assert together.sources.shape == references.shape
-    torch.testing.assert_close(together.sources[1, 2], alone.sources)
-    assert together.masks is not None
-    assert alone.masks is not None
-    torch.testing.assert_close(together.masks[1, 2], alone.masks)
+def test_an_oracle_is_of_one_mixture_and_its_number_of_sources(name: str) -> None:
+    """References of a batch, or another number of sources than theirs, are an error."""
+    references = _talkers(3, 2, 900)
+    with pytest.raises(InputError, match=r"\(3, 2, 900\).*\(3, 900\)"):
+        build(name, Context(references.sum(-2), references))
+    oracle = LoadedSeparator(build(name, Context(references[1].sum(0), references[1])))
+    assert oracle(references[1].sum(0), 2).sources.shape == (2, 900)
+    with pytest.raises(InputError, match=f"{name}: has 2 sources, not 3; give --sources 2"):
+        oracle(references[1].sum(0), 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_oracle_without_references_is_one_sentence(name: str) -> None:
+    for context in (None, Context(mixture=torch.zeros(9)), Context(references=torch.zeros(2, 9))):
+        with pytest.raises(InputError, match=f"{name}: needs the references of the mixture") as one:
+            build(name, context)
+        assert "\n" not in str(one.value)
 
 
 def test_mixture_is_shared_equally() -> None:
     references = _talkers(3, 800)
-    separation = mixture(references.sum(0), references)
+    separation = _separate("mixture", references.sum(0), references)
     torch.testing.assert_close(separation.sources, (references.sum(0) / 3).expand(3, -1))
 
 
 def test_ibm_is_one_where_the_reference_is_strongest() -> None:
     references = _talkers(2, 2000)
-    masks = ibm(references.sum(0), references).masks
+    masks = _separate("ibm", references.sum(0), references).masks
     assert masks is not None
     first, second = STFT()(references).abs()
     assert torch.equal(masks[0], (first >= second).float())  # a tie goes to the first
@@ -96,7 +111,7 @@ def test_ibm_is_one_where_the_reference_is_strongest() -> None:
 
 def test_irm_is_the_share_of_the_magnitude() -> None:
     references = _talkers(2, 2000)
-    masks = irm(references.sum(0), references).masks
+    masks = _separate("irm", references.sum(0), references).masks
     assert masks is not None
     first, second = STFT()(references).abs()
     heard = (first + second) > 0
@@ -107,7 +122,7 @@ def test_irm_is_the_share_of_the_magnitude() -> None:
 def test_psm_of_two_sources_is_the_truncated_projection_on_the_mixture() -> None:
     references = _talkers(2, 2000)
     mixed = references.sum(0)
-    masks = psm(mixed, references).masks
+    masks = _separate("psm", mixed, references).masks
     assert masks is not None
     spectra, spectrum = STFT()(references), STFT()(mixed)
     heard = spectrum.abs() > 1e-4
@@ -119,7 +134,7 @@ def test_psm_has_the_least_error_of_all_masks_that_sum_to_one() -> None:
     references = _talkers(3, 1200)
     mixed = references.sum(0) + 0.3 * _talkers(1200, seed=9)
     spectra, spectrum = STFT()(references), STFT()(mixed)
-    masks = psm(mixed, references).masks
+    masks = _separate("psm", mixed, references).masks
     assert masks is not None
 
     def error(candidate: Tensor) -> Tensor:
@@ -136,13 +151,13 @@ def test_psm_has_the_least_error_of_all_masks_that_sum_to_one() -> None:
 def test_psm_survives_sources_that_all_but_cancel(scale: float) -> None:
     source = _talkers(1000)
     references = torch.stack([source, -source * (1 + 1e-6), torch.zeros(1000)])
-    masks = psm(references.sum(0) * scale, references).masks
-    assert masks is not None
+    stft = STFT()
+    masks = psm(stft(references), stft(references.sum(0) * scale))
     torch.testing.assert_close(masks.sum(0), torch.ones(masks.shape[1:]))
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(InputError, match=r"\(2, 99\).*\(100,\)"):
-        ibm(torch.zeros(100), torch.zeros(2, 99))
+        build("ibm", Context(torch.zeros(100), torch.zeros(2, 99)))
     with pytest.raises(InputError, match=r"\(100,\)"):
-        psm(torch.zeros(100), torch.zeros(100))
+        build("psm", Context(torch.zeros(100), torch.zeros(100)))

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.signal.features import FLOOR, log_magnitude, running_log_magnitude
+from dpcl.signal.bins import level_weights
+from dpcl.signal.features import (
+    FLOOR,
+    first_bin,
+    level_log_magnitude,
+    log_magnitude,
+    loud_level,
+    running_log_magnitude,
+)
 from dpcl.signal.stft import STFT
 
 
@@ -113,3 +121,34 @@ def test_running_silence_is_at_the_floor() -> None:
     features, loudest = running_log_magnitude(torch.zeros(2, 4, 5, dtype=torch.complex64), 0.008)
     torch.testing.assert_close(features, torch.full((2, 4, 5), math.log(FLOOR)))
     assert loudest.isinf().all()
+
+
+@pytest.mark.parametrize("nuisance", ["dc", "rumble", "clap"])
+def test_the_loud_level_does_not_follow_what_lies_below_70_hz_or_is_short(nuisance: str) -> None:
+    """A DC offset or one loud moment took 5 dB and more from the separation."""
+    rate, window = 8000, 512
+    stft, first = STFT(window, 256), first_bin(rate, window)
+    random = torch.Generator().manual_seed(0)
+    samples = 0.05 * torch.randn(6 * rate, generator=random)
+    time = torch.arange(len(samples)) / rate
+    worse = {
+        "dc": samples + 0.5,
+        "rumble": samples + 0.5 * (2 * torch.pi * 30 * time).sin(),
+        "clap": torch.where((time > 2) & (time < 2.3), 20 * samples, samples),
+    }[nuisance]
+    level, other = (loud_level(stft(x).abs(), first) for x in (samples, worse))
+    assert 20 * (other / level).log10().abs() < 1.0
+
+
+def test_levels_scale_with_the_recording_and_silence_is_finite() -> None:
+    magnitude = torch.rand(2, 30, 257)
+    torch.testing.assert_close(loud_level(10 * magnitude, 4), 10 * loud_level(magnitude, 4))
+    torch.testing.assert_close(
+        level_log_magnitude(10 * magnitude, 4), level_log_magnitude(magnitude, 4)
+    )
+    assert level_log_magnitude(torch.zeros(1, 5, 257), 4).isfinite().all()
+    weights = level_weights(magnitude, loud_level(magnitude, 4), 4)
+    assert weights.shape == (2, 30 * 257)
+    assert weights.min() >= 0
+    assert weights.max() <= 1
+    assert not weights.view(2, 30, 257)[..., :4].any()

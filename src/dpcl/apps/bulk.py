@@ -139,16 +139,15 @@ def separate_on_cluster(
     """
     import ray
 
-    from dpcl.separators.registry import find_method
-    from dpcl.shipped import shipped_models
+    from dpcl.separators.registry import build, find_method
+    from dpcl.shipped import shipped_models, weights_path
 
     check_sources(order.sources)
     check_sources(order.most)
-    find_method(order.model)
-    shipped = order.model in (
-        model.name for model in shipped_models()
-    )  # available on every machine
-    model = order.model if shipped else str(Path(order.model).resolve())
+    build(order.model)
+    weights = find_method(order.model).weights
+    shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
+    model = order.model if weights in shipped else str(Path(order.model).resolve())
     folders = find_recordings(given, out)
     journal = out / JOURNAL
     begun = journal.is_file()  # outputs of an earlier run may be replaced, other files not

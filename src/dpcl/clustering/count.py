@@ -1,10 +1,10 @@
-"""How many sources there are, from the embeddings alone.
+"""Estimate the number of sources from the embeddings alone.
 
-Embeddings of one talker lie close together, those of C talkers in C directions: the more there are,
-the more eigenvalues of V^T V are large, the more k-means gains from one more cluster, and the more
-clusters share a frame. Where talkers overlap, a network is in doubt and its embeddings lie between,
-so no threshold is right for every network: what the cues say together is fitted on validation
-mixtures and belongs to the weights.
+Embeddings of one talker lie close together, those of C talkers in C directions. With more
+talkers, more eigenvalues of V^T V are large, one more cluster lowers the k-means error more,
+and more clusters share a frame. Where talkers overlap, embeddings lie between the directions.
+So no threshold is right for every network. Instead, a small classifier of these cues is fitted
+on validation mixtures and stored with the weights.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
 
-SAMPLE = 3000  # points that are looked at; the count of more is no better
-EIGENVALUES = 6
-CLUSTERS = 5
-SHARED = 4  # clusters, at most, of which is told how they share the frames
-QUANTILES = 0.1, 0.5, 0.9  # of the frames
-SMALLEST = 1e-4  # in a logarithm: what is smaller says nothing
-OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # cues that know of no frames
-LONGEST = 10_000  # frames, beyond which recordings count as equally long
-CUES = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES)) + 1
-CLASSES = 4  # of the frame-wise number of talkers: 0, 1, 2, 3 or more
-HIGH = 0.5, 0.9, 0.98  # quantiles of the frames' probabilities of two and of three talkers
-FRAME_CUES = CLASSES + 2 * len(HIGH) + 1
+SAMPLE = 3000  # number of sampled points; more do not improve the estimate
+EIGENVALUES = 6  # number of eigenvalues among the cues
+CLUSTERS = 5  # largest number of clusters that is tried for the cues
+SHARED = 4  # largest number of clusters whose shares of the frames are cues
+QUANTILES = 0.1, 0.5, 0.9  # quantiles of the frames' entropies
+SMALLEST = 1e-4  # lower limit of logarithms' arguments: smaller values are not informative
+OF_CLOUD = EIGENVALUES + 1 + CLUSTERS + 2 * (CLUSTERS - 1)  # number of cues without frames
+LONGEST = 10_000  # frames; longer recordings count as this long
+CUES = OF_CLOUD + (SHARED - 1) * (1 + len(QUANTILES)) + 1  # number of cues
+CLASSES = 4  # number of classes of a frame: 0, 1, 2, and 3 or more talkers
+HIGH = 0.5, 0.9, 0.98  # quantiles of the frames' probabilities of >= 2 and of >= 3 talkers
+FRAME_CUES = CLASSES + 2 * len(HIGH) + 1  # number of cues from a frame-wise head
 
 Rows = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many sources, and how sure that is."""
+    """Estimated number of sources with its probabilities."""
 
     number: int
-    scores: Tensor  # (most,) probabilities of 1, 2, …, and `most` sources or more
+    scores: Tensor  # (most,), probabilities of 1, 2, … sources; the last of `most` or more
 
 
 def count_sources(
@@ -52,36 +52,40 @@ def count_sources(
     most: int = 10,
     more: Tensor | None = None,
 ) -> Count:
-    """The likeliest number of sources, 1 to `most`, of embeddings (N, K) with weights (N,).
+    """Estimate the number of sources of weighted embeddings.
 
-    Where nothing has weight, as in silence, or all embeddings are the same, there is one source.
+    The result is one source if no embedding has weight, as in silence, or if all are equal.
 
     Args:
         points: embeddings (N, K).
-        weights: (N,).
-        frames: (N,), the number of the frame of each embedding.
-        hidden: rows of an intercept and a number for each of the cues (see `fit`).
-        output: a row for 1, 2, ... sources, an intercept and a number for each hidden row. There
-            are never more sources than rows.
-        most: limit.
-        more: further cues after those of `cues`, such as `frame_cues`.
+        weights: (N,), at least zero.
+        frames: (N,), frame number of each embedding.
+        hidden: one row per hidden unit: an intercept and one coefficient per cue (see `fit`).
+        output: one row per number of sources 1, 2, …: an intercept and one coefficient per hidden
+            unit. The estimate is at most the number of rows.
+        most: upper limit of the estimate.
+        more: cues appended to those of `cues`, such as `frame_cues`.
 
-    Raises ValueError for rows of other lengths, `most` under 1, and what kmeans refuses.
+    Returns:
+        Count: the most probable number, 1 to `most`, and all probabilities.
+
+    Raises:
+        ValueError: rows have other lengths, `most` is below 1, or `kmeans` rejects the points.
     """
     first, last = (torch.tensor(rows, dtype=torch.float64) for rows in (hidden, output))
     shapes = (first.ndim, last.ndim) == (2, 2)
     wanted = CUES if more is None else CUES + len(more)
     if most < 1 or not shapes or [first.shape[1], last.shape[1]] != [1 + wanted, 1 + len(first)]:
         raise ValueError(
-            f"want most >= 1, hidden rows of 1 + {wanted} numbers and output rows of one more than"
-            f" there are hidden ones; got {most}, {tuple(first.shape)} and {tuple(last.shape)}"
+            f"most must be at least 1, hidden (H, {1 + wanted}) and output (C, 1 + H);"
+            f" got {most}, {tuple(first.shape)} and {tuple(last.shape)}"
         )
     most = min(most, len(last))
     one = Count(1, functional.one_hot(torch.tensor(0), most).double())
     if not bool((weights > 0).any()):
         return one
     found = cues(points, weights, frames)
-    if found[EIGENVALUES + 1].exp() <= SMALLEST:  # of one cluster nothing is left to explain
+    if found[EIGENVALUES + 1].exp() <= SMALLEST:  # one cluster explains all points
         return one
     found = found if more is None else torch.cat([found, more.double()])
     scores = score(found, first, last).softmax(0)
@@ -90,43 +94,69 @@ def count_sources(
 
 
 def score(found: Tensor, hidden: Tensor, output: Tensor) -> Tensor:
-    """Signs (..., CUES) -> logits (..., C) of 1, 2, … sources: one hidden layer of tanh."""
+    """Return logits (..., C) of 1, 2, … sources for cues (..., CUES): one tanh hidden layer."""
     inner = (found @ hidden[:, 1:].T + hidden[:, 0]).tanh()
     return inner @ output[:, 1:].T + output[:, 0]
 
 
 def sample_points(points: Tensor, weights: Tensor, size: int = SAMPLE, seed: int = 0) -> Tensor:
-    """`size` of the points (N, K), each drawn as often as its weight (N,) says -> (size, K).
+    """Draw points at random, in proportion to their weights.
 
-    The same for the same seed, and for weights of another scale.
+    The result depends on the seed, but not on the scale of the weights.
+
+    Args:
+        points: (N, K).
+        weights: (N,), at least zero.
+        size: number of draws.
+        seed: seed of the random numbers.
+
+    Returns:
+        (size, K); a point can occur more than once.
     """
     shares = weights.double().cumsum(0)
     steps = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    # One draw in each of `size` equal parts of the weight: less left to chance than free draws.
+    # Stratified draws, one in each of `size` equal parts of the weight, vary less than free draws.
     places = (torch.arange(size, dtype=torch.float64) + steps).to(shares.device) / size
     chosen = torch.searchsorted(shares, places * shares[-1], right=True)
     return points[chosen.clamp_max(len(points) - 1)]
 
 
 def cues(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
-    """What tells the number of sources of points (N, K) of weights (N,) in frames (N,): (CUES,).
+    """Compute the cues from which the number of sources is estimated.
 
-    Of a sample: logarithms of the largest eigenvalues of V^T V / N, which add up to one, and of
-    their effective rank (Roy and Vetterli 2007); for k = 1, 2, … the logarithm of the mean squared
-    distance to the nearest of k centroids; and for k = 2, 3, … the largest cosine of two centroids,
-    and how much nearer a point is, on average, to its centroid than to the next (the simplified
-    silhouette: Hruschka et al. 2004). Of all points, for k = 2, 3, …: the entropy of the shares
-    that the clusters have of a frame, its mean and quantiles. Sources that talk at once share
-    frames, those who take turns do not. And the logarithm of the frames from the first to the last:
-    in minutes the embeddings of one talker drift. None changes when the embeddings are rotated.
+    From a sample of the points:
+
+    - logarithms of the largest eigenvalues of V^T V / N, whose sum is one, and of their effective
+      rank (Roy and Vetterli 2007);
+    - for k = 1, 2, … clusters the logarithm of the mean squared distance to the nearest centroid;
+    - for k = 2, 3, … the largest cosine of two centroids, and the simplified silhouette
+      (Hruschka et al. 2004): how much nearer a point is, on average, to its own centroid than to
+      the second nearest.
+
+    From all points:
+
+    - for k = 2, 3, … the entropy of the clusters' shares of a frame: mean and quantiles. Sources
+      that are active at once share frames, sources that take turns do not;
+    - the logarithm of the number of frames from the first to the last, since the embeddings of one
+      talker drift over minutes.
+
+    Rotating the embeddings does not change any cue.
+
+    Args:
+        points: embeddings (N, K).
+        weights: (N,), at least zero.
+        frames: (N,), frame number of each embedding.
+
+    Returns:
+        (CUES,).
     """
-    heard = weights > 0
-    everything = functional.normalize(points[heard].float(), dim=-1)
-    loud = weights[heard].double()
-    _, places = torch.unique(frames[heard], return_inverse=True)
-    x = sample_points(everything, loud)
+    has_weight = weights > 0
+    all_points = functional.normalize(points[has_weight].float(), dim=-1)
+    mass = weights[has_weight].double()
+    _, places = torch.unique(frames[has_weight], return_inverse=True)
+    x = sample_points(all_points, mass)
     eigenvalues = torch.linalg.eigvalsh((x.T @ x).double() / len(x)).flip(0).clamp_min(0)  # (K,)
-    rank = torch.special.entr(eigenvalues).sum()  # its logarithm
+    rank = torch.special.entr(eigenvalues).sum()  # logarithm of the effective rank
     largest = functional.pad(eigenvalues, (0, EIGENVALUES))[:EIGENVALUES]
     cloud = [*largest.clamp_min(SMALLEST).log().tolist(), float(rank)]
     sharing: list[float] = []
@@ -139,22 +169,22 @@ def cues(points: Tensor, weights: Tensor, frames: Tensor) -> Tensor:
             cloud.append(float(cosines.max()))
             cloud.append(_silhouette(x @ directions.T))
             if k <= SHARED:
-                owners = (everything @ directions.T).argmax(1)
-                sharing += _sharing(owners, k, loud, places)
+                owners = (all_points @ directions.T).argmax(1)
+                sharing += _sharing(owners, k, mass, places)
     length = min(int(frames.max() - frames.min()) + 1, LONGEST)
     return torch.tensor([*cloud, *sharing, math.log(length)], dtype=torch.float64)
 
 
 def frame_cues(probabilities: Tensor, background: Tensor) -> Tensor:
-    """Signs of the number of sources from a frame-wise head.
+    """Compute cues for the number of sources from a frame-wise head.
 
     Args:
         probabilities: (L, CLASSES) of 0, 1, 2, and 3 or more talkers in each frame.
-        background: (), the share of the weight that the background has.
+        background: (), the background's share of the weight.
 
     Returns:
-        (FRAME_CUES,): mean probabilities, quantiles of that of two or more and of three or more
-        talkers, and the share of the background.
+        (FRAME_CUES,): mean probabilities, quantiles of the probabilities of two or more and of
+        three or more talkers, and the share of the background.
     """
     places = probabilities.new_tensor(HIGH)
     several = [probabilities[:, number:].sum(1).quantile(places) for number in (2, 3)]
@@ -162,16 +192,17 @@ def frame_cues(probabilities: Tensor, background: Tensor) -> Tensor:
 
 
 def _silhouette(cosines: Tensor) -> float:
-    """Cosines of points to k > 1 centroids (N, k) -> a mean in [0, 1]."""
+    """Return the mean silhouette in [0, 1] for cosines (N, k) of points and k > 1 centroids."""
     nearest = cosines.topk(2, dim=1).values  # (N, 2)
     near, far = (1 - nearest).clamp_min(SMALLEST).unbind(1)
     return float((1 - near / far).mean())
 
 
 def _sharing(owners: Tensor, k: int, weights: Tensor, frames: Tensor) -> list[float]:
-    """Clusters (N,) of points in frames 0, 1, … (N,) -> entropies of the clusters' shares in nat.
+    """Return the entropies, in nat, of the clusters' shares of a frame: mean, then quantiles.
 
-    The mean over the frames and their quantiles, every frame counting by its weight.
+    owners (N,) are the clusters of the points, frames (N,) their frames from 0. Each frame counts
+    by its weight.
     """
     held = weights.new_zeros((int(frames.max()) + 1) * k)
     held = held.index_add_(0, frames * k + owners, weights).view(-1, k)  # (L, k)
@@ -186,14 +217,24 @@ def _sharing(owners: Tensor, k: int, weights: Tensor, frames: Tensor) -> list[fl
 def fit(
     found: Tensor, counts: Tensor, importance: Tensor, units: int = 16, steps: int = 400
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """hidden and output of `count_sources` from cues (M, CUES) of mixtures of known counts (M,).
+    """Fit `hidden` and `output` of `count_sources` on mixtures with known numbers of sources.
 
-    importance: (M,), how much each mixture counts. Cross-entropy by AdamW; noise on the cues, of a
-    tenth of their deviation, and the decay of the weights keep it from learning them by heart.
+    Minimises cross-entropy with AdamW. Noise on the cues, a tenth of their standard deviation, and
+    weight decay prevent overfitting.
+
+    Args:
+        found: cues (M, CUES) of M mixtures.
+        counts: (M,), number of sources of each mixture.
+        importance: (M,), weight of each mixture.
+        units: number of hidden units.
+        steps: number of optimiser steps.
+
+    Returns:
+        `hidden` and `output`, rounded to 4 decimals.
     """
     found = found.double()
     mean, std = found.mean(0), found.std(0)
-    std = torch.where(std > 1e-6, std, torch.inf)  # what is the same for all tells nothing
+    std = torch.where(std > 1e-6, std, torch.inf)  # constant cues carry no information
     scaled = (found - mean) / std
     share = importance.double() / importance.sum()
     with torch.random.fork_rng():
@@ -208,11 +249,12 @@ def fit(
             errors = functional.cross_entropy(logits, counts - 1, reduction="none")
             (share * errors).sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    plain = first.weight.detach() / std  # (units, CUES), of cues as they are
+    plain = first.weight.detach() / std  # (units, CUES), for cues that are not standardised
     hidden = torch.cat([(first.bias.detach() - plain @ mean).unsqueeze(1), plain], 1)
     output = torch.cat([last.bias.detach().unsqueeze(1), last.weight.detach()], 1)
     return _rounded(hidden), _rounded(output)
 
 
 def _rounded(table: Tensor) -> list[list[float]]:
+    """Return the rows of a table, rounded to 4 decimals."""
     return [[round(value, 4) for value in row] for row in table.tolist()]

@@ -14,11 +14,11 @@ Metric = Literal["euclidean", "cosine"]
 
 @dataclass(frozen=True)
 class Clusters:
-    """The best of the restarts for every item."""
+    """Result of k-means: for every item the best restart."""
 
     centroids: Tensor  # (..., C, K)
     labels: Tensor  # (..., N) int64 in [0, C)
-    inertia: Tensor  # (...) weighted sum of squared distances to the own centroid
+    inertia: Tensor  # (...), weighted sum of squared distances to the nearest centroid
 
 
 def kmeans(
@@ -32,18 +32,39 @@ def kmeans(
     iterations: int = 50,
     tolerance: float = 1e-4,
 ) -> Clusters:
-    """Lloyd's algorithm from k-means++ starts, all restarts in the same products.
+    """Cluster points with Lloyd's algorithm from k-means++ starts.
 
-    points: (N, K) or (B, N, K); weights: (N,) or (B, N), at least zero, None for one each. A point
-    of weight zero gets a label but pulls no centroid; where all weigh zero, all count the same.
-    metric: "cosine" puts points and centroids on the unit sphere (spherical k-means).
-    A restart stops when none of its centroids moves by more than `tolerance`, in units of the
-    largest coordinate of a point seen from the mean of all. An emptied cluster starts again at
-    the point that is worst served. The heaviest cluster comes first, so that the order does not
-    hang on which restart was best by a rounding error. An item's result depends neither on the
-    others of its batch nor on torch's global random numbers.
-    Raises ValueError for shapes that do not belong together, no points, or fewer than 1 cluster.
-    Sources: Lloyd 1982; Arthur and Vassilvitskii 2007.
+    All restarts run in the same matrix products. A restart stops when no centroid moves by more
+    than `tolerance`. An empty cluster restarts at the point with the largest weighted squared
+    distance to its centroid. Clusters are sorted by weight, heaviest first, so their order does
+    not depend on rounding errors between restarts. The result for an item depends neither on the
+    rest of its batch nor on torch's global random numbers.
+
+    Args:
+        points: (N, K) or (B, N, K).
+        num_clusters: number of clusters C, at least 1.
+        weights: (N,) or (B, N), at least zero; None weights every point equally, and so does all
+            zeros. A point of weight zero gets a label but moves no centroid.
+        seed: seed of the starts.
+        metric: "euclidean", or "cosine" for points and centroids on the unit sphere (spherical
+            k-means).
+        restarts: number of starts.
+        iterations: upper limit of the steps of a restart.
+        tolerance: in units of the largest coordinate of a point relative to the mean of all.
+
+    Returns:
+        Clusters: centroids ([B,] C, K), labels ([B,] N), inertia ([B]).
+
+    Raises:
+        ValueError: the shapes do not agree, there are no points, or `num_clusters` is below 1.
+
+    Example:
+        >>> import torch
+        >>> points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
+        >>> kmeans(points, 2).labels
+        tensor([0, 0, 1])
+
+    Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
     """
     if points.ndim not in (2, 3) or points.shape[-2] == 0:
         raise ValueError(f"points must be ([B,] N, K) with N > 0; got {tuple(points.shape)}")
@@ -79,23 +100,23 @@ def _one_item(
     iterations: int,
     tolerance: float,
 ) -> Clusters:
-    """points (N, K), weights (N,)."""
+    """Cluster the points (N, K) of one item with weights (N,); arguments as for `kmeans`."""
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     w = weights.to(points.dtype)
-    heard = w > 0
-    if not heard.any():
-        w, heard = torch.ones_like(w), ~heard
-    w = w[heard]  # (M,)
+    has_weight = w > 0
+    if not has_weight.any():
+        w, has_weight = torch.ones_like(w), ~has_weight
+    w = w[has_weight]  # (M,)
     if metric == "cosine":
         points = functional.normalize(points, dim=-1)
-        x = points[heard]  # (M, K)
+        x = points[has_weight]  # (M, K)
     else:
-        # Distances come from differences of squares: far from the origin they would be rounding.
-        x = points[heard]
+        # Centred, since distances are differences of squares: rounding errors far from the origin.
+        x = points[has_weight]
         centre = (w / w.sum()) @ x  # (K,)
-        size = (x - centre).abs().amax()
-        size = torch.where(size > 0, size, torch.ones_like(size))
-        points, x = (points - centre) / size, (x - centre) / size
+        scale = (x - centre).abs().amax()
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        points, x = (points - centre) / scale, (x - centre) / scale
     random = torch.Generator().manual_seed(seed)
     centroids = _plus_plus(x, w, clusters, restarts, random)  # (R, C, K)
     active = torch.arange(restarts, device=x.device)
@@ -112,30 +133,30 @@ def _one_item(
     best = inertia.argmin()
     centroids, inertia = centroids[best], inertia[best]  # (C, K), ()
     labels = _distances(points, centroids[None])[0].min(0).indices  # (N,)
-    mass = functional.one_hot(labels[heard], clusters).to(w.dtype).T @ w  # (C,)
+    mass = functional.one_hot(labels[has_weight], clusters).to(w.dtype).T @ w  # (C,)
     order = mass.argsort(descending=True, stable=True)
     centroids, labels = centroids[order], order.argsort()[labels]
     if metric == "cosine":
         return Clusters(centroids, labels, inertia)
-    return Clusters(centroids * size + centre, labels, inertia * size.square())
+    return Clusters(centroids * scale + centre, labels, inertia * scale.square())
 
 
 def _distances(x: Tensor, centroids: Tensor) -> Tensor:
-    """points (N, K), centroids (R, C, K) -> squared distances (R, C, N)."""
+    """Return squared distances (R, C, N) of points (N, K) and centroids (R, C, K)."""
     return (_relative_distances(x, centroids) + x.square().sum(-1)).clamp_min_(0)
 
 
 def _relative_distances(x: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distances less |x|², which is the same for all centroids: |c|² - 2 x.c, (R, C, N)."""
+    """Return |c|² - 2 x.c (R, C, N): squared distances less |x|², equal for all centroids."""
     flat = centroids.flatten(0, 1)  # (R*C, K)
     relative = torch.addmm(flat.square().sum(-1, keepdim=True), flat, x.T, alpha=-2)
     return relative.view(*centroids.shape[:2], -1)
 
 
 def _step(x: Tensor, w: Tensor, centroids: Tensor) -> Tensor:
-    """One assignment and update of all restarts."""
+    """Assign all points and update the centroids (R, C, K) of all restarts once."""
     distances = _relative_distances(x, centroids)  # (R, C, N)
-    # One-hot by comparison: several times as fast as an argmin. The first of equals is the owner.
+    # One-hot by comparison: several times faster than argmin. In a tie the first cluster wins.
     owner = distances == distances.amin(1, keepdim=True)
     for c in range(1, centroids.shape[1]):
         owner[:, c] &= ~owner[:, :c].any(1)
@@ -155,12 +176,15 @@ def _step(x: Tensor, w: Tensor, centroids: Tensor) -> Tensor:
 def _plus_plus(
     x: Tensor, w: Tensor, clusters: int, restarts: int, random: torch.Generator
 ) -> Tensor:
-    """k-means++: each next start is drawn in proportion to weight times squared distance."""
+    """Draw k-means++ starts (R, C, K).
+
+    Each next start is drawn with probability proportional to weight times squared distance.
+    """
     chance = w.expand(restarts, -1)  # (R, N)
     nearest = torch.full_like(chance, torch.inf)
     starts: list[Tensor] = []
     while True:
-        # Drawn in float64: a float32 cumulative sum over 10^5 bins would lose the quiet ones.
+        # float64: a float32 cumulative sum over 10^5 bins would lose the quiet bins.
         cumulative = chance.cumsum(-1, dtype=torch.float64)
         draw = torch.rand(restarts, 1, generator=random, dtype=torch.float64).to(x.device)
         chosen = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)
@@ -173,10 +197,10 @@ def _plus_plus(
         chance = torch.where(spread.sum(-1, keepdim=True) > 0, spread, w)
 
 
-# A centroid is pulled towards where it was by so much of an item's weight. Fixed points stay what
-# they are, and a cluster without bins stays where it was instead of dividing by nothing.
+# Weight of a centroid's previous position in its update, as a share of the item's weight. Fixed
+# points do not change, and a cluster without bins keeps its position instead of dividing by zero.
 INERTIA = 1e-6
-SAMPLE = 4096  # bins of an item that the hard start clusters: the steps after it see all of them
+SAMPLE = 4096  # bins of an item that `hard_start` clusters; the soft steps use all bins
 
 
 def soft_kmeans(
@@ -186,16 +210,28 @@ def soft_kmeans(
     alpha: float | Tensor,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """So many steps of soft k-means, with a gradient for points, centroids and alpha.
+    """Run a fixed number of steps of soft k-means, differentiable by points, centroids and alpha.
 
-    points: (B, N, K); centroids: (B, C, K), where they start; weights: (B, N), at least zero, no
-    gradient; alpha: how hard, above zero
-    returns centroids (B, C, K) and responsibilities (B, C, N), which add up to one over C, of all
-    points for these centroids: softmax over c of -alpha |v - mu_c|².
     Each step moves a centroid to its mean of the points, weighted by weight times responsibility.
-    Points without weight pull no centroid; where none has any, the centroids stay. In the limit of
-    a large alpha a step is one of Lloyd's (hard k-means). Time and memory grow with N*C*K.
-    Source: Isik et al. 2016, section 2.4. Raises ValueError for shapes that do not fit.
+    For large alpha a step approaches a step of Lloyd's algorithm (hard k-means). Points without
+    weight move no centroid; in an item without weight the centroids stay. Time and memory grow
+    with N*C*K.
+
+    Args:
+        points: (B, N, K).
+        centroids: (B, C, K), start positions.
+        weights: (B, N), at least zero; without gradient.
+        alpha: hardness, above zero.
+        steps: number of steps.
+
+    Returns:
+        Centroids (B, C, K), and the responsibilities (B, C, N) of all points for these centroids:
+        softmax over c of -alpha |v - mu_c|², summing to one over C.
+
+    Raises:
+        ValueError: the shapes do not agree.
+
+    Source: Isik et al. 2016, section 2.4.
     """
     if points.ndim != 3 or weights.shape != points.shape[:2]:
         raise ValueError(
@@ -229,28 +265,48 @@ def following_kmeans(
     steps: int,
     block: int,
 ) -> Tensor:
-    """Responsibilities (B, C, N) as a stream has them: each block's for the centroids before it.
+    """Compute responsibilities as in a stream, for each block from the centroids before it.
 
-    points: (B, N, K), in the order of time; weights: (B, N), at least zero; alpha, steps: as for
-    soft_kmeans; block: points. Centroids begin with hard k-means on the first block, whose own
-    they are, and move before each block from where they were, so that no cluster changes places.
-    With a gradient for points and alpha. Source: soft_kmeans, on what was heard so far.
+    Centroids start with hard k-means on the first block; the first block uses these centroids
+    itself. Before each block they move from their previous positions, so no two clusters swap
+    places. Differentiable by points and alpha.
+
+    Args:
+        points: (B, N, K), in order of time.
+        num_clusters: number of clusters C.
+        weights: (B, N), at least zero.
+        alpha: as for `soft_kmeans`.
+        steps: as for `soft_kmeans`, for each block.
+        block: number of points in a block.
+
+    Returns:
+        (B, C, N).
+
+    Source: `soft_kmeans`, on the points so far.
     """
     centroids = hard_start(points[:, :block], num_clusters, weights[:, :block])
     shares = []
     for first in range(0, points.shape[1], block):
-        heard, now = slice(0, max(first, block)), slice(first, first + block)
-        centroids, _ = soft_kmeans(points[:, heard], centroids, weights[:, heard], alpha, steps)
+        past, now = slice(0, max(first, block)), slice(first, first + block)
+        centroids, _ = soft_kmeans(points[:, past], centroids, weights[:, past], alpha, steps)
         _, share = soft_kmeans(points[:, now], centroids, weights[:, now], alpha, 0)
         shares.append(share)
     return torch.cat(shares, -1)
 
 
 def hard_start(points: Tensor, num_clusters: int, weights: Tensor) -> Tensor:
-    """Centroids (B, C, K) by hard k-means on a sample, without a gradient.
+    """Compute start centroids by hard k-means on a sample, without gradient.
 
-    points: (B, N, K); weights: (B, N). Points with weight are sampled before those without. An
-    item's result depends on the item alone.
+    Points with weight are sampled before those without. The result for an item depends only on this
+    item.
+
+    Args:
+        points: (B, N, K).
+        num_clusters: number of clusters C.
+        weights: (B, N), at least zero.
+
+    Returns:
+        (B, C, K).
     """
     with torch.no_grad():
         random = torch.Generator().manual_seed(0)
@@ -261,10 +317,10 @@ def hard_start(points: Tensor, num_clusters: int, weights: Tensor) -> Tensor:
 
 
 def _responsibilities(points: Tensor, centroids: Tensor, alpha: float | Tensor) -> Tensor:
-    """(B, N, K), (B, C, K) -> softmax over c of -alpha |v - mu_c|², (B, C, N).
+    """Return the softmax over c of -alpha |v - mu_c|²: (B, N, K), (B, C, K) -> (B, C, N).
 
-    Distances are taken relative to that to the centroids' middle, |v - m|² - |v - mu|² =
-    2 v.(mu - m) - (mu - m).(mu + m): no squares of what all have in common are rounded off.
+    Distances are relative to the distance to the mean m of the centroids: |v - m|² - |v - mu|² =
+    2 v.(mu - m) - (mu - m).(mu + m). So large squares common to all centroids cost no precision.
     """
     middle = centroids.mean(1, keepdim=True).detach()  # (B, 1, K)
     apart = centroids - middle

@@ -1,11 +1,13 @@
-"""k-means on embeddings that come frame by frame: centroids that follow, and never change places.
+"""Online k-means on embeddings that arrive frame by frame.
 
-Nothing is known at first. When enough has been heard, k-means on it gives the first centroids, as
-many as are really apart: two halves of one voice are not two sources. What is missing is looked
-for in what was heard lately until all are found, so that a source that enters late gets a
-centroid of its own; those that are known keep their places. Whose a point is that was heard lately
-is asked again at every step, as the centroids become better known; then it is settled, in means
-that forget, but only as more of the same is heard: a source that is silent keeps its centroid.
+Centroids follow the points and never swap places. The state starts empty. After 0.2 s with
+weight, k-means gives the first centroids: at most one per source, and only as many as lie far
+enough apart, since two halves of one voice are not two sources. Missing sources are searched in
+the points of the last 4 s until all are found. So a source that enters late gets its own
+centroid, and the known centroids keep their places.
+
+Points of the last 4 s are reassigned at every step. Older points are folded into one running
+mean per source, which decays only while that source is active.
 """
 
 from __future__ import annotations
@@ -19,33 +21,42 @@ from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
 
-START = 0.2  # s with anything to hear in them before the first clustering
-AGAIN = 0.2  # s, likewise, between attempts to find who is missing
-RECENT = 4.0  # s, likewise, in which they are looked for, and nothing is settled
-POINTS = 4096  # that stand for these seconds: enough, and quick enough to go through them often
+START = 0.2  # s of frames with weight before the first clustering
+AGAIN = 0.2  # s of frames with weight between searches for missing sources
+RECENT = 4.0  # s of frames with weight that are searched and not settled yet
+POINTS = 4096  # upper limit of the points for these seconds: enough, and quick to revisit
 BLOCK = 0.2  # s between steps of the centroids
-ROUNDS = 3  # of k-means, in each step
-MEMORY = 5.0  # s of a source after which what is settled has forgotten all but 1/e
-APART = 0.9  # cosine between centroids that are of two sources, at most: 0.7 loses 2.5 dB on valid2
+ROUNDS = 3  # k-means rounds in each step
+MEMORY = 5.0  # s of activity of a source after which its settled mean has decayed to 1/e
+APART = 0.9  # largest cosine of the centroids of two sources; 0.7 loses 2.5 dB on valid2
 
 
 @dataclass(frozen=True)
 class OnlineClusters:
-    """All that `follow` has to know of what it heard before."""
+    """State of `follow` between calls."""
 
-    centroids: Tensor  # (C, K), zero rows for sources that are not found yet
-    settled: Tensor  # (C, K) means of the points that are settled,
-    masses: Tensor  # (C,) and the weight behind them
-    found: int  # how many of the sources are found
-    points: Tensor  # (l, F, K) of the block that is not complete
-    weights: Tensor  # (l, F) of the same
-    recent: tuple[tuple[Tensor, Tensor, float], ...]  # blocks: points, weights, seconds heard
-    heard: float  # s since the last attempt to find sources
-    most: float  # the mass at which what is settled begins to forget
+    centroids: Tensor  # (C, K), zero rows for sources not found yet
+    settled: Tensor  # (C, K), means of the settled points
+    masses: Tensor  # (C,), weights of the settled means
+    found: int  # number of sources found so far
+    points: Tensor  # (l, F, K), frames of the incomplete block
+    weights: Tensor  # (l, F), weights of the incomplete block
+    recent: tuple[tuple[Tensor, Tensor, float], ...]  # blocks: points, weights, seconds with weight
+    unsearched: float  # s of frames with weight since the last search
+    mass_limit: float  # weight at which a settled mean begins to decay
 
 
 def start(num_sources: int, bins: int, embedding: int) -> OnlineClusters:
-    """The state before anything was heard, for `bins` F and embeddings of K dimensions."""
+    """Return the initial state.
+
+    Args:
+        num_sources: number of sources C.
+        bins: number of STFT bins F.
+        embedding: dimension K of the embeddings.
+
+    Returns:
+        OnlineClusters without any points.
+    """
     return OnlineClusters(
         centroids=torch.zeros(num_sources, embedding),
         settled=torch.zeros(num_sources, embedding),
@@ -54,21 +65,30 @@ def start(num_sources: int, bins: int, embedding: int) -> OnlineClusters:
         points=torch.zeros(0, bins, embedding),
         weights=torch.zeros(0, bins),
         recent=(),
-        heard=AGAIN - START,
-        most=0.0,
+        unsearched=AGAIN - START,
+        mass_limit=0.0,
     )
 
 
 def follow(
     points: Tensor, weights: Tensor, state: OnlineClusters, hop: float
 ) -> tuple[Tensor, OnlineClusters]:
-    """The centroids that hold in each of the next frames, from what came before them.
+    """Compute the centroids for each of the next frames from the frames before it.
 
-    points (L, F, K); weights (L, F), at least zero; hop: seconds from frame to frame. Returns
-    (L, C, K) and the state after the last frame. Frames in pieces give the same as all at once.
-    Centroids change at whole multiples of BLOCK seconds; frames in which nothing weighs anything
-    change nothing. Rows of zeros are sources that are not found yet.
-    Source: MacQueen 1967 (means that follow), with k-means on what is not settled.
+    Frames in pieces give the same result as all at once. Centroids change at whole multiples of
+    BLOCK seconds. Frames without weight change nothing.
+
+    Args:
+        points: (L, F, K).
+        weights: (L, F), at least zero.
+        state: the result of `start` or of the previous call.
+        hop: seconds between frames.
+
+    Returns:
+        Centroids (L, C, K), with rows of zeros for sources not found yet, and the state after the
+        last frame.
+
+    Source: MacQueen 1967 (running means), with k-means on the points that are not settled.
     """
     block = max(1, round(BLOCK / hop))
     before = len(state.points)
@@ -78,7 +98,7 @@ def follow(
     centroids = [state.centroids]
     for first in range(0, complete, block):
         part = slice(first, first + block)
-        state = _learn(points[part], weights[part], state, hop)
+        state = _advance(points[part], weights[part], state, hop)
         centroids.append(state.centroids)
     in_force = torch.stack(centroids).repeat_interleave(block, dim=0)[before : len(points)]
     return in_force, replace(
@@ -86,23 +106,23 @@ def follow(
     )
 
 
-def _learn(points: Tensor, weights: Tensor, state: OnlineClusters, hop: float) -> OnlineClusters:
-    """The state after one block (M, F, K) with weights (M, F)."""
+def _advance(points: Tensor, weights: Tensor, state: OnlineClusters, hop: float) -> OnlineClusters:
+    """Return the state after one block (M, F, K) with weights (M, F)."""
     audible = weights > 0
     seconds = hop * int(audible.any(-1).sum())
     if not seconds:
         return state
     recent = (*state.recent, (points[audible], weights[audible], seconds))
-    state = replace(state, recent=recent, heard=state.heard + seconds)
-    if state.found < len(state.centroids) and state.heard >= AGAIN - hop / 2:
-        state = _search(replace(state, heard=0.0))
+    state = replace(state, recent=recent, unsearched=state.unsearched + seconds)
+    if state.found < len(state.centroids) and state.unsearched >= AGAIN - hop / 2:
+        state = _search(replace(state, unsearched=0.0))
     while sum(s for _, _, s in state.recent[1:]) >= RECENT:
         state = _settle(state)
     return _refine(state) if state.found else state
 
 
-def _lately(state: OnlineClusters) -> tuple[Tensor, Tensor]:
-    """What was heard lately, (n, K) and its weights (n,): of many points one for some."""
+def _recent_points(state: OnlineClusters) -> tuple[Tensor, Tensor]:
+    """Return the recent points (n, K) and weights (n,), thinned to at most POINTS."""
     x = torch.cat([points for points, _, _ in state.recent])
     w = torch.cat([weights for _, weights, _ in state.recent])
     thin = -(-len(x) // POINTS)
@@ -110,32 +130,33 @@ def _lately(state: OnlineClusters) -> tuple[Tensor, Tensor]:
 
 
 def _search(state: OnlineClusters) -> OnlineClusters:
-    """Look for the sources that are missing in what was heard lately."""
-    x, w = _lately(state)
+    """Search the recent points for the missing sources."""
+    x, w = _recent_points(state)
     wanted = len(state.centroids)
     for count in range(wanted, state.found, -1):
         centroids = kmeans(x, count, w).centroids
         directions = functional.normalize(centroids, dim=-1)
-        cosines = directions @ directions.mT - 2 * torch.eye(count)  # the diagonal out of the way
+        cosines = directions @ directions.mT - 2 * torch.eye(count)  # diagonal made negative
         if count == 1 or cosines.max() <= APART:
             break
     else:
         return state
     known = functional.normalize(state.centroids[: state.found], dim=-1)
     _, order = linear_sum_assignment((known @ directions.mT).numpy(), maximize=True)
-    # those that are known keep their places, and the heaviest of the new ones comes next
+    # Known sources keep their places, and the heaviest new source comes next.
     places = [*order.tolist(), *(i for i in range(count) if i not in order)]
     return replace(
         state,
         centroids=functional.pad(centroids[places], (0, 0, 0, wanted - count)),
         found=count,
-        most=state.most or MEMORY * float(w.sum()) / sum(s for _, _, s in state.recent) / wanted,
+        mass_limit=state.mass_limit
+        or MEMORY * float(w.sum()) / sum(s for _, _, s in state.recent) / wanted,
     )
 
 
 def _shares(x: Tensor, w: Tensor, state: OnlineClusters) -> Tensor:
-    """The weights (n,) of points (n, K) for the source that each is nearest to, else 0, (C, n)."""
-    # The zero rows of those that are missing take what is like none of the found.
+    """Return the weight of each point (n, K) at its nearest source, else zero: (C, n)."""
+    # Zero rows of missing sources attract the points unlike every source found so far.
     directions = functional.normalize(state.centroids, dim=-1)
     nearest = (directions @ x.mT).argmax(0)
     shares = functional.one_hot(nearest, len(directions)).mT * w
@@ -144,26 +165,26 @@ def _shares(x: Tensor, w: Tensor, state: OnlineClusters) -> Tensor:
 
 
 def _settle(state: OnlineClusters) -> OnlineClusters:
-    """The oldest of what was heard lately becomes part of what is settled."""
+    """Fold the oldest recent block into the settled means."""
     (x, w, _), *recent = state.recent
     settled, masses = _mean(x, _shares(x, w, state), state)
     return replace(
-        state, recent=tuple(recent), settled=settled, masses=masses.clamp(max=state.most)
+        state, recent=tuple(recent), settled=settled, masses=masses.clamp(max=state.mass_limit)
     )
 
 
 def _refine(state: OnlineClusters) -> OnlineClusters:
-    """Centroids of what is settled and what was heard lately."""
-    x, w = _lately(state)
+    """Recompute the centroids from the settled means and the recent points."""
+    x, w = _recent_points(state)
     for _ in range(ROUNDS):
         means, masses = _mean(x, _shares(x, w, state), state)
-        means = torch.where(masses[:, None] > 0, means, state.centroids)  # none is lost
+        means = torch.where(masses[:, None] > 0, means, state.centroids)  # no centroid is lost
         state = replace(state, centroids=means)
     return state
 
 
 def _mean(x: Tensor, shares: Tensor, state: OnlineClusters) -> tuple[Tensor, Tensor]:
-    """Means (C, K) of what is settled and of shares (C, n) in points (n, K), and their masses."""
+    """Return means (C, K) and masses (C,) of settled points and shares (C, n) of points (n, K)."""
     masses = state.masses + shares.sum(-1)  # (C,)
     sums = state.settled * state.masses[:, None] + shares @ x
     return sums / masses[:, None].clamp_min(torch.finfo(masses.dtype).tiny), masses

@@ -1,4 +1,7 @@
-"""Centroids from stretches in which one source is alone: what long recordings have many of."""
+"""Centroids from stretches of time in which a single source is active.
+
+Long recordings have many of these.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
 
-KEPT = 0.5  # of the stretches, those whose points lie closest together
-FAINTEST = 0.1  # weight of a stretch, of the median, that it takes to count
-# Stretches for each cluster: in less time talkers hardly take turns, and all points decide.
+KEPT = 0.5  # share of the stretches that is clustered: the ones with the smallest spread
+FAINTEST = 0.1  # least weight of a stretch that counts, relative to the median stretch
+# Least number of clustered stretches per cluster: in less time talkers hardly take turns.
+# With fewer stretches, all points are clustered.
 ENOUGH = 20
-LOOSEST = 1.4  # inertia, of that of k-means on all points, beyond which these decide
-JUDGES = 4  # one point of so many judges of that, which saves most of the time of this
+LOOSEST = 1.4  # largest inertia that is accepted, relative to k-means on all points
+JUDGES = 4  # stride: every 4th point enters that comparison, which saves most of its time
 
 
 def solo_centroids(
@@ -22,15 +26,24 @@ def solo_centroids(
     num_clusters: int,
     whitening: Tensor | None = None,
 ) -> Tensor:
-    """Centroids (C, K) by k-means on the means of the stretches in which one source is alone.
+    """Compute centroids by k-means on the means of the stretches in which one source is active.
 
-    points: (N, K); weights: (N,), at least zero; stretches: (N,), which short stretch of time each
-    is from, any whole numbers; whitening: (K, K), see `whiten`, for the means. Of one source alone
-    the points lie close together: the half of the stretches that do so most is clustered, each
-    counting once. k-means on all points is drawn towards what lies between the sources wherever
-    they overlap, and by the loudest talker.
-    Where the points say clearly that this is wrong, as with a source that is never alone, and with
-    too few stretches, it is k-means on all points nevertheless.
+    The points of a single source lie close together. So the half of the stretches with the
+    smallest spread is clustered, with equal weights. k-means on all points would be drawn towards
+    points between the sources wherever sources overlap, and by the loudest talker.
+
+    Falls back to k-means on all points in two cases: there are too few stretches, or the centroids
+    clearly do not fit the points, for instance because one source is never alone.
+
+    Args:
+        points: (N, K).
+        weights: (N,), at least zero.
+        stretches: (N,), number of the short stretch of time of each point; any integers.
+        num_clusters: number of centroids C.
+        whitening: (K, K) for the means, see `whiten`; None for no whitening.
+
+    Returns:
+        (C, K).
     """
     numbers, index = torch.unique(stretches, return_inverse=True)
     weights = weights.to(points.dtype)
@@ -38,31 +51,39 @@ def solo_centroids(
     sums = points.new_zeros(len(numbers), points.shape[1])
     sums.index_add_(0, index, weights.unsqueeze(-1) * points)
     squares = points.new_zeros(len(numbers)).index_add_(0, index, weights * points.square().sum(-1))
-    heard = mass > 0
-    if heard.any():
-        heard &= mass >= FAINTEST * mass[heard].median()
-    means = sums[heard] / mass[heard].unsqueeze(-1)
-    spread = squares[heard] / mass[heard] - means.square().sum(-1)
+    counted = mass > 0
+    if counted.any():
+        counted &= mass >= FAINTEST * mass[counted].median()
+    means = sums[counted] / mass[counted].unsqueeze(-1)
+    spread = squares[counted] / mass[counted] - means.square().sum(-1)
     if len(means) * KEPT < ENOUGH * num_clusters:
         return kmeans(points, num_clusters, weights).centroids
-    close = spread <= spread.quantile(KEPT)
-    alone = means[close]
-    told = alone if whitening is None else alone @ whitening
-    clusters = kmeans(told, num_clusters, restarts=16).labels
-    centroids = torch.stack([alone[clusters == number].mean(0) for number in range(num_clusters)])
-    some, their_weights = points[::JUDGES], weights[::JUDGES]
-    inertia = their_weights @ torch.cdist(some, centroids).amin(-1).square()
-    if inertia <= LOOSEST * kmeans(some, num_clusters, their_weights).inertia:
+    compact = spread <= spread.quantile(KEPT)
+    solo = means[compact]
+    whitened = solo if whitening is None else solo @ whitening
+    clusters = kmeans(whitened, num_clusters, restarts=16).labels
+    centroids = torch.stack([solo[clusters == number].mean(0) for number in range(num_clusters)])
+    sample, sample_weights = points[::JUDGES], weights[::JUDGES]
+    inertia = sample_weights @ torch.cdist(sample, centroids).amin(-1).square()
+    if inertia <= LOOSEST * kmeans(sample, num_clusters, sample_weights).inertia:
         return centroids
     return kmeans(points, num_clusters, weights).centroids
 
 
 def whiten(scatter: Tensor, floor: float = 0.3) -> Tensor:
-    """scatter (K, K) of the means of stretches around their source's -> its inverse root (K, K).
+    """Compute the inverse square root of the scatter of stretch means around their source's mean.
 
-    How a voice drifts in a conversation, learned on others, is the same for all talkers: what
-    differs along those directions says little about who it is. floor: variance that is added, as
-    a share of the mean one, for means that are of few points.
+    The drift of a voice in a conversation, learned on other talkers, is the same for all talkers.
+    Differences along those directions say little about the talker.
+
+    Args:
+        scatter: (K, K).
+        floor: variance added to every direction, as a share of the mean variance. It allows for
+            means of few points.
+
+    Returns:
+        (K, K).
+
     Source: within-class covariance normalisation, Hatch, Kajarekar and Stolcke 2006.
     """
     values, vectors = torch.linalg.eigh(scatter)

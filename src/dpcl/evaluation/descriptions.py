@@ -62,7 +62,8 @@ class Experiment(Settings):
     name: str
     title: str
     about: str  # what it shows, for the head of the report; Markdown
-    lists: tuple[str, ...] = Field(min_length=1)
+    lists: tuple[str, ...] = ()
+    conditions: str | None = None  # file of conditions in the folder of lists, instead of lists
     by: Literal["gender", "level"] = "gender"
     systems: tuple[System, ...] = Field(min_length=1)
 
@@ -71,6 +72,8 @@ class Experiment(Settings):
         names = [system.name for system in self.systems]
         if len(set(names)) < len(names):
             raise ValueError("two systems share a name")
+        if bool(self.lists) == (self.conditions is not None):
+            raise ValueError("there are no lists, or lists and conditions; give one of them")
         return self
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cache import ScoreStore, Work, score_all, spread, unknown_rows
+from dpcl.evaluation.conditions import conditions_markdown, conditions_report, score_conditions
 from dpcl.evaluation.descriptions import Experiment, System, find_list
 from dpcl.evaluation.evaluate import write_files, write_results
 from dpcl.evaluation.examples import render_estimate, render_reference
@@ -23,6 +24,7 @@ from dpcl.evaluation.report import (
 )
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
 from dpcl.io import Report, no_report, refuse_existing
+from dpcl.mixtures.condition_lists import derive_lists, read_conditions
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import MixtureRow, check_files
 from dpcl.separators.registry import find_method
@@ -71,6 +73,8 @@ def run_experiment(
     Raises InputError for a report that exists (unless `force`), files that are missing, a corpus
     with too few talkers, and what cannot be scored; what was scored before that is kept.
     """
+    if experiment.conditions is not None:
+        return _run_conditions(experiment, places, named, limit, metrics, workers, force, report)
     for name in ("report.md", "report.csv", "report.html"):
         refuse_existing(places.out / name, force)
     need_package("show", "the report has pictures, which need", "matplotlib")
@@ -131,6 +135,39 @@ def run_experiment(
         "\n".join(f"**{table.list}**\n\n{table_markdown(table)}" for table in tables),
         tuple(dict.fromkeys(note for of in notes.values() for note in of)),
     )
+
+
+def _run_conditions(
+    experiment: Experiment,
+    places: Places,
+    named: dict[str, str | None],
+    limit: int | None,
+    metrics: tuple[str, ...],
+    workers: int,
+    force: bool,
+    report: Report,
+) -> Done:
+    """Score all systems that have weights under all conditions (dpcl.evaluation.conditions)."""
+    if metrics:
+        raise InputError(
+            f"--metrics: experiment {experiment.name} has SI-SDR only; leave the option out"
+        )
+    for name in ("report.md", "report.csv"):
+        refuse_existing(places.out / name, force)
+    settings = read_conditions(places.lists / f"{experiment.conditions}.yaml")
+    lists = derive_lists(settings, places.lists, limit)
+    for rows in lists.values():
+        check_files(rows, places.corpus)
+    there = {name: separator for name, separator in named.items() if separator is not None}
+    results = score_conditions(
+        there, settings, lists, places.corpus, places.cache, workers or _cores(), report
+    )
+    files = conditions_report(experiment, results)
+    write_files(places.out, files)
+    missing = [name for name, separator in named.items() if separator is None]
+    notes = tuple(f"{name} is not trained; add --train" for name in missing)
+    outputs = tuple(places.out / name for name in files)
+    return Done(outputs, conditions_markdown(experiment, results), notes)
 
 
 def _cores() -> int:

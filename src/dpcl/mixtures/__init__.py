@@ -1,1 +1,1 @@
-"""Corpora, mixture lists, the training stream and ideal labels; knows nothing of networks."""
+"""Corpora, mixture lists, mixing and the training stream; independent of networks."""

@@ -1,4 +1,4 @@
-"""Who speaks when: talkers who come and go, as in a conversation."""
+"""Talker activity: talkers that are silent in parts of a mixture, as in a conversation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SHORTEST = 0.25  # of a window: what a talker says at least when he begins late or stops early
-FADE = 0.02  # of a window: without it a cut would click, and say by itself whose bins these are
+SHORTEST = 0.25  # share of a window, least activity of a talker that starts late or stops early
+FADE = 0.02  # share of a window; without fades the clicks of cuts would identify the talker
 
 
 def gate_sources(
@@ -20,24 +20,34 @@ def gate_sources(
 ) -> NDArray[np.float32]:
     """Silence talkers in parts of a mixture, window by window.
 
-    sources (C, T), `windows` equal windows one after another -> (C, T). In each window k talkers,
-    drawn at random, speak with probability `active[k - 1]`; one of them speaks only from, until,
-    or between random moments with probability `turns`.
+    In each window k talkers, drawn at random, are active with probability `active[k - 1]`. With
+    probability `turns` an active talker is active in a part of the window only: from a random
+    moment, until one, or between two.
+
+    Args:
+        sources: (C, T).
+        rng: random numbers.
+        windows: number of consecutive windows of equal length.
+        active: relative frequency of 1, 2, … active talkers in a window.
+        turns: probability in [0, 1].
+
+    Returns:
+        (C, T).
     """
     windowed = sources.reshape(len(sources), windows, -1)  # (C, W, T / W)
-    heard = np.zeros_like(windowed)
+    gated = np.zeros_like(windowed)
     for window in range(windows):
         count = 1 + int(rng.choice(len(active), p=np.asarray(active) / np.sum(active)))
         for talker in rng.permutation(len(sources))[:count]:
             part = _part(rng, windowed.shape[-1]) if rng.random() < turns else 1.0
-            heard[talker, window] = windowed[talker, window] * part
-    return heard.reshape(sources.shape)
+            gated[talker, window] = windowed[talker, window] * part
+    return gated.reshape(sources.shape)
 
 
 def _part(rng: np.random.Generator, samples: int) -> NDArray[np.float32]:
-    """A gate (samples,): one over at least SHORTEST of the window, zero elsewhere."""
+    """Draw a gate (samples,): one over at least SHORTEST of the window, zero elsewhere."""
     first, last = np.sort(rng.uniform(0.0, 1.0, 2))
-    side = rng.integers(3)  # speaks from a moment on, until one, or between two
+    side = rng.integers(3)  # active from a moment, until one, or between two
     first = 0.0 if side == 1 else min(first, 1 - SHORTEST)
     last = 1.0 if side == 0 else max(last, first + SHORTEST)
     time = np.linspace(0.0, 1.0, samples, dtype=np.float32)

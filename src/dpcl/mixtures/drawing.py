@@ -1,4 +1,4 @@
-"""Drawing a mixture list: speakers evenly used, pairing conditions evenly filled."""
+"""Drawing of mixture lists with evenly used speakers and evenly filled pairing conditions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpcl.mixtures.kinds import Kind, Kinds
 from dpcl.mixtures.mixing import draw_gains_db
 from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 
-ROUNDING = 0.01  # s by which an index may overstate the length of a recording
+ROUNDING = 0.01  # s, largest overstatement of a recording's length in an index
 
 Speaker = tuple[str, str]  # corpus and speaker
 Item = TypeVar("Item", Speaker, Utterance)
@@ -36,24 +36,41 @@ def draw_list(
 ) -> list[MixtureRow]:
     """Draw `count` mixtures, the same ones for the same corpus and seed.
 
-    Half of them lie within one corpus, each corpus in turn, and half across corpora, where there
-    are several. The speakers of a corpus are used equally often, give or take one where texts
-    clash, and so are the recordings of a speaker. Lengths are uniform within `seconds`, to 1 ms;
-    gains are those of draw_gains_db, to 0.01 dB. Recordings shorter than the mixture are joined,
-    and repeated where the speaker has no more. No two talkers of a mixture share a text. With
-    `same_speaker` all of them are one speaker, each with recordings of his own. With `kinds` the
-    mixtures are of those of `num_sources`, in their shares, their sources in the order of the
-    groups.
-    Raises InputError if there are too few speakers, or too few different texts.
+    If there are several corpora, half of the mixtures lie within one corpus, each corpus in turn,
+    and half across corpora. The speakers of a corpus are used equally often, give or take one if
+    texts clash, and so are the recordings of a speaker. Recordings shorter than the mixture are
+    joined, and repeated if the speaker has no more. No two talkers of a mixture share a text.
+
+    Args:
+        corpus: the recordings.
+        name: name of the list, the beginning of its mixtures' identifiers.
+        seed: seed of the random numbers.
+        count: number of mixtures.
+        num_sources: number of sources in each mixture.
+        seconds: range of the lengths, drawn uniformly, to 1 ms.
+        relative_level_db: range of the gains in dB, see `draw_gains_db`; rounded to 0.01 dB.
+        same_speaker: mix one speaker with themselves, each source from other recordings.
+        kinds: draw only mixtures of these kinds with `num_sources` sources, in their shares. The
+            sources have the order of the groups.
+
+    Returns:
+        One row per mixture.
+
+    Raises:
+        InputError: there are too few speakers or too few different texts, or an argument is wrong.
     """
     if not 0 < seconds[0] <= seconds[1] < math.inf:
-        raise InputError(f"Mixtures cannot last {seconds[0]} to {seconds[1]} s: give two lengths.")
+        raise InputError(
+            f"mixtures cannot last {seconds[0]} to {seconds[1]} s; give a positive range"
+        )
     if not 0 <= relative_level_db < math.inf:
-        raise InputError(f"Relative levels of up to {relative_level_db} dB: give a finite number.")
+        raise InputError(
+            f"relative levels of up to {relative_level_db} dB are impossible; give a finite number"
+        )
     if not name or name != Path(name).name:
-        raise InputError(f"{name!r} cannot name a list: its mixtures become files of that name.")
+        raise InputError(f"{name!r} cannot name a list; give a name that a file can have")
     if kinds and same_speaker:
-        raise InputError("Kinds say themselves who is mixed with himself: leave out same_speaker.")
+        raise InputError("kinds define which sources share a class; omit same_speaker")
     num_talkers = 1 if same_speaker else num_sources
     rng = np.random.default_rng(seed)
     draw = _Draw(corpus, rng, num_sources if same_speaker else 1)
@@ -97,24 +114,24 @@ def draw_list(
 
 @dataclass(frozen=True)
 class _Segment:
-    """What one source is cut from."""
+    """Segment of one source: recordings to join, and a cut."""
 
-    recordings: list[Utterance]  # joined in this order
-    start: float  # s
-    pause: float = 0.0  # s behind each recording
+    recordings: list[Utterance]  # recordings in the order of joining
+    start: float  # s, beginning of the cut
+    pause: float = 0.0  # s of silence after each recording
     group: str = ""
 
 
 class _Draw:
-    """How often each speaker and recording was used so far."""
+    """Speakers and recordings with the number of their uses so far."""
 
     def __init__(self, corpus: Corpus, rng: np.random.Generator, voices: int = 1) -> None:
-        self.rng, self.voices = rng, voices  # of one speaker in a mixture
+        self.rng, self.voices = rng, voices  # voices: number of sources of one speaker in a mixture
         self.recordings: dict[Speaker, list[Utterance]] = {}
         for u in sorted(corpus.utterances, key=lambda u: u.path):
             if u.seconds > ROUNDING:
                 self.recordings.setdefault((u.corpus, u.speaker), []).append(u)
-        if voices > 1:  # who has too little to say cannot talk with himself
+        if voices > 1:  # each voice of a speaker needs a text of its own
             self.recordings = {
                 speaker: recordings
                 for speaker, recordings in self.recordings.items()
@@ -122,15 +139,15 @@ class _Draw:
             }
         self.uses: Counter[Speaker | Utterance] = Counter()
         self.groups: dict[str, list[Speaker]] = {}
-        self.pause = 0.0  # s at most, behind a recording
+        self.pause = 0.0  # s, longest silence after a recording
 
     def plan(self, count: int, num_sources: int) -> list[tuple[str, ...]]:
-        """The corpora of the talkers of each mixture, in random order."""
+        """Return the corpora of the talkers of each mixture, in random order."""
         available = Counter(corpus for corpus, _ in self.recordings)
         if self.voices > 1 and not available:
             raise InputError(
-                f"No speaker of the corpus has {self.voices} recordings of different texts to be"
-                " mixed with one another: add recordings."
+                f"no speaker of the corpus has {self.voices} recordings of different texts to be"
+                " mixed with one another; add recordings"
             )
         patterns = [
             pattern
@@ -139,8 +156,8 @@ class _Draw:
         ]
         if not patterns:
             raise InputError(
-                f"The corpus has {len(self.recordings)} speakers, too few for mixtures of"
-                f" {num_sources}: add speakers or mix fewer."
+                f"the corpus has {len(self.recordings)} speakers, too few for mixtures of"
+                f" {num_sources}; add speakers or mix fewer"
             )
         within = [pattern for pattern in patterns if len(set(pattern)) == 1]
         across = [pattern for pattern in patterns if len(set(pattern)) > 1]
@@ -150,7 +167,7 @@ class _Draw:
         return [planned[i] for i in self.rng.permutation(count)]
 
     def talkers(self, corpora: tuple[str, ...], seconds: float) -> list[_Segment]:
-        """What each talker says, in random order."""
+        """Draw a segment for each talker, in random order."""
         chosen: list[Speaker] = []
         texts: set[str] = set()
         talkers = []
@@ -159,8 +176,8 @@ class _Draw:
             speaker, fresh = self._with_fresh_texts(free, texts)
             if not fresh:
                 raise InputError(
-                    f"No {len(corpora)} speakers of the corpus {corpus} have different texts: check"
-                    " its text column, or give the files of different sentences different names."
+                    f"no {len(corpora)} speakers of the corpus {corpus} have different texts; check"
+                    " its text column, or give the files of different sentences different names"
                 )
             chosen.append(speaker)
             talkers += [
@@ -170,7 +187,7 @@ class _Draw:
         return [talkers[k] for k in self.rng.permutation(len(talkers))]
 
     def plan_kinds(self, count: int, kinds: Kinds) -> list[Kind]:
-        """The kind of each mixture, in random order; none is off its share by one mixture."""
+        """Return the kind of each mixture, in random order; shares are exact to one mixture."""
         speakers = list(self.recordings)
         self.groups = {
             group: [s for s, member in zip(speakers, members, strict=True) if member]
@@ -183,19 +200,19 @@ class _Draw:
         return [planned[i] for i in self.rng.permutation(count)]
 
     def of_kind(self, kind: Kind, seconds: float) -> list[_Segment]:
-        """What is heard of each source of a kind of mixture."""
+        """Draw a segment for each source of a kind of mixture."""
         texts: set[str] = set()
         if kind.same:
             for speaker in self._least_used(self.groups[kind.of[0]]):
                 shares = self._shares(self.recordings[speaker], len(kind.of))
-                if all(shares):  # of several texts at least
+                if all(shares):  # every share has a text of its own
                     return [
                         self._segment(speaker, share, seconds, texts, kind.of[0])
                         for share in shares
                     ]
             raise InputError(
-                f"No class of the group {kind.of[0]} has {len(kind.of)} different recordings for"
-                f" mixtures {kind.name}: leave them out, or add recordings."
+                f"no class of the group {kind.of[0]} has {len(kind.of)} different recordings for"
+                f" mixtures {kind.name}; omit them, or add recordings"
             )
         chosen: list[Speaker] = []
         segments = []
@@ -204,8 +221,8 @@ class _Draw:
             speaker, fresh = self._with_fresh_texts(free, texts)
             if not fresh:
                 raise InputError(
-                    f"The group {group} has too few speakers or classes with different texts for"
-                    f" mixtures {kind.name}: add some to it."
+                    f"the group {group} has too few speakers or classes with different texts for"
+                    f" mixtures {kind.name}; add some to it"
                 )
             chosen.append(speaker)
             segments.append(self._segment(speaker, fresh, seconds, texts, group))
@@ -214,14 +231,14 @@ class _Draw:
     def _with_fresh_texts(
         self, speakers: list[Speaker], texts: set[str]
     ) -> tuple[Speaker, list[Utterance]]:
-        """The least used speaker who has recordings of other texts, and these; none if no one."""
+        """Return the least used speaker with recordings of other texts, and these; else nothing."""
         for speaker in self._least_used(speakers):
             if fresh := [u for u in self.recordings[speaker] if u.text not in texts]:
                 return speaker, fresh
         return ("", ""), []
 
     def _shares(self, fresh: list[Utterance], voices: int) -> list[list[Utterance]]:
-        """The recordings for each voice of a speaker: the least used ones dealt out by text."""
+        """Deal out the recordings to the voices of a speaker by text, the least used first."""
         if voices == 1:
             return [fresh]
         by_text: dict[str, list[Utterance]] = {}
@@ -238,30 +255,34 @@ class _Draw:
         texts: set[str],
         group: str = "",
     ) -> _Segment:
-        """A segment of these recordings; their texts and uses are noted."""
+        """Cut a segment from these recordings, and record their texts and uses."""
         pause = round(float(self.rng.uniform(0.0, self.pause)), 3) if self.pause else 0.0
         joined: list[Utterance] = []
         total = 0.0
-        for u in cycle(self._least_used(fresh)):  # again from the first where there are no more
+        for u in cycle(self._least_used(fresh)):  # repeated if there are no more
             joined.append(u)
             total += u.seconds - ROUNDING + pause
             if total >= seconds:
                 break
         start = float(self.rng.uniform(0.0, total - seconds))
-        while start >= joined[0].seconds + pause:  # the cut begins behind it
+        while start >= joined[0].seconds + pause:  # the cut begins after this recording
             start -= joined.pop(0).seconds + pause
         texts.update(u.text for u in joined)
         self.uses.update([speaker, *set(joined)])
         return _Segment(joined, int(start * 1000) / 1000, pause, group)
 
     def _least_used(self, items: list[Item]) -> list[Item]:
-        """Those used least first, in random order among equals."""
+        """Sort the items by use, the least used first, in random order among equals."""
         shuffled = [items[i] for i in self.rng.permutation(len(items))]
         return sorted(shuffled, key=lambda item: self.uses[item])
 
 
 def _name(u: Utterance, root: Path) -> str:
+    """Return the name of an utterance in a list; raise InputError if it has none."""
     path = u.path
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts or "|" in path.name:
-        raise InputError(f"{path} cannot stand in a list: it lies outside {root} or has a | in it.")
+        raise InputError(
+            f"{path} cannot stand in a list: it lies outside {root} or has a | in it;"
+            " move or rename it"
+        )
     return u.part.name(root)

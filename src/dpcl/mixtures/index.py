@@ -21,7 +21,7 @@ from dpcl.mixtures.corpus import COLUMNS, is_audio, measure_seconds
 from dpcl.mixtures.parts import Part
 
 SPLITS = ("train", "valid", "test")
-VALID_FROM, TEST_FROM = 0.8, 0.9  # shares of the hash: train below, then valid, then test
+VALID_FROM, TEST_FROM = 0.8, 0.9  # hashes in [0, 1) at which valid and test begin; train below
 # Suffixes of recordings that cannot be read, and the reason.
 UNREADABLE = {suffix: "format cannot be read" for suffix in (".m4a", ".aac", ".mp4", ".wma")}
 UNREADABLE[".wv2"] = "second microphone"
@@ -113,6 +113,7 @@ class Tree:
                     self.omitted.add(path, "link to a file that does not exist")
 
     def _children(self, folder: Path) -> list[Path]:
+        """Return the visible files and folders directly in `folder`, sorted by name."""
         try:
             found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         except OSError:
@@ -128,6 +129,7 @@ class Tree:
 
 
 def _is_text(name: str) -> bool:
+    """Return true if a name is valid Unicode."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -136,6 +138,8 @@ def _is_text(name: str) -> bool:
 
 
 class _Unquoted(csv.excel):
+    """CSV dialect in which quotation marks are part of a field."""
+
     quoting = csv.QUOTE_NONE
 
 
@@ -167,7 +171,7 @@ def read_table(
                 raise InputError(
                     f"{path}: the column `{missing[0]}` is missing; unpack the file again"
                 )
-            # csv files extra fields of a row under None.
+            # Extra fields of a row have the key None.
             return [
                 {name: value.strip() for name, value in row.items() if name is not None}
                 for row in reader
@@ -189,7 +193,7 @@ def split_of_name(name: str) -> str:
 
 
 def assign_splits(entries: Iterable[Entry], by_name: bool) -> list[Entry]:
-    """Give every entry a split: its own where published and not `by_name`, else by its speaker."""
+    """Assign each entry its published split, or by its speaker if there is none or `by_name`."""
     return [
         replace(entry, split=split_of_name(entry.speaker)) if by_name or not entry.split else entry
         for entry in entries
@@ -197,7 +201,7 @@ def assign_splits(entries: Iterable[Entry], by_name: bool) -> list[Entry]:
 
 
 def keep_apart(entries: Sequence[Entry], omitted: Omitted) -> list[Entry]:
-    """Omit the recordings by which a talker would be in two splits: test first, valid second."""
+    """Omit recordings so that each talker is in one split: test first, valid second."""
     splits: dict[tuple[str, str], str] = {}
     for entry in entries:
         talker = (entry.corpus, entry.speaker)
@@ -213,9 +217,10 @@ def keep_apart(entries: Sequence[Entry], omitted: Omitted) -> list[Entry]:
 
 
 def measure(entries: Sequence[Entry], omitted: Omitted, report: Report = no_report) -> list[Entry]:
-    """Return the entries with their lengths; omit those that cannot be read as audio."""
+    """Return the entries with their lengths; omit entries that cannot be read as audio."""
 
     def seconds(entry: Entry) -> float | None:
+        """Return the length of an entry, or None if it cannot be read."""
         if entry.seconds:
             return entry.seconds
         try:

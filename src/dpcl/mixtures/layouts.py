@@ -1,7 +1,7 @@
 """Layouts of published corpora: the directory tree and metadata of each, read as entries.
 
-Every layout is a function from a Tree to the entries of its recordings. It raises InputError for
-a file that the published tree has and the folder lacks.
+Every layout is a function from a Tree to the entries of its recordings. It raises InputError if the
+folder lacks a file of the published tree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dpcl.mixtures.parts import Part
 from dpcl.mixtures.wsj0 import WSJ0
 
 _GENDERS = {"f": "f", "m": "m", "female": "f", "male": "m"}
-_GENDERS |= {"female_feminine": "f", "male_masculine": "m"}  # Common Voice from version 17 on
+_GENDERS |= {"female_feminine": "f", "male_masculine": "m"}  # Common Voice since version 17
 _LIBRISPEECH_PART = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
 _LIBRIMIX_PARTS = {"train-360": "train", "train-100": "train", "dev": "valid", "test": "test"}
 _WSJ0_PART = re.compile(r"si_(tr|dt|et)_\w+")
@@ -147,6 +147,7 @@ def _vctk(tree: Tree) -> Iterator[Entry]:
 
 
 def _lines(path: Path) -> list[str]:
+    """Read the lines of a text file."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
@@ -178,7 +179,7 @@ def _common_voice(tree: Tree) -> Iterator[Entry]:
                 tree.omitted.add(path, f"listed in {name}.tsv, but missing")
             else:
                 splits.setdefault(talker, split)
-                # Identifiers have 128 digits, of which 16 are unique in every release.
+                # Identifiers have 128 digits; the first 16 are unique in every release.
                 gender = _GENDERS.get(row.get("gender", ""), "")
                 text = row.get("sentence", "") or path.stem
                 yield Entry(Part(path), talker[:16], "common-voice", gender, split, text)
@@ -202,7 +203,7 @@ def _voxceleb(tree: Tree) -> Iterator[Entry]:
         for speaker in tree.folders(folder):
             gender, part = talkers.get(speaker.name, ("", ""))
             split = "test" if part == "test" else ""
-            if not split:  # a tenth of the talkers of dev validates
+            if not split:  # the split valid is a tenth of the talkers of dev
                 split = "valid" if split_of_name(speaker.name) == "valid" else "train"
             for path in tree.recordings(speaker):
                 if not part:
@@ -225,7 +226,7 @@ def _musan(tree: Tree) -> Iterator[Entry]:
             notes = {words[0]: words[1:] for words in map(str.split, lines) if words}
             for path in tree.recordings(folder):
                 note = notes.get(path.stem, [])
-                # Music names the artist, speech the gender of the talker.
+                # Annotations name the artist of music, and the gender of a talker.
                 artist = note[2] if kind == "music" and len(note) > 2 else path.stem
                 gender = _GENDERS.get(note[0].lower(), "") if kind == "speech" and note else ""
                 yield Entry(Part(path), artist, f"musan-{kind}", gender, "", path.stem)
@@ -276,7 +277,7 @@ def _dns_noise(tree: Tree) -> Iterator[Entry]:
             f"{tree.root}: noise_fullband is missing; give the folder datasets_fullband"
         )
     for path in tree.recordings(root):
-        # Pieces of one recording of Freesound differ in their last number, and some in the class.
+        # Pieces of one Freesound recording differ in the last number, and sometimes in the class.
         piece = re.fullmatch(r".*(Freesound_validated_.+)_\d+", path.stem)
         source = path.stem if piece is None else piece[1]
         yield Entry(Part(path), source, "dns-noise", "", "", path.stem)

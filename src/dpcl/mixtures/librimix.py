@@ -1,10 +1,12 @@
 """LibriMix (Cosentino et al. 2020): mixtures of LibriSpeech by the published metadata.
 
-Its convention: every recording is read at 16 kHz and multiplied by its gain, converted, and cut to
-the shortest ("min") or padded to the longest ("max"); what is added up is not scaled any more. The
-noise, of WHAM!, begins at its beginning, in its first channel, and goes on from there again behind
-a cross-fade of half a second where it is too short. Of `kinds`, "clean" adds up the talkers,
-"both" the talkers and the noise, "single" the first talker and the noise; noise is no source.
+LibriMix reads every recording at 16 kHz, multiplies it by its gain, and converts its rate. Then
+it cuts all to the shortest ("min") or pads them to the longest ("max"). Sums are not scaled.
+The noise, of WHAM!, is the first channel from its beginning. If it is too short, it is repeated
+with cross-fades of half a second.
+
+`KINDS` of mixtures: "clean" is the sum of the talkers, "both" of the talkers and the noise,
+"single" of the first talker and the noise. The noise is not a source.
 """
 
 from __future__ import annotations
@@ -29,25 +31,29 @@ from dpcl.mixtures.rows import MixtureRow
 from dpcl.signal.audio import read_audio, write_audio
 
 KINDS = ("clean", "both", "single")
-_RATE = 16000  # Hz, of LibriSpeech and of the noise
+_RATE = 16000  # Hz, sample rate of LibriSpeech and of the noise
 
 Kind = Literal["clean", "both", "single"]
 
 
 @dataclass(frozen=True)
 class MetadataRow:
-    """A row of the metadata."""
+    """One row of the metadata."""
 
-    where: str  # for messages
+    where: str  # file and row, for messages
     name: str
-    paths: tuple[str, ...]  # below LibriSpeech: test-clean/4077/13754/4077-13754-0001.flac
+    paths: tuple[str, ...]  # relative to LibriSpeech: test-clean/4077/13754/4077-13754-0001.flac
     gains: tuple[float, ...]  # factors, not dB
-    noise: str  # below wham_noise: tt/….wav
+    noise: str  # path relative to wham_noise: tt/….wav
     noise_gain: float
 
 
 def read_metadata(path: str | os.PathLike[str]) -> list[MetadataRow]:
-    """Read libri2mix_test-clean.csv and its kin; raises InputError naming the row that is wrong."""
+    """Read a metadata file, such as libri2mix_test-clean.csv.
+
+    Raises:
+        InputError: the file or a row is wrong; the message names the row.
+    """
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -55,14 +61,18 @@ def read_metadata(path: str | os.PathLike[str]) -> list[MetadataRow]:
             header = list(reader.fieldnames or [])
             numbered = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as metadata of LibriMix ({error}).") from error
+        raise InputError(
+            f"{path} cannot be read as metadata of LibriMix ({error}); copy it again"
+        ) from error
     count = sum(name.startswith("source_") and name.endswith("_gain") for name in header)
     sources = range(1, max(count, 1) + 1)
     columns = [f"source_{k}_{what}" for k in sources for what in ("path", "gain")]
     columns += ["mixture_ID", "noise_path", "noise_gain"]
     missing = [name for name in columns if name not in header]
     if missing:
-        raise InputError(f"{path} is no metadata of LibriMix: it has no column {missing[0]}.")
+        raise InputError(
+            f"{path} is no metadata of LibriMix: it has no column {missing[0]}; copy it again"
+        )
     rows = []
     names: set[str] = set()
     for number, row in numbered:
@@ -74,37 +84,48 @@ def read_metadata(path: str | os.PathLike[str]) -> list[MetadataRow]:
         name = row["mixture_ID"]
         paths = tuple(row[f"source_{k}_path"] for k in sources)
         if not np.isfinite(gains).all() or not all(paths) or not name or "/" in name:
-            raise InputError(f"{where} has no name, path or gain where one must be: correct it.")
+            raise InputError(f"{where} lacks a name, path or gain; correct it")
         if name in names:
-            raise InputError(f"{where} is {name} once more: remove it.")
+            raise InputError(f"{where} repeats {name}; remove it")
         names.add(name)
         rows.append(
             MetadataRow(where, name, paths, tuple(gains[:-1]), row["noise_path"], gains[-1])
         )
     if not rows:
-        raise InputError(f"{path} lists no mixtures: copy it again.")
+        raise InputError(f"{path} lists no mixtures; copy it again")
     return rows
 
 
 def check_metadata(rows: Sequence[MetadataRow], librispeech: Path, wham: Path | None) -> None:
-    """Raise InputError for the first row that lacks a file; of noise only if there is `wham`."""
+    """Raise InputError for the first row without its files; noise is checked only with `wham`."""
     for row in rows:
         paths = [librispeech / path for path in row.paths]
         paths += [wham / row.noise] if wham else []
         for path in paths:
             if not path.is_file():
                 raise InputError(
-                    f"{row.where}: {path} does not exist; is it the folder that the paths begin in?"
+                    f"{row.where}: {path} does not exist; give the folder that contains its path"
                 )
 
 
 def mix_metadata(
     row: MetadataRow, librispeech: Path, wham: Path | None, sample_rate: int, mode: Mode, kind: Kind
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
-    """The mixture (T,), its sources (C, T) and the noise (T,), which "clean" does without.
+    """Mix one row of the metadata.
 
-    wham is needed for the other kinds. Raises InputError for a file that cannot be read or is not
-    at 16 kHz.
+    Args:
+        row: the row.
+        librispeech: folder of LibriSpeech.
+        wham: folder of the noise; needed for "both" and "single".
+        sample_rate: of the result, in Hz.
+        mode: cut to the shortest, or pad to the longest.
+        kind: "clean", "both" or "single".
+
+    Returns:
+        The mixture (T,), its sources (C, T), and the noise (T,), which is None for "clean".
+
+    Raises:
+        InputError: a file cannot be read or is not at 16 kHz.
     """
     signals = [_read(librispeech / path) for path in row.paths]
     gains = list(row.gains)
@@ -128,15 +149,16 @@ def mix_metadata(
 
 
 def _read(path: Path) -> NDArray[np.float64]:
+    """Read the first channel of a file at 16 kHz."""
     channels, rate = read_audio(path)
     if rate != _RATE:
-        raise InputError(f"{path} is at {rate} Hz, where LibriMix needs {_RATE}: use the original.")
+        raise InputError(f"{path} is at {rate} Hz, where LibriMix needs {_RATE}; use the original")
     first: NDArray[np.float64] = channels[0].astype(np.float64)
     return first
 
 
 def read_genders(librispeech: Path) -> dict[str, str]:
-    """Genders by speaker, of SPEAKERS.TXT where there is one: `14 | F | train-clean-360 | …`."""
+    """Read genders by speaker from SPEAKERS.TXT, if it exists: `14 | F | train-clean-360 | …`."""
     path = librispeech / "SPEAKERS.TXT"
     if not path.is_file():
         return {}
@@ -155,7 +177,21 @@ def render_metadata(
     kind: Kind,
     report: Report = no_report,
 ) -> list[MixtureRow]:
-    """Write out/mix_KIND/NAME.wav, out/s1/NAME.wav, …, out/noise/NAME.wav; the rows of a list."""
+    """Render mixtures, sources and noise of the metadata to WAV files.
+
+    Args:
+        rows: the metadata.
+        librispeech: folder of LibriSpeech.
+        wham: folder of the noise; needed for "both" and "single".
+        out: output folder: out/mix_KIND/NAME.wav, out/s1/NAME.wav, …, out/noise/NAME.wav.
+        sample_rate: of the files, in Hz.
+        mode: cut to the shortest, or pad to the longest.
+        kind: "clean", "both" or "single".
+        report: called after each mixture.
+
+    Returns:
+        The rows of a list of the rendered mixtures.
+    """
     genders = read_genders(librispeech)
     rendered = []
     for done, row in enumerate(rows, 1):

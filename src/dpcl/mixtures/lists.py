@@ -1,4 +1,4 @@
-"""Frozen mixture lists: every mixture of a test set is one row of a CSV file, down to its gains."""
+"""Mixture lists: CSV files that fix every mixture of a test set, including gains."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, atomic, no_report
-from dpcl.mixtures.mixing import mix_sources
-from dpcl.mixtures.noise import add_noise
+from dpcl.mixtures.channels import (
+    Channel,
+    band_limited,
+    check_codec,
+    clipped,
+    coded,
+    gain_controlled,
+)
+from dpcl.mixtures.mixing import mix_sources, scale_to_peak
+from dpcl.mixtures.noise import add_noise, noise_paths, read_noise
 from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rendered import read_rendered, rendered_rows
 from dpcl.mixtures.rooms import reverberant
@@ -33,7 +41,11 @@ from dpcl.signal.audio import write_audio
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
-    """Write the rows as a CSV file, atomically, over what was there; InputError if it cannot be."""
+    """Write the rows as a CSV file, atomically, replacing an existing file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     path = Path(path)
     num_sources = max((len(row.sources) for row in rows), default=0)
     by_kind = any(source.pause or source.group for row in rows for source in row.sources)
@@ -56,13 +68,16 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
                 fields += [optional_row.get(name, "") for name in additions]
                 writer.writerow(fields)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}).") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give another path"
+        ) from error
 
 
 def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
-    """Read and check a list, or a folder of rendered mixtures (see rendered_rows).
+    """Read and check a list, or a folder of rendered mixtures (see `rendered_rows`).
 
-    Raises InputError naming the row and the column that is wrong or unknown.
+    Raises:
+        InputError: a row or a column is wrong or unknown; the message names it.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,61 +88,82 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
             header = list(reader.fieldnames or [])
             numbered = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a mixture list ({error}).") from error
+        raise InputError(
+            f"{path} cannot be read as a mixture list ({error}); give another list"
+        ) from error
     num_sources = sum(name.startswith("speaker_") for name in header)
     expected = [*COLUMNS, *numbered_columns(SOURCE_COLUMNS, max(num_sources, 1))]
     missing = [name for name in expected if name not in header]
     if missing:
-        raise InputError(f"{path} is no mixture list: it has no column {', '.join(missing)}.")
+        raise InputError(
+            f"{path} is no mixture list: it has no column {', '.join(missing)}; give another list"
+        )
     by_kind = numbered_columns(KIND_COLUMNS, num_sources)
     known = {*expected, *by_kind, *optional_columns(num_sources)}
     unknown = [name for name in header if name and name not in known]
     if unknown:
-        raise InputError(f"{path} has an unknown column {unknown[0]}: correct or remove it.")
+        raise InputError(f"{path} has an unknown column {unknown[0]}; correct or remove it")
     if not numbered:
-        raise InputError(f"{path} lists no mixtures: draw them with dpcl mix.")
+        raise InputError(f"{path} lists no mixtures; draw them with `dpcl mix`")
 
     rows: list[MixtureRow] = []
     seen: set[str] = set()
     for number, fields in numbered:
         if "" in fields:
-            raise InputError(f"{path} row {number} has more fields than the header: correct it.")
+            raise InputError(f"{path} row {number} has more fields than the header; correct it")
         row = parse_row(Fields(f"{path} row {number}", fields), num_sources)
         if row.id in seen:
-            raise InputError(f"{path} row {number}, column id: {row.id} occurs twice.")
+            raise InputError(f"{path} row {number}, column id: {row.id} occurs twice; rename one")
         seen.add(row.id)
         rows.append(row)
     return rows
 
 
 def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
-    """Raise InputError naming the first row, and its file, that is missing below `root`."""
+    """Raise InputError for the first row with a file that is missing below `root`.
+
+    Also for a codec that is not installed.
+    """
     for row in rows:
+        if row.channel and row.channel.codec:
+            check_codec(row.channel.codec)
         for path in row_files(row, root):
             if not path.is_file():
                 raise InputError(
-                    f"{row.where}: {path} does not exist; correct the row or copy the file."
+                    f"{row.where}: {path} does not exist; correct the row or copy the file"
                 )
 
 
 def row_files(row: MixtureRow, root: str | os.PathLike[str]) -> list[Path]:
-    """The files that a mixture is made of, below `root`."""
+    """Return the files of a mixture, below `root`."""
     names = [path for source in row.sources for path in source.paths]
     names += [row.mixture] if row.mixture else []
-    names += [row.noise.path] if row.noise else []
+    names += noise_paths(row.noise) if row.noise else []
     return [parse_part(name, root).path for name in names]
 
 
 def render_mixture(
     row: MixtureRow, root: str | os.PathLike[str], sample_rate: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mixture (T,) and its sources (C, T) at `sample_rate`, from the corpus below `root`.
+    """Render a mixture and its sources from a corpus.
 
-    Each source is read at that rate, joined with its pauses, cut, heard in its room if it has one
-    (see reverberant), brought to its active level and gain; all get one scale (see mix_sources).
-    They add up to the mixture, but for the noise if there is any (see add_noise). What was rendered
-    before is read as it is (see read_rendered).
-    Raises InputError naming the row and the file.
+    Each source is read at the sample rate, joined with its pauses, and cut. Then it is reverberated
+    if the row has a room (see `reverberant`), and brought to its active level and gain. All sources
+    get one scale (see `mix_sources`). They sum to the mixture, except for noise (see
+    `add_noise`). A channel's band applies to sources and noise, its clipping and codec to the
+    mixture alone. Rendered mixtures are read as they are (see `read_rendered`).
+
+    Args:
+        row: the mixture.
+        root: folder of the corpus.
+        sample_rate: in Hz.
+
+    Returns:
+        The mixture (T,) and its sources (C, T).
+
+    Raises:
+        InputError: a file is missing, cannot be read or ends too early; the message names the row
+            and the file.
     """
     if row.mixture:
         return read_rendered(row, root, sample_rate)
@@ -144,24 +180,44 @@ def render_mixture(
         start = round(source.start * sample_rate)
         signal = np.concatenate(pieces)[start : start + samples]
         missing = samples - len(signal)
-        if missing > len(pieces) + 1:  # less is rounding: half a sample for each length
+        if missing > len(pieces) + 1:  # rounding is half a sample for each length
             raise InputError(
                 f"{row.where}: {'|'.join(source.paths)} ends"
-                f" {missing / sample_rate:.3f} s too early; is it the same corpus?"
+                f" {missing / sample_rate:.3f} s too early; give the corpus of the list"
             )
         signals.append(np.pad(signal, (0, missing)))
+    channel = row.channel or Channel()
+    if channel.agc:
+        signals = [gain_controlled(signal, sample_rate, channel.agc) for signal in signals]
     if row.room:
         signals = reverberant(signals, row.room, sample_rate)
     sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
     if row.noise is None:
-        return sources.sum(axis=0), sources
+        return _through_channel(row, sources, channel, sample_rate)
     try:
-        noise = read_part(parse_part(row.noise.path, root), sample_rate)
-        heard = noise[round(row.noise.start * sample_rate) :]
-        together = add_noise(sources, heard, row.noise.snr_db, sample_rate)
+        noise = read_noise(row.noise, samples, root, sample_rate)
+        together = add_noise(sources, noise, row.noise.snr_db, sample_rate)
     except (InputError, ValueError) as error:
-        raise InputError(f"{row.where}: {row.noise.path}: {error}; give another noise.") from error
-    return together.sum(axis=0), together[:-1]
+        raise InputError(f"{row.where}: {row.noise.path}: {error}; give another noise") from error
+    return _through_channel(row, together, channel, sample_rate)
+
+
+def _through_channel(
+    row: MixtureRow, parts: NDArray[np.float32], channel: Channel, sample_rate: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mixture (T,) of sources and background (C or C + 1, T), and the sources (C, T)."""
+    if channel.highpass or channel.lowpass:
+        parts = band_limited(parts, sample_rate, channel.highpass, channel.lowpass)
+        parts = scale_to_peak(parts)
+    mixture = parts.sum(axis=0)
+    if channel.clip:
+        mixture = clipped(mixture, channel.clip)
+    if channel.codec:
+        try:
+            mixture = coded(mixture, sample_rate, channel.codec)
+        except InputError as error:
+            raise InputError(f"{row.where}: {error}") from error
+    return mixture, parts[: len(row.sources)]
 
 
 def render_list(
@@ -171,17 +227,28 @@ def render_list(
     sample_rate: int,
     report: Report = no_report,
 ) -> None:
-    """Write out/mix/ID.wav and out/s1/ID.wav, out/s2/ID.wav, … of 16 bits, replacing older ones.
+    """Write mixtures and sources as 16-bit WAV files, replacing older ones.
 
-    Noise goes to out/noise/ID.wav. Sources and noise are rounded to 16 bits before they are summed,
-    so the files add up bit by bit.
+    The files are out/mix/ID.wav, out/s1/ID.wav, out/s2/ID.wav, …, and out/noise/ID.wav for noise
+    and for the difference that clipping and codecs make.
+    Sources and noise are rounded to 16 bits before they are summed, so the files sum exactly.
+
+    Args:
+        rows: the list.
+        root: folder of the corpus.
+        out: output folder.
+        sample_rate: in Hz.
+        report: called after each mixture.
+
+    Raises:
+        InputError: a file is missing or cannot be read.
     """
     out = Path(out)
     check_files(rows, root)
     for done, row in enumerate(rows, 1):
         mixture, sources = render_mixture(row, root, sample_rate)
         named = [(f"s{k}", source) for k, source in enumerate(sources, 1)]
-        if row.noise:
+        if row.has_background:
             named.append(("noise", mixture - sources.sum(axis=0)))
         named = [(folder, np.rint(samples * 32768.0) / 32768.0) for folder, samples in named]
         named.append(("mix", mixture if row.mixture else sum(samples for _, samples in named)))

@@ -1,8 +1,8 @@
-"""Corpora that Lhotse's recipes prepared: recordings with supervisions, or cuts, as JSON lines.
+"""Corpora prepared by Lhotse's recipes: recordings with supervisions, or cuts, as JSON lines.
 
-We read the documented JSON ourselves: it takes json and gzip, where lhotse brings a dozen packages
-for features, augmentation and loaders that have no part in this. What needs lhotse to come out
-right (transforms, sources other than files, mixed cuts) is refused.
+This module reads the documented JSON itself, which takes json and gzip. The package lhotse would
+bring a dozen packages for features, augmentation and loaders, which are not needed here. Lines
+that need lhotse (transforms, sources other than files, mixed cuts) are refused.
 """
 
 from __future__ import annotations
@@ -19,34 +19,42 @@ from typing import Any
 from dpcl.errors import InputError
 from dpcl.mixtures.utterance import Utterance
 
-_GENDERS = {"f": "f", "female": "f", "m": "m", "male": "m"}  # by their first word
-Line = tuple[str, dict[str, Any]]  # where it stands, for messages, and what
+_GENDERS = {"f": "f", "female": "f", "m": "m", "male": "m"}  # gender by its first word
+Line = tuple[str, dict[str, Any]]  # file and line number for messages, and the JSON object
 
 
 def read_manifest(path: Path) -> tuple[Path, tuple[Utterance, ...]]:
-    """The folder that holds all recordings, and the supervised segments of a Lhotse manifest.
+    """Read the supervised segments of a Lhotse manifest.
 
-    path: cuts (CUTS.jsonl.gz), or either of a pair named …_recordings_… and …_supervisions_…
-    Each supervision is an utterance: a part of its recording, or all of it. The corpus is named by
-    what stands before the first _ of the file. Speech of others in the same segment stays in it.
-    Raises InputError naming the line that has no speaker, no recording, or what we do not read.
+    Each supervision is an utterance: all or a part of its recording. Speech of other talkers in the
+    same segment stays in it. The name of the corpus is the file's name up to the first _.
+
+    Args:
+        path: cuts (CUTS.jsonl.gz), or one of a pair named …_recordings_… and …_supervisions_….
+
+    Returns:
+        The folder that holds all recordings, and the utterances.
+
+    Raises:
+        InputError: a line has no speaker or recording, or is not supported; the message names it.
     """
     kind = _kind(path)
     if kind == "recordings":
         path = _partner(path, "recordings", "supervisions")
     try:
         segments = list(_of_cuts(path) if kind == "cuts" else _of_supervisions(path))
-    except (AttributeError, TypeError) as error:  # a list, object or text where another must be
+    except (AttributeError, TypeError) as error:  # a list, object or text in the wrong place
         raise InputError(
-            f"{path} is not as Lhotse writes it ({error}): prepare it again."
+            f"{path} is not as Lhotse writes it ({error}); prepare it again"
         ) from error
     if not segments:
-        raise InputError(f"{path} holds no supervisions: choose another manifest.")
+        raise InputError(f"{path} holds no supervisions; choose another manifest")
     root = Path(os.path.commonpath([u.path.parent for u in segments]))
     return root, tuple(segments)
 
 
 def _kind(path: Path) -> str:
+    """Return the kind of a manifest: "recordings", "supervisions" or "cuts"."""
     for where, line in _lines(path):
         if "sources" in line:
             return "recordings"
@@ -54,21 +62,23 @@ def _kind(path: Path) -> str:
             return "supervisions"
         if str(line.get("type", "")).endswith("Cut"):
             return "cuts"
-        raise InputError(f"{where} is no Lhotse recording, supervision or cut: give a manifest.")
-    raise InputError(f"{path} is empty: prepare it again.")
+        raise InputError(f"{where} is no Lhotse recording, supervision or cut; give a manifest")
+    raise InputError(f"{path} is empty; prepare it again")
 
 
 def _partner(path: Path, own: str, other: str) -> Path:
+    """Return the manifest that belongs to a manifest of recordings or supervisions."""
     partner = path.with_name(path.name.replace(own, other))
     if partner == path or not partner.is_file():
         raise InputError(
             f"{path} needs its {other} beside it, in a file of the same name with {other} for"
-            f" {own}; or give cuts."
+            f" {own}; add it, or give cuts"
         )
     return partner
 
 
 def _of_supervisions(path: Path) -> Iterator[Utterance]:
+    """Yield the utterances of supervisions and their recordings."""
     recordings = {
         str(line.get("id")): (where, line)
         for where, line in _lines(_partner(path, "supervisions", "recordings"))
@@ -76,18 +86,19 @@ def _of_supervisions(path: Path) -> Iterator[Utterance]:
     for where, line in _lines(path):
         identity = str(line.get("recording_id"))
         if identity not in recordings:
-            raise InputError(f"{where}: there is no recording {identity}; prepare both again.")
+            raise InputError(f"{where}: there is no recording {identity}; prepare both again")
         yield _utterance(where, path, line, recordings[identity], 0.0, math.inf)
 
 
 def _of_cuts(path: Path) -> Iterator[Utterance]:
+    """Yield the utterances of cuts."""
     for where, cut in _lines(path):
         if cut.get("type") not in ("MonoCut", "MultiCut"):
             raise InputError(
-                f"{where} is a {cut.get('type')}, no MonoCut of one recording: leave it out."
+                f"{where} is a {cut.get('type')}, no MonoCut of one recording; omit it"
             )
         if not isinstance(cut.get("recording"), dict):
-            raise InputError(f"{where} has no recording: make the cuts from recordings.")
+            raise InputError(f"{where} has no recording; make the cuts from recordings")
         start, seconds = _number(where, cut, "start", 0.0), _number(where, cut, "duration")
         recording = (where, cut["recording"])
         for supervision in cut.get("supervisions") or []:
@@ -97,16 +108,16 @@ def _of_cuts(path: Path) -> Iterator[Utterance]:
 def _utterance(
     where: str, manifest: Path, line: dict[str, Any], recording: Line, begin: float, end: float
 ) -> Utterance:
-    """The supervision `line`, whose start counts from `begin`, as far as it lies before `end`."""
+    """Convert a supervision whose start counts from `begin`, cut off at `end` (s)."""
     speaker = line.get("speaker")
     if not speaker:
-        raise InputError(f"{where} has no speaker: fill it in or leave the line out.")
+        raise InputError(f"{where} has no speaker; fill it in or omit the line")
     start = begin + _number(where, line, "start", -begin)
     seconds = _number(where, line, "duration")
     total = _number(recording[0], recording[1], "duration")
     first, last = max(start, begin), min(start + seconds, end, total)
     if not last > first:
-        raise InputError(f"{where} lies outside of its recording or cut: correct or remove it.")
+        raise InputError(f"{where} lies outside of its recording or cut; correct or remove it")
     path, channel = _source(where, manifest, line, recording)
     whole = first == 0.0 and last == total and channel is None
     gender = str(line.get("gender") or "").lower().replace("_", " ").split(" ")[0]
@@ -126,10 +137,10 @@ def _utterance(
 def _source(
     where: str, manifest: Path, line: dict[str, Any], recording: Line
 ) -> tuple[Path, int | None]:
-    """The file of the supervision's channel, and which of its channels that is if not all."""
+    """Return the file of the supervision's channel, and its number there, None for all."""
     recorded = recording[1]
     if recorded.get("transforms"):
-        raise InputError(f"{recording[0]} has transforms: save the recording as it shall be heard.")
+        raise InputError(f"{recording[0]} has transforms; save the transformed recording")
     channels = line.get("channel", 0)
     wanted = channels if isinstance(channels, list) else [channels]
     for source in recorded.get("sources") or []:
@@ -138,10 +149,10 @@ def _source(
             continue
         if source.get("type") != "file":
             raise InputError(
-                f"{recording[0]} has a source of type {source.get('type')}: save it as a file."
+                f"{recording[0]} has a source of type {source.get('type')}; save it as a file"
             )
         given = str(source.get("source"))
-        # Lhotse means the working folder; a manifest may have moved with its audio.
+        # Lhotse's paths are relative to the working folder; a manifest may move with its audio.
         for folder in (Path.cwd(), manifest.parent.absolute()):
             path = Path(os.path.normpath(folder / given))
             if path.is_file():
@@ -149,23 +160,24 @@ def _source(
                 return path, held.index(wanted[0]) if one else None
         raise InputError(
             f"{recording[0]}: {given} exists neither from the working folder nor from the"
-            " manifest's: go to the folder it counts from, or correct the line."
+            " manifest's; change to the folder it is relative to, or correct the line"
         )
-    raise InputError(f"{where}: its recording has no channel {channels}; correct the line.")
+    raise InputError(f"{where}: its recording has no channel {channels}; correct the line")
 
 
 def _number(where: str, line: dict[str, Any], key: str, low: float | None = None) -> float:
-    """A number from `low` on; without it, above zero."""
+    """Return a number of at least `low`, or above zero without `low`."""
     try:
         value = float(line[key])
     except (KeyError, TypeError, ValueError):
         value = math.nan
     if not (value > 0.0 if low is None else value >= low) or value == math.inf:
-        raise InputError(f"{where}: {key} is {line.get(key)!r}, not a number that can be.")
+        raise InputError(f"{where}: {key} is {line.get(key)!r}, not a possible number; correct it")
     return value
 
 
 def _lines(path: Path) -> Iterator[Line]:
+    """Yield the JSON objects of a manifest."""
     opened = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
@@ -178,4 +190,6 @@ def _lines(path: Path) -> Iterator[Line]:
                     raise ValueError("no JSON object")
                 yield f"{path} line {number}", line
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path} cannot be read after line {number} ({error}).") from error
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}); prepare it again"
+        ) from error

@@ -1,4 +1,4 @@
-"""How sources become a mixture: active levels, relative gains, one common scale."""
+"""Mixing of sources: active levels, relative gains, one common scale."""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ from numpy.typing import NDArray
 
 from dpcl.signal.level import normalise_to_level
 
-Mode = Literal["min", "max"]  # as long as the shortest source, or as the longest
+Mode = Literal["min", "max"]  # length of the shortest source, or of the longest
 Float = TypeVar("Float", np.float32, np.float64)
-PEAK = 0.9  # of the loudest among the mixture and its sources, as in the wsj0-mix scripts
+PEAK = 0.9  # peak of the loudest signal of mixture and sources, as in the wsj0-mix scripts
 
 
 def draw_gains_db(
     rng: np.random.Generator, num_sources: int, relative_level_db: float
 ) -> NDArray[np.float64]:
-    """Gains (C,) in dB: the first of two talkers lies uniformly within ± the relative level over
-    the second, half of it given to each; more talkers are uniform within ± half of it."""
+    """Draw gains in dB.
+
+    The level of the first of two talkers over the second is uniform within ± the relative level;
+    each gets half of it. Gains of three or more talkers are uniform within ± half the relative
+    level. The gain of a single talker is 0 dB.
+
+    Args:
+        rng: random numbers.
+        num_sources: number of sources C.
+        relative_level_db: largest difference of two talkers in dB.
+
+    Returns:
+        (C,) in dB.
+    """
     if num_sources == 2:
         half = rng.uniform(-relative_level_db, relative_level_db) / 2.0
         return np.array([half, -half])
@@ -29,12 +41,24 @@ def draw_gains_db(
 
 
 def scale_to_peak(sources: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sources (C, T) by one factor such that neither they nor their sum exceed 0.9; silence stays.
+    """Scale sources by one factor, so that the peak of the loudest signal is 0.9.
 
-    The loudest of them just reaches it, as in the wsj0-mix scripts.
+    The signals are the sources and their sum, as in the wsj0-mix scripts. Silence is unchanged.
+
+    Args:
+        sources: (C, T).
+
+    Returns:
+        (C, T).
+
+    Example:
+        >>> import numpy as np
+        >>> sources = scale_to_peak(np.array([[0.25, 0.0], [0.25, 0.1]], np.float32))
+        >>> round(float(sources.sum(0).max()), 3)
+        0.9
     """
     peak = max(np.abs(sources).max(initial=0.0), np.abs(sources.sum(axis=0)).max(initial=0.0))
-    if peak < np.finfo(np.float32).tiny:  # so little that the factor would be no number
+    if peak < np.finfo(np.float32).tiny:  # peak so small that the factor would be infinite
         return sources / np.float32(peak) * np.float32(PEAK) if peak > 0.0 else sources
     return sources * np.float32(PEAK / peak)
 
@@ -45,10 +69,19 @@ def mix_sources(
     sample_rate: int,
     length: Mode = "max",
 ) -> NDArray[np.float32]:
-    """Sources (C, T) of the mixture sources.sum(0), from one signal (T_k,) for each talker.
+    """Scale the signals of talkers to the sources of a mixture, which is their sum.
 
-    Each is brought to active level 0 dB and given its gain; `max` pads with zeros to the longest,
-    `min` cuts to the shortest; one common scale follows (see scale_to_peak).
+    Each signal is brought to active level 0 dB and gets its gain. One common scale follows (see
+    `scale_to_peak`).
+
+    Args:
+        signals: one (T_k,) for each talker.
+        gains_db: gain of each talker in dB.
+        sample_rate: in Hz.
+        length: "max" pads with zeros to the longest, "min" cuts to the shortest.
+
+    Returns:
+        (C, T).
     """
     levelled = [
         normalise_to_level(signal, sample_rate, gain_db)
@@ -58,7 +91,7 @@ def mix_sources(
 
 
 def fitted(signals: Sequence[NDArray[Float]], length: Mode) -> NDArray[Float]:
-    """Signals (T_k,) as one array (C, T): cut to the shortest, or padded to the longest."""
+    """Stack signals (T_k,) to (C, T): cut to the shortest, or padded to the longest."""
     lengths = [len(signal) for signal in signals]
     total = min(lengths) if length == "min" else max(lengths)
     rows = np.zeros((len(signals), total), dtype=signals[0].dtype)
@@ -68,9 +101,18 @@ def fitted(signals: Sequence[NDArray[Float]], length: Mode) -> NDArray[Float]:
 
 
 def prolonged(noise: NDArray[Float], length: int, sample_rate: int) -> NDArray[Float]:
-    """Noise (T,) that goes on (length,): again from its beginning, each time faded into over 0.5 s.
+    """Repeat noise (T,) to a length, with cross-fades of 0.5 s.
 
-    As LibriMix does, with the two halves of a Hann window; noise of less than 1 s over half of it.
+    The cross-fades are the halves of a Hann window, as in LibriMix. Noise shorter than 1 s has
+    cross-fades of half its length.
+
+    Args:
+        noise: (T,).
+        length: number of samples to return.
+        sample_rate: in Hz.
+
+    Returns:
+        (length,).
     """
     half = min(sample_rate // 2, len(noise) // 2 - 1)
     rise = np.hanning(2 * half + 1)[: half + 1] if half > 0 else np.zeros(0)

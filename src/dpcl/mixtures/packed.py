@@ -1,4 +1,4 @@
-"""A corpus decoded once: all its recordings at one sample rate in one memory-mapped file."""
+"""A corpus decoded once: all recordings at one sample rate in one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.parts import read_part
 from dpcl.signal.level import active_level_db
 
-VERSION = 1  # of what is stored; another number makes every cache anew
-PEAK = 0.9
+VERSION = 1  # version of the format; changing it rebuilds every cache
+PEAK = 0.9  # peak of each stored recording, relative to full scale
 
 
 @dataclass(frozen=True)
 class PackedCorpus:
-    """Utterance i is samples[offsets[i]:offsets[i + 1]], 16 bits, peak 0.9 of 32768."""
+    """Packed utterances: i is samples[offsets[i]:offsets[i + 1]], 16 bits, peak 0.9 * 32768."""
 
-    path: Path  # of the .npy
+    path: Path  # the .npy file
     sample_rate: int
     offsets: NDArray[np.int64]  # (N + 1,)
-    levels_db: NDArray[np.float64]  # (N,) active level of what is stored, full scale = 32768
+    levels_db: NDArray[np.float64]  # (N,), active level in dB as stored, full scale = 32768
     speakers: tuple[str, ...]  # (N,), unique together with the corpus
     corpora: tuple[str, ...]
     genders: tuple[str, ...]
@@ -38,13 +38,13 @@ class PackedCorpus:
 
     @cached_property
     def samples(self) -> NDArray[np.int16]:
-        """(T,) of all utterances, mapped rather than read."""
+        """Return the samples (T,) of all utterances, memory-mapped."""
         mapped: NDArray[np.int16] = np.load(self.path, mmap_mode="r")
-        return mapped.view(np.ndarray)  # a memmap's own indexing costs 5 times as much
+        return mapped.view(np.ndarray)  # indexing a memmap costs 5 times more
 
     @property
     def seconds(self) -> float:
-        """The length of everything."""
+        """Return the total length in seconds."""
         return float(self.offsets[-1]) / self.sample_rate
 
     def __len__(self) -> int:
@@ -61,12 +61,22 @@ def pack_corpus(
     cache: str | os.PathLike[str],
     report: Report = no_report,
 ) -> PackedCorpus:
-    """Decode every utterance into the folder `cache`, or reuse what an earlier call left there.
+    """Decode every utterance into the folder `cache`, or reuse the result of an earlier call.
 
-    The cache is reused when paths, sizes, speakers, texts, the sample rate and VERSION are the
-    same. Both files are written aside and moved into place, the samples first.
-    `report` is called after each utterance that had to be decoded.
-    Raises InputError for a file that cannot be read or is silent.
+    The cache is reused if paths, sizes, speakers, texts, the sample rate and VERSION are the same.
+    Both files are written under temporary names and then renamed, the samples first.
+
+    Args:
+        corpus: the recordings.
+        sample_rate: in Hz.
+        cache: folder of packed corpora.
+        report: called after each utterance that is decoded.
+
+    Returns:
+        PackedCorpus.
+
+    Raises:
+        InputError: a file cannot be read or is silent, or the cache cannot be written.
     """
     cache = Path(cache)
     name = f"{_fingerprint(corpus, sample_rate)}-{sample_rate}"
@@ -80,7 +90,7 @@ def pack_corpus(
                 partial.write_text(json.dumps(entry))
         except OSError as error:
             raise InputError(
-                f"{cache} cannot hold the packed corpus ({error.strerror})."
+                f"{cache} cannot hold the packed corpus ({error.strerror}); give another folder"
             ) from error
     return _load(data, index)
 
@@ -91,6 +101,7 @@ def _decode(
     file: BinaryIO,
     report: Report,
 ) -> dict[str, Any]:
+    """Write all utterances to `file`, and return the index."""
     offsets, levels = [0], []
     _write_header(file, 0)
     start = file.tell()
@@ -99,8 +110,8 @@ def _decode(
         peak = float(np.abs(x).max())
         if peak == 0.0:
             folder = utterance.path.parent
-            silent = folder / utterance.part.name(folder)  # with its stretch, if it is a part
-            raise InputError(f"{silent} is silent: remove it from the corpus.")
+            silent = folder / utterance.part.name(folder)  # with start and end, if it is a part
+            raise InputError(f"{silent} is silent; remove it from the corpus")
         stored = np.rint(x * (PEAK * 32768.0 / peak)).astype("<i2")
         file.write(stored.tobytes())
         offsets.append(offsets[-1] + len(stored))
@@ -108,7 +119,7 @@ def _decode(
         report(Progress(done, len(corpus.utterances), "recordings"))
     file.seek(0)
     _write_header(file, offsets[-1])
-    if file.tell() != start:  # numpy leaves room for the length to grow
+    if file.tell() != start:  # numpy reserves space for a longer length
         raise RuntimeError("the header of the packed corpus changed its size")
     return {
         "sample_rate": sample_rate,
@@ -122,11 +133,13 @@ def _decode(
 
 
 def _write_header(file: BinaryIO, length: int) -> None:
+    """Write the header of a .npy file with `length` samples."""
     header = {"descr": "<i2", "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def _load(data: Path, index: Path) -> PackedCorpus:
+    """Open a packed corpus."""
     entry = json.loads(index.read_text())
     return PackedCorpus(
         path=data,
@@ -141,12 +154,13 @@ def _load(data: Path, index: Path) -> PackedCorpus:
 
 
 def _fingerprint(corpus: Corpus, sample_rate: int) -> str:
+    """Return a hash of the corpus, the sample rate and VERSION."""
     digest = hashlib.sha256(f"{VERSION} {sample_rate}\n".encode())
     for u in corpus.utterances:
         try:
             size = u.path.stat().st_size
         except OSError as error:
-            raise InputError(f"{u.path} does not exist any more: read the corpus again.") from error
+            raise InputError(f"{u.path} no longer exists; read the corpus again") from error
         key = [str(u.path.absolute()), size, u.speaker, u.corpus, u.gender, u.text]
         if u.start is not None:
             key += [u.start, u.seconds, u.channel]

@@ -1,7 +1,7 @@
-"""Parts of recordings: a stretch of a long file, or one of its channels, named in one word.
+"""Parts of recordings: a time range of a long file, or one of its channels, named by one string.
 
-A name is a path, or a path with the fragment of a W3C media fragment, `meeting.flac#t=12.5,18`
-(from 12.5 to 18 s) or `call.wav#t=12.5,18&channel=1` (of the second channel).
+A name is a path, optionally followed by a W3C media fragment: `meeting.flac#t=12.5,18` (12.5 to
+18 s) or `call.wav#t=12.5,18&channel=1` (of the second channel).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _FRAGMENT = re.compile(r"(.+)#t=([\d.]+),([\d.]+)(?:&channel=(\d+))?")
 
 @dataclass(frozen=True)
 class Part:
-    """A recording, or the part of it from `start` for `seconds` if they are given."""
+    """Recording, or its part from `start` for `seconds`."""
 
     path: Path
-    start: float | None = None  # s
-    seconds: float | None = None
+    start: float | None = None  # s; None for the whole recording
+    seconds: float | None = None  # length in s
     channel: int | None = None  # counted from 0; None for the mean of all
 
     def name(self, root: Path) -> str:
-        """What parse_part reads again, relative to `root`."""
+        """Return the name, relative to `root`, that `parse_part` reads."""
         path = self.path.relative_to(root).as_posix()
         if self.start is None or self.seconds is None:
             return path
@@ -39,14 +39,21 @@ class Part:
 
 
 def _plain(seconds: float) -> str:
-    """To the microsecond, without an exponent."""
+    """Format seconds to the microsecond, without an exponent."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def parse_part(name: str, root: str | os.PathLike[str] = "") -> Part:
-    """The part that a name stands for; raises ValueError for a stretch that ends before it begins.
+    """Return the part that a name stands for.
 
     A file whose own name ends like a fragment cannot be named.
+
+    Raises:
+        ValueError: the part ends before it begins.
+
+    Example:
+        >>> parse_part("meeting.flac#t=12.5,18").seconds
+        5.5
     """
     match = _FRAGMENT.fullmatch(name)
     if match is None:
@@ -59,17 +66,22 @@ def parse_part(name: str, root: str | os.PathLike[str] = "") -> Part:
 
 
 def read_part(part: Part, sample_rate: int) -> NDArray[np.float32]:
-    """Its samples (T,) at `sample_rate`; raises InputError as read_mono does."""
+    """Read the samples (T,) of a part at `sample_rate` Hz.
+
+    Raises:
+        InputError: as for `read_mono`.
+    """
     if part.start is None:
         return read_mono(part.path, sample_rate)
     try:
         changed = part.path.stat().st_mtime_ns
     except OSError:
-        changed = 0  # reading says what is wrong
+        changed = 0  # read_mono raises the error
     mono = _whole(part.path, sample_rate, part.channel, changed)
     return cut_mono(mono, part.path, sample_rate, part.start, part.seconds)
 
 
-@lru_cache(maxsize=1)  # the parts of a recording are mostly read one after another
+@lru_cache(maxsize=1)  # one recording, since its parts are mostly read in sequence
 def _whole(path: Path, rate: int, channel: int | None, changed: int) -> NDArray[np.float32]:
+    """Read a whole recording; `changed` is its time of change in ns, part of the cache's key."""
     return read_mono(path, rate, channel=channel)

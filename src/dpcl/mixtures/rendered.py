@@ -1,4 +1,4 @@
-"""Mixtures that are audio already: folders mix/, s1/, s2/, …, as wsj0-mix and its kin are kept."""
+"""Rendered mixtures: audio in folders mix/, s1/, s2/, …, as in wsj0-mix and similar corpora."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from dpcl.signal.audio import read_audio, resample, write_audio
 
 
 def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
-    """The mixtures of a folder, by name; who speaks is not known.
+    """Return the mixtures of a folder, sorted by name; the speakers are unknown.
 
-    `path` holds mix/, s1/, s2/, … with files of the same names; where there are several folders of
-    mixtures (mix_clean, mix_both, mix_single; mix_both_reverb), it is one of them, and s1, s2, …
-    lie beside it (or s1_reverb, … as in WHAMR!; a mix_single holds s1 alone). Paths in the rows are
-    relative to the folder that holds the sources, the root of such a list (see rendered_root).
-    Raises InputError for a folder of another kind, and naming the first file that is missing.
+    `path` holds mix/, s1/, s2/, … with files of the same names. Or it is one of several folders of
+    mixtures (mix_clean, mix_both, mix_single; mix_both_reverb). Then s1, s2, … lie in the same
+    folder as `path`, or s1_reverb, … as in WHAMR!. A mix_single uses s1 alone. Paths in the rows
+    are relative to the folder of the sources, the root of such a list (see `rendered_root`).
+
+    Raises:
+        InputError: the folder has another structure, or a file is missing; the message names the
+            first one.
     """
     path = Path(path)
     root, mixtures = _places(path)
@@ -31,8 +34,8 @@ def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
     if not folders:
         kinds = ", ".join(sorted(kind.name for kind in path.glob("mix_*") if kind.is_dir()))
         raise InputError(
-            f"{path} is no folder of rendered mixtures: it has no mix/ with s1/, s2/, … beside it"
-            + (f"; give one of its {kinds}." if kinds else ".")
+            f"{path} is no folder of rendered mixtures: it has no mix/ with s1/, s2/, … beside it;"
+            f" give {f'one of its {kinds}' if kinds else 'another folder'}"
         )
     rows = []
     for file in sorted(mixtures.iterdir()):
@@ -41,7 +44,7 @@ def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
         paths = [f"{folder}/{file.name}" for folder in folders]
         for name in paths:
             if not (root / name).is_file():
-                raise InputError(f"{file} has no source {root / name}: copy it, or remove both.")
+                raise InputError(f"{file} has no source {root / name}; copy it, or remove both")
         sources = tuple(
             SourceRow(folder, (name,), 0.0, 0.0)
             for folder, name in zip(folders, paths, strict=True)
@@ -59,14 +62,16 @@ def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
             )
         )
     if not rows:
-        raise InputError(f"{mixtures} holds no audio: give a folder of rendered mixtures.")
+        raise InputError(f"{mixtures} holds no audio; give a folder of rendered mixtures")
     return rows
 
 
 def rendered_root(path: str | os.PathLike[str], rows: Sequence[MixtureRow]) -> Path | None:
-    """The folder that the paths of rendered rows are relative to; None if they are of a corpus.
+    """Return the folder that the paths of rendered rows are relative to; None for rows of a corpus.
 
-    path: the folder, as rendered_rows took it, or a list in the folder that it was rendered to.
+    Args:
+        path: the folder that `rendered_rows` read, or a list in the folder of the rendered files.
+        rows: the rows.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,8 +80,8 @@ def rendered_root(path: str | os.PathLike[str], rows: Sequence[MixtureRow]) -> P
 
 
 def _places(path: Path) -> tuple[Path, Path]:
-    """The root of such a folder, and where in it the mixtures are."""
-    if path.name in ("", ".."):  # what has no name has no parent either
+    """Return the root of a folder of rendered mixtures, and the folder of the mixtures."""
+    if path.name in ("", ".."):  # a path without a name has no parent
         path = path.resolve()
     if path.name.startswith("mix") and not (path / "mix").is_dir():
         return path.parent, path
@@ -84,7 +89,7 @@ def _places(path: Path) -> tuple[Path, Path]:
 
 
 def _source_folders(root: Path, mixtures: str) -> list[str]:
-    """s1, s2, … beside the folder of mixtures, by its variant where there are several."""
+    """Return s1, s2, … beside the folder of mixtures, or those with its variant's suffix."""
     variant = "_" + mixtures.rpartition("_")[2]
     for suffix in ("", variant):
         folders = []
@@ -100,10 +105,16 @@ def _source_folders(root: Path, mixtures: str) -> list[str]:
 def read_rendered(
     row: MixtureRow, root: str | os.PathLike[str], sample_rate: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mixture (T,) and its sources (C, T) as their files have them, converted to `sample_rate`.
+    """Read a rendered mixture and its sources, converted to `sample_rate` Hz.
 
-    Mixture and sources need not add up: there may be noise. Raises InputError naming the row and
-    the file that cannot be read, has several channels, or another rate or length than the mixture.
+    The sources need not sum to the mixture: there may be noise.
+
+    Returns:
+        The mixture (T,) and its sources (C, T).
+
+    Raises:
+        InputError: a file cannot be read, has several channels, or has another rate or length than
+            the mixture; the message names the row and the file.
     """
     paths = [Path(root) / name for name in (row.mixture, *(s.paths[0] for s in row.sources))]
     signals: list[NDArray[np.float32]] = []
@@ -114,13 +125,13 @@ def read_rendered(
         except InputError as error:
             raise InputError(f"{row.where}: {error}") from error
         if len(channels) > 1:
-            raise InputError(f"{row.where}: {path} has {len(channels)} channels; render it to one.")
+            raise InputError(f"{row.where}: {path} has {len(channels)} channels; render it to one")
         found = (rate, channels.shape[1])
         first = found if not signals else first
         if found != first:
             raise InputError(
                 f"{row.where}: {path} has {found[1]} samples at {found[0]} Hz, its mixture"
-                f" {first[1]} at {first[0]} Hz; render them alike."
+                f" {first[1]} at {first[0]} Hz; render both alike"
             )
         signals.append(resample(channels[0], rate, sample_rate))
     return signals[0], np.stack(signals[1:])
@@ -134,10 +145,18 @@ def write_rendered(
     talkers: Sequence[tuple[str, str]],
     sample_rate: int,
 ) -> MixtureRow:
-    """Write a mixture (T,) to out/place, …/mix/NAME.wav, its sources (C, T) to …/s1/NAME.wav, ….
+    """Write a mixture and its sources as WAV files, each rounded to 16 bits by itself.
 
-    Each is rounded to 16 bits by itself. talkers: for each source its speaker and gender ("f", "m"
-    or ""). Returns the row of a list of what was written, whose root is `out`.
+    Args:
+        out: output folder, the root of the list.
+        place: file of the mixture below `out`: …/mix/NAME.wav. Sources go to …/s1/NAME.wav, ….
+        mixture: (T,).
+        sources: (C, T).
+        talkers: speaker and gender ("f", "m" or "") of each source.
+        sample_rate: in Hz.
+
+    Returns:
+        The row of the mixture in a list.
     """
     folder = place.parent.parent
     paths = [folder / f"s{k}" / place.name for k in range(1, len(sources) + 1)]

@@ -1,7 +1,7 @@
 """Rooms around the talkers of a mixture: drawn for the rows of any list, and simulated.
 
-A reference is then the image of a talker at the microphone, reverberation and all, as in the
-"reverb" targets of WHAMR! (Maciejewski et al. 2020): who separates need not dereverberate.
+A reference is the image of a talker at the microphone, with reverberation, as in the "reverb"
+targets of WHAMR! (Maciejewski et al. 2020). So a separator need not dereverberate.
 """
 
 from __future__ import annotations
@@ -14,34 +14,55 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from dpcl.errors import InputError, need_package
+from dpcl.errors import InputError
+from dpcl.mixtures.room_bank import room_responses, shortest_rt60
 from dpcl.mixtures.rows import MixtureRow, Place, RoomRow
 
-_STREAM = 2  # of the seed: other draws of the same seed stay as they are
+_STREAM = 2  # number of the random stream: other draws of the same seed do not change
 
-# The geometry of WHAMR!, in m, and reverberation times that all such rooms can have, in s.
+# Geometry of WHAMR! in m, and reverberation times in s that are possible in all these rooms.
 _SIDES, _HEIGHT, _RT60 = (5.0, 10.0), (3.0, 4.0), (0.2, 0.6)
 _HEADS, _DISTANCE, _OFF_CENTRE = (0.9, 1.8), (0.66, 2.0), 0.2
 
 
-def draw_rooms(rows: Sequence[MixtureRow], seed: int) -> list[MixtureRow]:
-    """The rows with a room each, the same ones for the same seed; all numbers to 1 cm and 1 ms.
+def draw_rooms(
+    rows: Sequence[MixtureRow], seed: int, rt60: tuple[float, float] = _RT60
+) -> list[MixtureRow]:
+    """Draw a room for each row, the same ones for the same seed, rounded to 1 cm and 1 ms.
 
-    A shoebox of 5 to 10 by 5 to 10 by 3 to 4 m with an RT60 of 0.2 to 0.6 s; the microphone near
-    its centre, talkers 0.66 to 2 m from it in any direction, both at the heights of heads.
-    Raises InputError for rendered rows.
+    A room is a shoebox of 5 to 10 by 5 to 10 by 3 to 4 m. The microphone is near its centre, and
+    talkers are 0.66 to 2 m from it in any direction. Microphone and talkers are at the heights of
+    heads.
+
+    Args:
+        rows: the list.
+        seed: seed of the random numbers.
+        rt60: range of the RT60 in s, drawn uniformly; it changes nothing else.
+
+    Returns:
+        The rows with rooms.
+
+    Raises:
+        InputError: a row is rendered, or not all such rooms can have such an RT60.
     """
+    shortest = shortest_rt60((_SIDES[1], _SIDES[1], _HEIGHT[1]))
+    if not shortest < rt60[0] <= rt60[1] < math.inf:
+        raise InputError(
+            f"--rt60 {rt60[0]:g} {rt60[1]:g}: not all of the rooms can have this RT60; give the"
+            f" lower limit first, {math.ceil(shortest * 100) / 100:g} s or more"
+        )
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
 
     def uniform(bounds: tuple[float, float], digits: int = 2) -> float:
+        """Draw a rounded number."""
         return round(float(rng.uniform(*bounds)), digits)
 
     placed = []
     for row in rows:
         if row.mixture:
-            raise InputError(f"{row.where} is rendered: rooms come before.")
+            raise InputError(f"{row.where} is rendered already; draw rooms before rendering")
         size = (uniform(_SIDES), uniform(_SIDES), uniform(_HEIGHT))
-        rt60 = uniform(_RT60, 3)
+        seconds = uniform(rt60, 3)
         middle = tuple(side / 2.0 for side in size)
         off = (-_OFF_CENTRE, _OFF_CENTRE)
         microphone = (
@@ -53,33 +74,29 @@ def draw_rooms(rows: Sequence[MixtureRow], seed: int) -> list[MixtureRow]:
             x = round(microphone[0] + distance * math.cos(angle), 2)
             y = round(microphone[1] + distance * math.sin(angle), 2)
             positions.append((x, y, uniform(_HEADS)))
-        placed.append(replace(row, room=RoomRow(size, rt60, microphone, tuple(positions))))
+        placed.append(replace(row, room=RoomRow(size, seconds, microphone, tuple(positions))))
     return placed
 
 
 def reverberant(
     signals: Sequence[NDArray[np.float32]], room: RoomRow, sample_rate: int
 ) -> list[NDArray[np.float32]]:
-    """Each talker (T,) as the microphone hears him (T,); what rings on behind the end is cut off.
+    """Simulate each talker's signal at the microphone; reverberation after the end is cut off.
 
-    Image sources, walls that absorb alike so that Sabine's formula gives the RT60. Raises
-    InputError where pyroomacoustics is not installed, ValueError for an RT60 too short for a room.
+    Args:
+        signals: one (T,) for each talker.
+        room: the room.
+        sample_rate: in Hz.
+
+    Returns:
+        One (T,) for each talker.
+
+    Source: the image method; see `room_responses`.
     """
-    need_package("rooms", "the rooms of a list need", "pyroomacoustics")
-    import pyroomacoustics
-
-    absorption, order = pyroomacoustics.inverse_sabine(room.rt60, room.size)
-    shoebox = pyroomacoustics.ShoeBox(
-        room.size,
-        fs=sample_rate,
-        materials=pyroomacoustics.Material(absorption),
-        max_order=order,
+    responses = room_responses(
+        room.size, room.rt60, room.microphone, list(room.positions), sample_rate
     )
-    for position in room.positions:
-        shoebox.add_source(position)
-    shoebox.add_microphone(room.microphone)
-    shoebox.compute_rir()
     return [
         fftconvolve(signal, response)[: len(signal)].astype(np.float32)
-        for signal, response in zip(signals, shoebox.rir[0], strict=True)
+        for signal, response in zip(signals, responses, strict=True)
     ]

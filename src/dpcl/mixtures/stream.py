@@ -1,4 +1,4 @@
-"""Training mixtures drawn on the fly: item i of epoch e is the same whoever draws it."""
+"""Training mixtures drawn on the fly: item i of epoch e is the same in every worker."""
 
 from __future__ import annotations
 
@@ -19,26 +19,41 @@ from dpcl.mixtures.mixing import draw_gains_db, scale_to_peak
 from dpcl.mixtures.packed import PackedCorpus
 from dpcl.signal.audio import resample
 
-SPEAKER_SECONDS = 60.0  # a speaker with more audio than this is drawn no more often
-ATTEMPTS = 100  # to find talkers whose texts differ
-SPEED_STEPS = 1000  # speed factors are multiples of 1/1000: finer ones cost soxr twice the time
+SPEAKER_SECONDS = 60.0  # s; a speaker with more audio is not drawn more often
+ATTEMPTS = 100  # number of attempts to draw talkers with different texts
+SPEED_STEPS = 1000  # steps of the speed factor, 1/1000: finer steps take soxr twice the time
 
 
 class TrainingMixtures(Dataset[Tensor]):
-    """`items` mixtures an epoch; [item] gives their sources (num_sources, samples), float32.
+    """Dataset of training mixtures: [item] gives float32 sources (num_sources, samples).
 
-    Everything is drawn from SeedSequence((seed, epoch, item)), so neither the order nor the
-    number of workers matters. The talkers of an item are different speakers with different texts,
-    all from one corpus with probability `within`, otherwise from at least two (as far as the
-    corpus allows either). Utterances of one speaker are joined where a segment is longer than
-    one. Each source has active level 0 dB, is played at a speed uniform in 1 ± `speed`, gets its
-    gain (see draw_gains_db), and all get one common scale (see scale_to_peak). With `active` or
-    `turns` not all of them speak all the time (see gate_sources): an item is then `windows` equal
-    windows long, in each of which so many talkers are drawn anew. With `same_speaker` all talkers
-    of an item are one speaker, with recordings of different texts. With `kinds` the kind of an item
-    is drawn first, then its sources, without regard to `within`.
-    Raises InputError if the corpus has fewer speakers than `num_sources`, with `same_speaker` none
-    with so many texts, or not what `kinds` asks.
+    Everything is drawn from SeedSequence((seed, epoch, item)), so neither the order nor the number
+    of workers matters. The talkers of an item are different speakers with different texts. They
+    are from one corpus with probability `within`, otherwise from at least two, as far as the
+    corpus allows. Utterances of one speaker are joined if a segment is longer than one. Each source
+    has active level 0 dB, is resampled to its speed, and gets its gain (see `draw_gains_db`). All
+    sources get one common scale (see `scale_to_peak`).
+
+    Args:
+        packed: the corpus.
+        num_sources: number of sources of a mixture.
+        samples: number of samples of a mixture.
+        items: number of mixtures in an epoch.
+        seed: seed of the random numbers.
+        relative_level_db: range of the gains in dB.
+        within: probability of talkers from one corpus.
+        speed: speeds are uniform in 1 ± `speed`.
+        windows: number of equal windows of an item; the active talkers are drawn anew in each.
+        active: relative frequency of 1, 2, … active talkers in a window (see `gate_sources`); None
+            for all talkers.
+        turns: probability of activity in a part of the window only (see `gate_sources`).
+        same_speaker: all talkers of an item are one speaker, with recordings of different texts.
+        kinds: kinds of mixtures. The kind of an item is drawn first, then its sources, without
+            regard to `within`.
+
+    Raises:
+        InputError: the corpus has fewer than `num_sources` speakers. With `same_speaker`: no
+            speaker has that number of texts. With `kinds`: a kind cannot be drawn.
     """
 
     def __init__(
@@ -58,12 +73,12 @@ class TrainingMixtures(Dataset[Tensor]):
         kinds: Kinds | None = None,
     ) -> None:
         self.windows, self.turns = windows, turns
-        self.active = active or (*[0.0] * (num_sources - 1), 1.0)  # all of them
+        self.active = active or (*[0.0] * (num_sources - 1), 1.0)  # all talkers by default
         self.packed, self.num_sources = packed, num_sources
         self.samples, self.items = samples, items
         self.seed, self.relative_level_db = seed, relative_level_db
         self.within, self.speed = within, speed
-        # In shared memory, so that set_epoch also reaches workers that outlive an epoch.
+        # Epoch in shared memory, so that set_epoch also reaches persistent workers.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -79,38 +94,40 @@ class TrainingMixtures(Dataset[Tensor]):
             }
             if not utterances:
                 raise InputError(
-                    f"No speaker of the corpus has {num_sources} recordings of different texts to"
-                    " be mixed with one another: add recordings."
+                    f"no speaker of the corpus has {num_sources} recordings of different texts to"
+                    " be mixed with one another; add recordings"
                 )
         elif len(utterances) < num_sources:
             raise InputError(
-                f"The corpus has {len(utterances)} speakers, too few for mixtures of {num_sources}:"
-                " add speakers or mix fewer."
+                f"the corpus has {len(utterances)} speakers, too few for mixtures of {num_sources};"
+                " add speakers or mix fewer"
             )
-        self._utterances = [np.array(group) for group in utterances.values()]  # by speaker
+        self._utterances = [
+            np.array(group) for group in utterances.values()
+        ]  # indices of utterances by speaker
         corpora = sorted(set(packed.corpora))
         self._corpus = np.array([corpora.index(corpus) for corpus, _ in utterances])  # (S,)
         lengths = np.diff(packed.offsets)
         totals = np.array([lengths[group].sum() for group in self._utterances])
         self._weights = np.minimum(totals / packed.sample_rate, SPEAKER_SECONDS)  # (S,)
-        # Speakers from whose corpus alone a whole mixture can be drawn.
+        # Speakers of corpora that have enough speakers for a whole mixture.
         self._complete = np.bincount(self._corpus)[self._corpus] >= num_sources  # (S,)
         ids = {text: i for i, text in enumerate(sorted(set(packed.texts)))}
         self._texts = [ids[text] for text in packed.texts]
-        self._gains = 10.0 ** (-packed.levels_db / 20.0) / 32768.0  # (N,) to 0 dB active level
+        self._gains = 10.0 ** (-packed.levels_db / 20.0) / 32768.0  # (N,), for 0 dB active level
         self.kinds = kinds
         if kinds is not None:
             self._members = kinds.members(list(utterances))  # group -> (S,)
             shares = np.array([kind.share for kind in kinds.mixtures])
             self._shares = shares / shares.sum()
-            # Speakers of whom each source of a mixture can have a text of its own.
+            # Speakers with at least one text for each source of a mixture.
             texts = [len({self._texts[i] for i in group}) for group in self._utterances]
             self._several = np.array(texts) >= num_sources  # (S,)
             for kind in kinds.mixtures:
                 if kind.same and not (self._members[kind.of[0]] & self._several).any():
                     raise InputError(
-                        f"No class of the group {kind.of[0]} has {num_sources} recordings for the"
-                        f" mixtures {kind.name}: leave them out, or add recordings."
+                        f"no class of the group {kind.of[0]} has {num_sources} recordings for the"
+                        f" mixtures {kind.name}; omit them, or add recordings"
                     )
 
     def set_epoch(self, epoch: int) -> None:
@@ -130,8 +147,8 @@ class TrainingMixtures(Dataset[Tensor]):
                 break
         else:
             raise InputError(
-                f"No {self.num_sources} speakers with different texts were found: check the text"
-                " column of the corpus, or give the files of different sentences different names."
+                f"no {self.num_sources} speakers with different texts were found; check the text"
+                " column of the corpus, or give the files of different sentences different names"
             )
         gains_db = draw_gains_db(rng, self.num_sources, self.relative_level_db)
         gains = (10.0 ** (gains_db / 20.0)).astype(np.float32)
@@ -141,14 +158,14 @@ class TrainingMixtures(Dataset[Tensor]):
         return torch.from_numpy(scale_to_peak(sources))  # (C, T)
 
     def _draw_sources(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
-        """Sources (C, T) at 0 dB, or None where the texts left no speaker to choose."""
+        """Draw sources (C, T) at 0 dB; None if no speaker with other texts remains."""
         if self.same_speaker:
             return self._draw_voices(rng)
         several = bool((self._corpus != self._corpus[0]).any()) and self.num_sources > 1
         within = not several or (bool(self._complete.any()) and rng.random() < self.within)
         allowed = self._weights * self._complete if within else self._weights.copy()
         sources: list[NDArray[np.float32]] = []
-        used: set[int] = set()  # texts
+        used: set[int] = set()  # texts in the mixture
         first = -1
         while len(sources) < self.num_sources:
             eligible = allowed
@@ -170,10 +187,10 @@ class TrainingMixtures(Dataset[Tensor]):
         return np.stack(sources)
 
     def _draw_kind(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
-        """Sources (C, T) at 0 dB of a kind drawn by its share, or None as _draw_sources."""
+        """Draw sources (C, T) at 0 dB of a kind drawn by its share; None as in `_draw_sources`."""
         assert self.kinds is not None
         kind = self.kinds.mixtures[int(rng.choice(len(self._shares), p=self._shares))]
-        used: set[int] = set()  # texts
+        used: set[int] = set()  # texts in the mixture
         if kind.same:
             weights = self._weights * self._members[kind.of[0]] * self._several
             speaker = int(rng.choice(len(weights), p=weights / weights.sum()))
@@ -195,7 +212,7 @@ class TrainingMixtures(Dataset[Tensor]):
         return np.stack(sources) if len(sources) == len(drawn) else None
 
     def _draw_voices(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Sources (C, T) of one speaker, whose texts are dealt out among them."""
+        """Draw sources (C, T) of one speaker, with the texts dealt out among them."""
         cumulative = np.cumsum(self._weights)
         speaker = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
         texts = rng.permutation(sorted({self._texts[i] for i in self._utterances[speaker]}))
@@ -208,7 +225,7 @@ class TrainingMixtures(Dataset[Tensor]):
     def _draw_segment(
         self, rng: np.random.Generator, utterances: NDArray[np.int64], used: set[int]
     ) -> NDArray[np.float32] | None:
-        """A segment (T,) of utterances without the texts `used`, to which it adds its own."""
+        """Draw a segment (T,) without the texts `used`, and add its texts to `used`."""
         rate = SPEED_STEPS
         if self.speed > 0.0:
             rate = round(SPEED_STEPS * rng.uniform(1.0 - self.speed, 1.0 + self.speed))
@@ -217,20 +234,20 @@ class TrainingMixtures(Dataset[Tensor]):
         order = [i for i in rng.permutation(utterances).tolist() if self._texts[i] not in used]
         if not order:
             return None
-        pause = 0  # samples of silence behind each utterance
+        pause = 0  # samples of silence after each utterance
         if self.kinds and self.kinds.pause:
             pause = round(rng.uniform(0.0, self.kinds.pause) * self.packed.sample_rate)
         offsets = self.packed.offsets
         chosen: list[int] = []
         total = 0
-        for i in cycle(order):  # begins again where the speaker has said everything
+        for i in cycle(order):  # repeated if the speaker has no more
             chosen.append(i)
             total += int(offsets[i + 1] - offsets[i]) + pause
             if total >= need:
                 break
         used.update(self._texts[i] for i in chosen)
 
-        begin = -int(rng.integers(total - need + 1))  # of utterance i in the segment
+        begin = -int(rng.integers(total - need + 1))  # beginning of utterance i in the segment
         joined = np.zeros(need, np.float32)
         for i in chosen:
             first, last = int(offsets[i]), int(offsets[i + 1])

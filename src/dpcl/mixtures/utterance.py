@@ -1,4 +1,4 @@
-"""An utterance: who speaks in a recording, or in a part of one."""
+"""Utterances: recordings, or parts of them, with their speaker and text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpcl.mixtures.parts import Part
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording of one speaker; two with the same `text` never meet in one mixture."""
+    """One recording of one speaker; two with the same `text` are never in one mixture."""
 
     path: Path
     speaker: str
@@ -19,12 +19,12 @@ class Utterance:
     seconds: float
     split: str
     text: str
-    start: float | None = None  # s; of a part of a long recording, None for all of it
-    channel: int | None = None  # of a part, counted from 0; None for the mean of all
+    start: float | None = None  # s, start of a part of a long recording; None for all of it
+    channel: int | None = None  # channel of a part, counted from 0; None for the mean of all
 
     @property
     def part(self) -> Part:
-        """What is read of the recording."""
+        """Return the part of the recording to read."""
         if self.start is None:
             return Part(self.path)
         return Part(self.path, self.start, self.seconds, self.channel)

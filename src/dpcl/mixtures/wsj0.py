@@ -1,11 +1,15 @@
 """wsj0-2mix and wsj0-3mix: mixtures of WSJ0 (LDC93S6A) by the published lists.
 
-They are made as MERL's create_wav_2speakers.m and create_wav_3speakers.m make them (Hershey et al.
-2016), which is not what a list of ours says: each utterance is converted to 8 kHz, brought to an
-active level of 0 dB as Voicebox's activlev measures it (its filter alone moves it by up to some
-dB), multiplied by its gain, cut to the shortest ("min") or padded to the longest ("max"), and the
-mixture and its sources get one scale by which the loudest of them reaches 0.9. At 16 kHz the
-utterances get the levels that they have at 8 kHz. Each signal is rounded to 16 bits by itself.
+Mixtures follow MERL's create_wav_2speakers.m and create_wav_3speakers.m (Hershey et al. 2016),
+which differ from the lists of dpcl:
+
+- each utterance is converted to 8 kHz and brought to an active level of 0 dB by Voicebox's
+  activlev, whose filter alone changes the level by up to some dB;
+- it is multiplied by its gain, then cut to the shortest ("min") or padded to the longest
+  ("max");
+- the mixture and its sources get one scale, so that the peak of the loudest is 0.9;
+- at 16 kHz the utterances get their levels at 8 kHz;
+- each signal is rounded to 16 bits by itself.
 """
 
 from __future__ import annotations
@@ -30,36 +34,42 @@ from dpcl.signal.level import activlev_db
 
 SPLITS = ("tr", "cv", "tt")
 RATES = (8000, 16000)
-_SUFFIXES = (".wav", ".flac", ".wv1", ".sph")  # the first there is, is read
+_SUFFIXES = (".wav", ".flac", ".wv1", ".sph")  # suffixes by priority: the first that exists is read
 
 
 @dataclass(frozen=True)
 class ListedMixture:
     """One line of a published list."""
 
-    where: str  # for messages
+    where: str  # file and line, for messages
     utterances: tuple[str, ...]  # wsj0/si_tr_s/40n/40na010x.wav
     gains_db: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        """UTTERANCE_GAIN_UTTERANCE_GAIN, gains as Matlab's num2str writes them."""
+        """Return UTTERANCE_GAIN_UTTERANCE_GAIN, with gains as Matlab's num2str writes them."""
         stems = [PurePosixPath(utterance).stem for utterance in self.utterances]
         parts = zip(stems, self.gains_db, strict=True)
         return "_".join(f"{stem}_{gain + 0.0:.5g}" for stem, gain in parts)
 
 
 class WSJ0:
-    """A user's copy of WSJ0: the LDC's discs or one folder, converted or as they came.
+    """A user's copy of WSJ0: the LDC's discs or one folder, converted or original.
 
     Utterances are found by the last three parts of their names, in any case: si_tr_s/01t/01to030v.
-    Genders are those of spkrinfo.txt, where the copy has one. Raises InputError for no folder.
+    Genders are read from spkrinfo.txt, if the copy has one.
+
+    Args:
+        root: folder of the copy.
+
+    Raises:
+        InputError: `root` is no folder.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise InputError(f"{root} is no folder: give your copy of WSJ0.")
+            raise InputError(f"{root} is no folder; give your copy of WSJ0")
         self._files: dict[str, Path] = {}
         self.genders: dict[str, str] = {}
         for folder, _, names in os.walk(self.root):
@@ -73,20 +83,22 @@ class WSJ0:
                     self.genders |= _genders(path)
 
     def find(self, utterance: str) -> Path | None:
-        """The file of an utterance, as a list names it."""
+        """Return the file of an utterance of a list, or None."""
         return self._files.get(_key(PurePosixPath(utterance)))
 
 
 def _key(path: PurePosixPath | Path) -> str:
+    """Return the last three parts of a path, in lower case and without suffix."""
     return "/".join([*path.parts[-3:-1], path.stem]).lower()
 
 
 def _rank(path: Path) -> int:
+    """Return the priority of a file's suffix."""
     return _SUFFIXES.index(path.suffix.lower())
 
 
 def _genders(path: Path) -> dict[str, str]:
-    """Lines of a speaker and "F" or "M"; comments begin with a semicolon."""
+    """Read lines of a speaker and "F" or "M"; comments begin with a semicolon."""
     lines = path.read_text(encoding="latin-1").lower().splitlines()
     fields = (line.split() for line in lines if ";" not in line)
     return {words[0]: words[1] for words in fields if len(words) > 1 and words[1] in ("f", "m")}
@@ -95,17 +107,18 @@ def _genders(path: Path) -> dict[str, str]:
 def read_published(
     folder: str | os.PathLike[str], split: str, num_sources: int
 ) -> list[ListedMixture]:
-    """The lines of folder/mix_N_spk_SPLIT.txt: a path and a gain in dB for each talker.
+    """Read folder/mix_N_spk_SPLIT.txt: lines of a path and a gain in dB for each talker.
 
-    Raises InputError naming the line that is wrong.
+    Raises:
+        InputError: the file or a line is wrong; the message names it.
     """
     path = Path(folder) / f"mix_{num_sources}_spk_{split}.txt"
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} cannot be read ({getattr(error, 'strerror', 'no ASCII text')}): give the"
-            " folder with the published lists of wsj0-mix."
+            f"{path} cannot be read ({getattr(error, 'strerror', 'no ASCII text')}); give the"
+            " folder with the published lists of wsj0-mix"
         ) from error
     found: list[ListedMixture] = []
     names: set[str] = set()
@@ -119,13 +132,13 @@ def read_published(
         except ValueError:
             gains = ()
         if len(fields) != 2 * num_sources or not gains or not np.isfinite(gains).all():
-            raise InputError(f"{where} is not {num_sources} times a path and a gain: correct it.")
+            raise InputError(f"{where} is not {num_sources} times a path and a gain; correct it")
         found.append(ListedMixture(where, tuple(fields[0::2]), gains))
         if found[-1].name in names:
-            raise InputError(f"{where} lists {found[-1].name} once more: remove it.")
+            raise InputError(f"{where} lists {found[-1].name} again; remove it")
         names.add(found[-1].name)
     if not found:
-        raise InputError(f"{path} lists no mixtures: copy it again.")
+        raise InputError(f"{path} lists no mixtures; copy it again")
     return found
 
 
@@ -136,14 +149,18 @@ def check_utterances(mixtures: Sequence[ListedMixture], copy: WSJ0) -> None:
             if copy.find(utterance) is None:
                 raise InputError(
                     f"{mixture.where}: {copy.root} has no {utterance} (nor as"
-                    f" {', '.join(_SUFFIXES[1:])}); is it the whole of WSJ0?"
+                    f" {', '.join(_SUFFIXES[1:])}); give a complete copy of WSJ0"
                 )
 
 
 def read_levels(folder: str | os.PathLike[str]) -> dict[str, float]:
-    """Published active levels, in dB by utterance: lines of a name and a power in activlev*.txt.
+    """Read published active levels in dB by utterance, from lines of a name and a power.
 
-    Those beside pywsj0-mix came out of the original scripts. Raises InputError naming the line.
+    The files are activlev*.txt. The ones published with pywsj0-mix are output of the original
+    scripts.
+
+    Raises:
+        InputError: a line is wrong; the message names it.
     """
     levels = {}
     for path in sorted(Path(folder).glob("activlev*.txt")):
@@ -152,9 +169,11 @@ def read_levels(folder: str | os.PathLike[str]) -> dict[str, float]:
                 name, power = line.split()
                 levels[name] = 10.0 * math.log10(float(power))
             except ValueError as error:
-                raise InputError(f"{path} line {number} is no name and power.") from error
+                raise InputError(
+                    f"{path} line {number} is no name and power; correct it"
+                ) from error
     if not levels:
-        raise InputError(f"{folder} has no activlev*.txt: give the folder with published levels.")
+        raise InputError(f"{folder} has no activlev*.txt; give the folder with published levels")
     return levels
 
 
@@ -165,10 +184,20 @@ def mix_listed(
     mode: Mode,
     levels_db: dict[str, float] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mixture (T,) and its sources (C, T) at 8000 or 16000 Hz, as the scripts make them.
+    """Mix one line of a list as the published scripts do.
 
-    levels_db: measured ones by utterance, for which the file is not asked then. Raises InputError
-    for a file that cannot be read, is not of one channel at 16 kHz, or is silent.
+    Args:
+        mixture: the line.
+        copy: the user's copy of WSJ0.
+        sample_rate: 8000 or 16000 Hz.
+        mode: cut to the shortest, or pad to the longest.
+        levels_db: measured levels by utterance, used instead of measuring the file.
+
+    Returns:
+        The mixture (T,) and its sources (C, T).
+
+    Raises:
+        InputError: a file cannot be read, is not of one channel at 16 kHz, or is silent.
     """
     signals = []
     for utterance, gain_db in zip(mixture.utterances, mixture.gains_db, strict=True):
@@ -177,15 +206,15 @@ def mix_listed(
         channels, rate = read_audio(path)
         if len(channels) != 1 or rate != 16000:
             raise InputError(
-                f"{path} has {len(channels)} channels at {rate} Hz, where WSJ0 has one at 16000 Hz:"
-                " convert it again."
+                f"{path} has {len(channels)} channels at {rate} Hz, where WSJ0 has one at 16000 Hz;"
+                " convert it again"
             )
         original = channels[0].astype(np.float64)
-        narrow = resample_poly(original, 1, 2)  # Matlab's resample has the same filter
+        narrow = resample_poly(original, 1, 2)  # same filter as Matlab's resample
         level_db = (levels_db or {}).get(PurePosixPath(utterance).stem, None)
         level_db = activlev_db(narrow, 8000) if level_db is None else level_db
         if level_db == -np.inf:
-            raise InputError(f"{mixture.where}: {path} is silent; copy it again.")
+            raise InputError(f"{mixture.where}: {path} is silent; copy it again")
         signal = narrow if sample_rate == 8000 else original
         signals.append(signal * 10.0 ** ((gain_db - level_db) / 20.0))
     sources = fitted(signals, mode)
@@ -204,7 +233,21 @@ def render_published(
     levels_db: dict[str, float] | None = None,
     report: Report = no_report,
 ) -> list[MixtureRow]:
-    """Write out/SPLIT/mix/NAME.wav, s1/NAME.wav, …; the rows that say who speaks in which."""
+    """Render the mixtures of a published list to WAV files.
+
+    Args:
+        mixtures: the lines of the list.
+        copy: the user's copy of WSJ0.
+        out: output folder: out/SPLIT/mix/NAME.wav, out/SPLIT/s1/NAME.wav, ….
+        split: "tr", "cv" or "tt".
+        sample_rate: 8000 or 16000 Hz.
+        mode: cut to the shortest, or pad to the longest.
+        levels_db: as for `mix_listed`.
+        report: called after each mixture.
+
+    Returns:
+        The rows of a list, with the speakers of each mixture.
+    """
     rows = []
     for done, mixture in enumerate(mixtures, 1):
         mixed, sources = mix_listed(mixture, copy, sample_rate, mode, levels_db)

@@ -1,4 +1,4 @@
-"""Objectives: pure functions on tensors, one value per item."""
+"""Objectives of training: pure functions on tensors, one value per item."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from dpcl.objectives.spectral import projector_loss as projector_loss
 from dpcl.objectives.spectral import spectral_loss as spectral_loss
 from dpcl.objectives.spectral import whitened_kmeans_loss as whitened_kmeans_loss
 
-# Embeddings (B, N, K), assignments (B, N, C), weights (B, N) -> (B,), by the name in a recipe.
+# Objectives by their name in a recipe. Arguments: embeddings (B, N, K), assignments (B, N, C) and
+# weights (B, N); result: (B,).
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "affinity": affinity_loss,
     "normalised_affinity": normalised_affinity_loss,

@@ -1,4 +1,4 @@
-"""The deep clustering objective: |VVᵀ - YYᵀ|² in its low-rank form, with its gradient by hand."""
+"""Deep clustering objective |VVᵀ - YYᵀ|² in its low-rank form, with an explicit gradient."""
 
 from __future__ import annotations
 
@@ -10,25 +10,41 @@ from torch import Tensor
 
 from dpcl.objectives.inputs import labelled, reciprocal
 
-# Bins of one item that a CPU handles at once: what lies between two products stays in its cache.
+# Number of bins of one item per block on a CPU: intermediate products stay in its cache.
 BLOCK = 4096
 
 Block = tuple[slice, slice]  # items, bins
 
 
 def affinity_loss(embeddings: Tensor, assignments: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How far the learned affinity VVᵀ is from the ideal one YYᵀ, per item, in [0, 4].
+    """Compute the squared distance of the learned affinity VVᵀ to the ideal affinity YYᵀ, per item.
 
-    embeddings V: (B, N, K), rows of unit length for the stated range; float32, float64 or bfloat16
-    assignments Y: (B, N, C), one-hot rows
-    weights w: (B, N), at least zero; None counts every bin once
-    returns (B,): sum_ij w_i w_j (v_i.v_j - y_i.y_j)² / (sum w)², 0 for an item without weight.
+    Sums run in float32 at least, the gradient in the type of the embeddings. No N x N matrix is
+    formed, and on a CPU the gradient is the only N x K matrix: O(NK) memory, O(NK² + NKC) time.
+    The gradient flows to the embeddings alone, and cannot be differentiated again.
 
-    Sums run in float32 at least, the gradient in the embeddings' own type. No N x N matrix is
-    formed, and on a CPU the gradient is the only N x K one: O(NK) memory, O(NK² + NKC) time. The
-    gradient flows to the embeddings alone, and cannot be differentiated again.
+    Args:
+        embeddings: V, (B, N, K), rows of unit length (the range below needs it); float32, float64
+            or bfloat16.
+        assignments: Y, (B, N, C), one-hot rows.
+        weights: w, (B, N), at least zero; None weights every bin equally.
+
+    Returns:
+        (B,) in [0, 4]: sum_ij w_i w_j (v_i.v_j - y_i.y_j)² / (sum w)²; 0 for an item without
+        weight.
+
+    Raises:
+        ValueError: the shapes do not agree.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+        >>> assignments = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+        >>> affinity_loss(embeddings, assignments)
+        tensor([0.])
+
     Source: Hershey et al. 2016, eq. 1 and its low-rank form and gradient below it; weights as in
-    Wang, Le Roux, Hershey 2018. Raises ValueError where the shapes do not belong together.
+    Wang, Le Roux, Hershey 2018.
     """
     if embeddings.ndim != 3 or embeddings.shape[:2] != assignments.shape[:-1]:
         raise ValueError(
@@ -48,13 +64,26 @@ def affinity_loss(embeddings: Tensor, assignments: Tensor, weights: Tensor | Non
 def normalised_affinity_loss(
     embeddings: Tensor, assignments: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """affinity_loss in which a pair counts w_i w_j / √(d_i d_j), d_i the weight of bin i's source.
+    """Compute the affinity objective with sources of unequal size balanced, per item.
 
-    Arguments as for affinity_loss; returns (B,) in [0, 4]: the weighted mean over pairs of
-    (v_i.v_j - y_i.y_j)². A source with a hundredth of the bins has a tenth of the say, not a
-    hundredth; the scale of the weights does not matter.
+    A pair of bins counts w_i w_j / √(d_i d_j), with d_i the weight of the source of bin i. A
+    source with a hundredth of the bins has a tenth of the influence, not a hundredth. The scale of
+    the weights does not matter.
+
+    Args:
+        embeddings: V, (B, N, K), as for `affinity_loss`.
+        assignments: Y, (B, N, C), one-hot rows.
+        weights: w, (B, N), at least zero; None weights every bin equally.
+
+    Returns:
+        (B,) in [0, 4]: the weighted mean over pairs of (v_i.v_j - y_i.y_j)².
+
+    Raises:
+        ValueError: the shapes do not agree.
+
     Source: Hershey et al. 2016, |D^-¼ (VVᵀ - YYᵀ) D^-¼|² with d = YYᵀ1, low-rank
-    |VᵀD^-½V|² - 2|VᵀD^-½Y|² + |YᵀD^-½Y|², there not divided by the sum of what the pairs count.
+    |VᵀD^-½V|² - 2|VᵀD^-½Y|² + |YᵀD^-½Y|². The paper does not divide by the sum of the weights of
+    the pairs.
     """
     _, y, w, sources = labelled(embeddings, assignments, weights)
     w = w * (y @ reciprocal(sources.sqrt()).unsqueeze(-1))  # (B, N, 1), w_i / √d_i
@@ -62,7 +91,10 @@ def normalised_affinity_loss(
 
 
 class _LowRankAffinity(torch.autograd.Function):
-    """loss = (|VᵀWV|² - 2|VᵀWY|² + |YᵀWY|²) / (sum w)², by V: 4 W (V VᵀWV - Y YᵀWV) / (sum w)²."""
+    """Low-rank objective (|VᵀWV|² - 2|VᵀWY|² + |YᵀWY|²) / (sum w)² and its gradient by V.
+
+    The gradient is 4 W (V VᵀWV - Y YᵀWV) / (sum w)².
+    """
 
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, assignments: Tensor, weights: Tensor) -> Tensor:
@@ -72,9 +104,8 @@ class _LowRankAffinity(torch.autograd.Function):
         vv = embeddings.new_zeros(batch, width, width, dtype=dtype)  # VᵀWV
         vy = embeddings.new_zeros(batch, width, sources, dtype=dtype)  # VᵀWY
         yy = embeddings.new_zeros(batch, sources, sources, dtype=dtype)  # YᵀWY
-        # Relative to the largest, so that squares of small weights do not vanish; weights of one
-        # stay one, and their sums exact. An item without weight has nothing to learn from: a loss
-        # of zero, not 0/0.
+        # Weights relative to the largest, so that squares of small weights do not vanish. Weights
+        # of one stay one, and their sums exact. An item without weight has a loss of zero, not 0/0.
         largest = weights.amax(dim=-1, keepdim=True)
         weights = weights.to(dtype) / torch.where(largest > 0, largest, torch.ones_like(largest))
         scale = weights.sum(dim=-1).clamp_min(1).pow(-2)  # (B,), the sum is 0 or at least 1
@@ -89,7 +120,7 @@ class _LowRankAffinity(torch.autograd.Function):
             yy[item].baddbmm_(y.mT, wy)
         ctx.save_for_backward(embeddings, assignments, weights, vv, vy, scale)
         squares = vv.square().sum((1, 2)) - 2 * vy.square().sum((1, 2)) + yy.square().sum((1, 2))
-        # The exact value is a sum of squares; rounding alone can take it below zero.
+        # Clamped, since rounding can make this sum of squares negative.
         return (squares * scale).clamp_min(0)
 
     @staticmethod
@@ -109,7 +140,7 @@ class _LowRankAffinity(torch.autograd.Function):
 
 
 def _blocks(tensor: Tensor) -> Iterator[Block]:
-    """The parts of a (B, N, ...) tensor that are handled at once: on a GPU, all of it."""
+    """Yield the blocks of a (B, N, ...) tensor that are processed at once: on a GPU, all of it."""
     batch, bins = tensor.shape[:2]
     if tensor.device.type != "cpu":
         yield slice(None), slice(None)

@@ -1,19 +1,26 @@
-"""What the objectives on embeddings are given: checked, in float32 at least, weights relative."""
+"""Checks and conversions of the objectives' inputs: float32 at least, relative weights."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-BLOCK = 4096  # bins whose products are summed at once
+BLOCK = 4096  # number of bins per partial sum
 
 
 def weighted(embeddings: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Embeddings in float32 at least, and each bin's share of its item's weight.
+    """Convert embeddings to float32 at least, and weights to shares of the item's weight.
 
-    embeddings: (B, N, K); weights: (B, N), at least zero; None counts every bin once
-    returns embeddings (B, N, K) and shares (B, N, 1) that sum to one over N, to zero in an item
-    without weight. The shares carry no gradient. Raises ValueError for shapes that do not fit.
+    Args:
+        embeddings: (B, N, K).
+        weights: (B, N), at least zero; None weights every bin equally.
+
+    Returns:
+        Embeddings (B, N, K), and shares (B, N, 1), without gradient. The shares sum to one over N,
+        or to zero in an item without weight.
+
+    Raises:
+        ValueError: the shapes do not agree.
     """
     if embeddings.ndim != 3:
         raise ValueError(f"embeddings must be (B, N, K); got {tuple(embeddings.shape)}")
@@ -33,10 +40,19 @@ def weighted(embeddings: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor
 def labelled(
     embeddings: Tensor, assignments: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `weighted`, with the assignments and the share of each source.
+    """Convert embeddings, assignments and weights as `weighted` does, and add up each source.
 
-    assignments: (B, N, C), one-hot rows -> embeddings (B, N, K), assignments (B, N, C) in the same
-    type, shares of the bins (B, N, 1) and of the sources (B, C), zero for a source without bins.
+    Args:
+        embeddings: (B, N, K).
+        assignments: (B, N, C), one-hot rows.
+        weights: (B, N), at least zero; None weights every bin equally.
+
+    Returns:
+        Embeddings (B, N, K), assignments (B, N, C) of the same type, shares (B, N, 1) of the bins,
+        and shares (B, C) of the sources. The share of a source without bins is zero.
+
+    Raises:
+        ValueError: the shapes do not agree.
     """
     v, w = weighted(embeddings, weights)
     if assignments.ndim != 3 or assignments.shape[:2] != v.shape[:2]:
@@ -49,14 +65,14 @@ def labelled(
 
 
 def over_bins(left: Tensor, right: Tensor) -> Tensor:
-    """The sum over bins of outer products, leftᵀ right: (B, N, I), (B, N, J) -> (B, I, J).
+    """Sum outer products over the bins, leftᵀ right: (B, N, I), (B, N, J) -> (B, I, J).
 
-    In blocks: one float32 sum over a long recording is off by 1e-4, and always to the same side.
+    Sums run in blocks: a single float32 sum over a long recording has a systematic error of 1e-4.
     """
     pairs = zip(torch.split(left, BLOCK, 1), torch.split(right, BLOCK, 1), strict=True)
     return torch.stack([a.mT @ b for a, b in pairs]).sum(0)
 
 
 def reciprocal(values: Tensor) -> Tensor:
-    """1 / x where x is above zero and 0 elsewhere: sources without bins then take no part."""
+    """Return 1 / x where x is above zero and 0 elsewhere, so that empty sources do not count."""
     return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 0)

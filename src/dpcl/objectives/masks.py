@@ -1,4 +1,4 @@
-"""Objectives on masks and on the waveforms that masks give, in the best order of the sources."""
+"""Objectives on masks and on masked waveforms, in the best order of the sources."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from dpcl.objectives.inputs import reciprocal
 
 
 def least_cost(costs: Tensor) -> Tensor:
-    """The sum of costs under the best one-to-one match of estimates and sources.
+    """Sum the costs under the best one-to-one match of estimates and sources.
 
-    costs: (B, C, C), of each estimate (dim 1) for each source (dim 2) -> (B,). All C! orders are
-    tried; the gradient is that of the best, of one of them where several are equally good.
+    All C! orders are tried. The gradient is the gradient of the best order, or of one of them in a
+    tie.
+
+    Args:
+        costs: (B, C, C), cost of each estimate (dim 1) for each source (dim 2).
+
+    Returns:
+        (B,).
+
     Source: Yu et al. 2017 (permutation invariant training); Hershey et al. 2016, section 4.
     """
     sources = costs.shape[-1]
@@ -29,22 +36,30 @@ Norm = Literal[1, 2]
 
 
 def magnitude_targets(source_spectra: Tensor) -> Tensor:
-    """|s_c|: complex (..., C, L, F) -> (..., N, C) with N = L*F; not truncated."""
+    """Return magnitudes |s_c|, not truncated: complex (..., C, L, F) -> (..., N, C), N = L*F."""
     return source_spectra.abs().flatten(-2).mT
 
 
 def phase_sensitive_targets(source_spectra: Tensor, mixture_spectrum: Tensor) -> Tensor:
-    """The part of each source that is in phase with the mixture, cut to [0, |x|].
+    """Compute the part of each source that is in phase with the mixture, cut to [0, |x|].
 
-    source_spectra: complex (..., C, L, F); mixture_spectrum: complex (..., L, F)
-    returns (..., N, C) with N = L*F: min(max(|s_c| cos(θ_x - θ_c), 0), |x|).
+    Args:
+        source_spectra: complex (..., C, L, F).
+        mixture_spectrum: complex (..., L, F).
+
+    Returns:
+        (..., N, C) with N = L*F: min(max(|s_c| cos(θ_x - θ_c), 0), |x|).
+
+    Raises:
+        ValueError: the shapes do not agree.
+
     Source: Erdogan et al. 2015 (phase-sensitive approximation); truncated as in Kolbæk et al. 2017
-    and chimera++ (Wang, Le Roux, Hershey 2018). Raises ValueError for shapes that do not fit.
+    and chimera++ (Wang, Le Roux, Hershey 2018).
     """
     if source_spectra.shape[:-3] + source_spectra.shape[-2:] != mixture_spectrum.shape:
         raise ValueError(
-            "source_spectra (..., C, L, F) and mixture_spectrum (..., L, F) must agree but for C; "
-            f"got {tuple(source_spectra.shape)} and {tuple(mixture_spectrum.shape)}"
+            "source_spectra (..., C, L, F) and mixture_spectrum (..., L, F) must agree "
+            f"except in C; got {tuple(source_spectra.shape)} and {tuple(mixture_spectrum.shape)}"
         )
     mixture = mixture_spectrum.unsqueeze(-3)  # (..., 1, L, F)
     magnitude = mixture.abs()
@@ -56,16 +71,28 @@ def phase_sensitive_targets(source_spectra: Tensor, mixture_spectrum: Tensor) ->
 def mask_inference_loss(
     masks: Tensor, mixture: Tensor, targets: Tensor, norm: Norm = 1, any_order: bool = True
 ) -> Tensor:
-    """Distance of the masked mixture to the targets in the best order, per item.
+    """Compute the distance of the masked mixture to the targets in the best order, per item.
 
-    masks: (B, N, C), any values; mixture: magnitudes |x| (B, N), at least zero; targets: (B, N, C)
-    returns (B,): least over the orders π of Σ |m_c |x| - t_π(c)|^p / Σ |x|^p, p = norm. Scale-free:
-    in [0, 2] where masks and targets / |x| are at least zero and sum to at most one; in a silent
-    item, which has nothing to be relative to, the plain sum. Sums run in float32 at least.
-    any_order: without, mask c is for target c (the "strongest" target of Hershey et al. 2016,
-    section 4, where targets are sorted by loudness).
+    Sums run in float32 at least. The loss does not depend on the scale of mixture and targets.
+
+    Args:
+        masks: (B, N, C), any values.
+        mixture: magnitudes |x|, (B, N), at least zero.
+        targets: (B, N, C).
+        norm: exponent p, 1 or 2.
+        any_order: search the best order. If false, mask c belongs to target c (the "strongest"
+            target of Hershey et al. 2016, section 4, where targets are sorted by loudness).
+
+    Returns:
+        (B,): the least value over the orders π of Σ |m_c |x| - t_π(c)|^p / Σ |x|^p. It lies in
+        [0, 2] if masks and targets / |x| are at least zero and sum to at most one. In a silent
+        item it is the plain sum.
+
+    Raises:
+        ValueError: the shapes do not agree, or the norm is neither 1 nor 2.
+
     Source: Kolbæk et al. 2017 (utterance-level permutation invariant training, p = 2); chimera++,
-    Wang, Le Roux, Hershey 2018 (p = 1). Raises ValueError for shapes that do not fit.
+    Wang, Le Roux, Hershey 2018 (p = 1).
     """
     if masks.ndim != 3 or masks.shape != targets.shape or masks.shape[:2] != mixture.shape:
         raise ValueError(
@@ -86,24 +113,33 @@ def mask_inference_loss(
 
 Distance = Literal["l1", "l2", "si_sdr"]
 
-LIMIT = 1e-8  # SI-SDR is cut to about ±80 dB, where its gradient vanishes
-SOFTEST = 1e-12  # energy, of the reference's, under which an estimate counts as silent
-FAINT = 1e-5  # magnitude, of the loudest bin's, under which a bin's phase fades out of MISI
+LIMIT = 1e-8  # power ratio that limits SI-SDR to about ±80 dB, where its gradient vanishes
+SOFTEST = 1e-12  # energy below which an estimate counts as silent, relative to the reference
+FAINT = 1e-5  # magnitude below which a bin's phase fades out of MISI, relative to the loudest bin
 
 
 def waveform_loss(estimates: Tensor, references: Tensor, distance: Distance = "l1") -> Tensor:
-    """Distance of the estimated waveforms to the references in the best order, per item.
+    """Compute the distance of estimated waveforms to the references in the best order, per item.
 
-    estimates, references: (B, C, T)
-    distance: "l1" or "l2": Σ |ŝ - s|^p over sources and samples, of Σ |s|^p: at least 0, and 1 for
-    silent estimates; "si_sdr": the negative SI-SDR in dB, means removed, averaged over the sources
-    that are not silent, in [-80, 80]
-    returns (B,): the least over all orders. An item whose references are all silent has nothing to
-    be relative to: "l1" and "l2" are then the plain sum, "si_sdr" is 0. Scaling both by the same
-    factor changes nothing, and scaling an estimate leaves "si_sdr" as it is.
+    Scaling estimates and references by the same factor changes nothing. Scaling an estimate does
+    not change "si_sdr".
+
+    Args:
+        estimates: (B, C, T).
+        references: (B, C, T).
+        distance: "l1" or "l2": Σ |ŝ - s|^p over sources and samples, relative to Σ |s|^p, at least
+            0, and 1 for silent estimates. "si_sdr": the negative SI-SDR in dB, in [-80, 80], means
+            removed, averaged over the sources that are not silent.
+
+    Returns:
+        (B,): the least value over all orders. If all references of an item are silent, "l1" and
+        "l2" are the plain sum, and "si_sdr" is 0.
+
+    Raises:
+        ValueError: the shapes do not agree, or the distance is unknown.
+
     Source: waveform approximation, Wang et al. 2018 ("End-to-end speech separation with unfolded
-    iterative phase reconstruction"), L1; SI-SDR, Le Roux et al. 2019, eq. 3. Raises ValueError for
-    shapes that do not fit.
+    iterative phase reconstruction"), L1; SI-SDR, Le Roux et al. 2019, eq. 3.
     """
     if estimates.ndim != 3 or estimates.shape != references.shape:
         raise ValueError(
@@ -130,12 +166,23 @@ def waveform_approximation_loss(
     inverse: Callable[[Tensor, int], Tensor],
     distance: Distance = "l1",
 ) -> Tensor:
-    """`waveform_loss` of the masked mixture, with the phase of the mixture: (B,).
+    """Compute `waveform_loss` of the masked mixture, with the phase of the mixture.
 
-    masks: (B, N, C) with N = L*F; mixture: samples (B, T); references: (B, C, T); stft, inverse,
-    as for `masked_waveforms`.
-    Source: Wang et al. 2018 (there WA). Raises ValueError for
-    shapes that do not fit.
+    Args:
+        masks: (B, N, C) with N = L*F.
+        mixture: samples (B, T).
+        references: (B, C, T).
+        stft: as for `masked_waveforms`.
+        inverse: as for `masked_waveforms`.
+        distance: as for `waveform_loss`.
+
+    Returns:
+        (B,).
+
+    Raises:
+        ValueError: the shapes do not agree.
+
+    Source: Wang et al. 2018 (there WA).
     """
     return waveform_loss(masked_waveforms(masks, mixture, stft, inverse), references, distance)
 
@@ -146,11 +193,19 @@ def masked_waveforms(
     stft: Callable[[Tensor], Tensor],
     inverse: Callable[[Tensor, int], Tensor],
 ) -> Tensor:
-    """Waveforms of the masked mixture, with the phase of the mixture.
+    """Compute waveforms of the masked mixture, with the phase of the mixture.
 
-    masks: (B, N, C) with N = L*F, any values at least zero; mixture: samples (B, T)
-    stft: (..., T) -> complex (..., L, F); inverse: such a spectrum and a length -> (..., T)
-    returns (B, C, T). Raises ValueError for masks that do not fit the mixture's spectrum.
+    Args:
+        masks: (B, N, C) with N = L*F, at least zero.
+        mixture: samples (B, T).
+        stft: transform (..., T) -> complex (..., L, F).
+        inverse: transform of complex (..., L, F) and a length -> (..., T).
+
+    Returns:
+        (B, C, T).
+
+    Raises:
+        ValueError: the masks do not fit the spectrum of the mixture.
     """
     spectrum = stft(mixture)  # (B, L, F)
     frames, bins = spectrum.shape[-2:]
@@ -165,7 +220,10 @@ def masked_waveforms(
 
 
 def _negative_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """From ρ² = cos² between estimate and reference: SI-SDR = ρ² / (1 - ρ²); (B, C, T) -> (B,)."""
+    """Return the negative SI-SDR in dB: (B, C, T) -> (B,).
+
+    SI-SDR = ρ² / (1 - ρ²), with ρ² = cos² of the angle between estimate and reference.
+    """
     estimates = estimates - estimates.mean(-1, keepdim=True)
     references = references - references.mean(-1, keepdim=True)
     energy = references.square().sum(-1).unsqueeze(1)  # (B, 1, C)

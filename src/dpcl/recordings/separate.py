@@ -26,7 +26,12 @@ from dpcl.recordings.cache import WindowCache
 from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
 from dpcl.recordings.workers import Workers
 from dpcl.separators.base import Link, Separation, Separator
-from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
+from dpcl.separators.limits import (
+    MOST_SOURCES,
+    check_mixture,
+    check_recording,
+    check_sources,
+)
 from dpcl.separators.registry import build
 from dpcl.signal.band import Band
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
@@ -335,6 +340,7 @@ class LoadedSeparator:
             InputError: The mixture is empty or not finite.
         """
         mixtures = torch.from_numpy(as_floats(mixture))
+        check_mixture(mixtures)
         rate, separator = self.sample_rate, self.separator
         if mixtures.ndim < 2:
             return separate_recording(mixtures, rate, separator, num_sources)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -92,13 +93,16 @@ class DeepClustering(Separator):
 
     def prepared(self, windows: int) -> DeepClustering:
         """Return the same separator in the precision that is fastest on this processor."""
-        network = self.model.network
-        if windows <= FEW or network.mean.device.type != "cpu":
+        if windows <= FEW or self.model.network.mean.device.type != "cpu":
             return self
+        return self._fast
+
+    @cached_property
+    def _fast(self) -> DeepClustering:
         precision = fastest()
         if precision == "float32":
             return self
-        other = copy(self)
+        other, network = copy(self), self.model.network
         network = network.in_int8() if precision == "int8" else network.in_bfloat16()
         other.model = replace(self.model, network=network)
         return other
@@ -233,7 +237,7 @@ class DeepClustering(Separator):
                 whitening = self._whitening(embeddings)
                 return solo_centroids(embeddings, weights, stretches, num_sources, whitening)
             return kmeans(embeddings, num_sources, weights).centroids
-        anchors = self.model.network.anchors
+        anchors = self.model.network.anchors.to(embeddings.device)
         if embeddings.ndim == 2:
             return anchored_attractors(embeddings[None], anchors, num_sources, weights[None])[0]
         return anchored_attractors(embeddings, anchors, num_sources, weights)
@@ -360,7 +364,9 @@ class DeepClustering(Separator):
         masks = masks.view(*masks.shape[:2], encoded.shape[1], -1)
         if settings.head == "embedding" or not network.gives_masks(num_sources):
             return masks
-        inferred = network.infer_masks(encoded, num_sources, embeddings, centroids)
+        device = network.mean.device
+        given = (tensor.to(device) for tensor in (embeddings, centroids))
+        inferred = network.infer_masks(encoded.to(device), num_sources, *given).cpu()
         own = match_order(inferred, masks)
         return own if settings.head == "masks" else geometric_mean(own, masks)
 
@@ -386,4 +392,5 @@ class MaskNetwork(WindowSeparator):
                 " use one with embeddings, which serves any number"
             )
         features = self.model.settings.signal.features(spectrum[None]).float()
-        return network.infer_masks(network.encode(features), num_sources)[0]
+        encoded = network.encode(features.to(network.mean.device))
+        return network.infer_masks(encoded, num_sources)[0].cpu()

@@ -24,7 +24,7 @@ def check_sources(sources: int | None) -> None:
 
 def check_mixture(mixture: Tensor) -> None:
     """Raise InputError unless the mixture (..., T) has samples and all of them are finite."""
-    if mixture.shape[-1] == 0 or not bool(mixture.isfinite().all()):
+    if mixture.numel() == 0 or not bool(mixture.isfinite().all()):
         raise InputError("the mixture is empty or holds NaN or infinite values; repair it first")
 
 

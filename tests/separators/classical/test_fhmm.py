@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.classical.fhmm import (
     RENEWAL,
     FactorialHMM,
@@ -126,8 +127,8 @@ def test_beam_keeps_the_likely_states() -> None:
 def test_masks_of_a_narrow_beam_come_close() -> None:
     talkers = [_model(8, 60, seed) for seed in range(2)]
     frames = torch.stack([t.means[[0, 3, 5, 7, 7]] for t in talkers]).amax(0)
-    exact = FactorialHMM(talkers).masks(frames)
-    beam = FactorialHMM(talkers, beam=24).masks(frames)
+    exact = FactorialHMM(talkers).posterior_masks(frames)
+    beam = FactorialHMM(talkers, beam=24).posterior_masks(frames)
     assert (exact - beam).abs().mean() < 0.05
     owner = (talkers[0].means > talkers[1].means)[[0, 3, 5, 7, 7]]
     assert (exact[0].gt(0.5) == owner).double().mean() > 0.8
@@ -144,14 +145,16 @@ def _babble(low: float, high: float, seed: int, samples: int = 8000) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def separator() -> FactorialHMM:
+def separator() -> LoadedSeparator:
     bands = [(300.0, 1300.0), (1500.0, 3500.0)]
-    return FactorialHMM(
-        [learn_talker([_babble(*band, seed=1), _babble(*band, seed=2)], 4) for band in bands]
+    return LoadedSeparator(
+        FactorialHMM(
+            [learn_talker([_babble(*band, seed=1), _babble(*band, seed=2)], 4) for band in bands]
+        )
     )
 
 
-def test_talkers_are_told_apart_in_the_order_of_their_models(separator: FactorialHMM) -> None:
+def test_talkers_are_told_apart_in_the_order_of_their_models(separator: LoadedSeparator) -> None:
     first, second = _babble(300, 1300, seed=3), _babble(1500, 3500, seed=4)
     sources = separator(first + second, 2).sources
     for source, reference in zip(sources, (first, second), strict=True):
@@ -162,7 +165,9 @@ def test_talkers_are_told_apart_in_the_order_of_their_models(separator: Factoria
 
 @pytest.mark.parametrize("samples", [1, 50, 3001])
 @pytest.mark.parametrize("level", [0.0, 1e-12, 1.0, 1e4])
-def test_sources_add_up_to_the_mixture(separator: FactorialHMM, samples: int, level: float) -> None:
+def test_sources_add_up_to_the_mixture(
+    separator: LoadedSeparator, samples: int, level: float
+) -> None:
     mixture = level * torch.randn(samples, generator=torch.Generator().manual_seed(0))
     separation = separator(mixture)
     assert separation.masks is not None
@@ -172,7 +177,7 @@ def test_sources_add_up_to_the_mixture(separator: FactorialHMM, samples: int, le
     torch.testing.assert_close(separation.sources.sum(0), mixture, atol=1e-5 * level, rtol=0)
 
 
-def test_level_changes_nothing(separator: FactorialHMM) -> None:
+def test_level_changes_nothing(separator: LoadedSeparator) -> None:
     mixture = _babble(300, 3500, seed=5)
     torch.testing.assert_close(
         separator(100 * mixture).masks, separator(mixture).masks, atol=1e-3, rtol=0
@@ -206,8 +211,8 @@ def test_few_frames_give_few_states() -> None:
     assert torch.isfinite(model.means).all()
 
 
-def test_what_cannot_be_separated_is_refused(separator: FactorialHMM) -> None:
-    with pytest.raises(InputError, match="2 talkers cannot separate 3"):
+def test_what_cannot_be_separated_is_refused(separator: LoadedSeparator) -> None:
+    with pytest.raises(InputError, match="fhmm: has 2 sources, not 3; give --sources 2"):
         separator(torch.ones(100), 3)
     with pytest.raises(InputError, match="empty or holds NaN"):
         separator(torch.empty(0))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.errors import InputError
+from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.classical.nmf import (
     ATOMS,
     NMF,
@@ -120,12 +121,16 @@ def _tones(*frequencies: float, samples: int = 8000, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def separator() -> NMF:
+def separator() -> LoadedSeparator:
     speech = [(300.0, 1100.0), (700.0, 2300.0)]
-    return NMF([learn_dictionary([_tones(*talker, seed=4), _tones(*talker)]) for talker in speech])
+    return LoadedSeparator(
+        NMF([learn_dictionary([_tones(*talker, seed=4), _tones(*talker)]) for talker in speech])
+    )
 
 
-def test_talkers_are_told_apart_in_the_order_of_their_dictionaries(separator: NMF) -> None:
+def test_talkers_are_told_apart_in_the_order_of_their_dictionaries(
+    separator: LoadedSeparator,
+) -> None:
     first, second = _tones(300, 1100, seed=7), _tones(700, 2300, seed=8)
     sources = separator(first + second, 2).sources
     for source, reference in zip(sources, (first, second), strict=True):
@@ -138,7 +143,9 @@ def test_talkers_are_told_apart_in_the_order_of_their_dictionaries(separator: NM
 
 @pytest.mark.parametrize("samples", [1, 50, 3001])
 @pytest.mark.parametrize("level", [0.0, 1e-12, 1.0, 1e4])
-def test_sources_add_up_to_the_mixture(separator: NMF, samples: int, level: float) -> None:
+def test_sources_add_up_to_the_mixture(
+    separator: LoadedSeparator, samples: int, level: float
+) -> None:
     mixture = level * torch.randn(samples, generator=torch.Generator().manual_seed(0))
     separation = separator(mixture)
     assert separation.masks is not None
@@ -148,7 +155,7 @@ def test_sources_add_up_to_the_mixture(separator: NMF, samples: int, level: floa
     torch.testing.assert_close(separation.sources.sum(0), mixture, atol=1e-5 * level, rtol=0)
 
 
-def test_level_changes_nothing(separator: NMF) -> None:
+def test_level_changes_nothing(separator: LoadedSeparator) -> None:
     mixture = _tones(300, 700, 900)
     torch.testing.assert_close(
         separator(100 * mixture).masks, separator(mixture).masks, atol=5e-3, rtol=0
@@ -164,8 +171,8 @@ def test_dictionary_is_the_same_each_time_and_of_unit_norm() -> None:
     torch.testing.assert_close(dictionary, learn_dictionary([100 * recording]))
 
 
-def test_what_cannot_be_separated_is_refused(separator: NMF) -> None:
-    with pytest.raises(InputError, match="2 talkers cannot separate 3"):
+def test_what_cannot_be_separated_is_refused(separator: LoadedSeparator) -> None:
+    with pytest.raises(InputError, match="nmf: has 2 sources, not 3; give --sources 2"):
         separator(torch.ones(100), 3)
     with pytest.raises(InputError, match="empty or holds NaN"):
         separator(torch.full((100,), torch.nan))

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dpcl.recordings.long import LongSeparation
-from dpcl.separators.load import load_separator
 from torch import Tensor
 
 from dpcl.errors import InputError
@@ -34,9 +32,13 @@ from dpcl.networks.activity import (
 )
 from dpcl.networks.base import Heads
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.recordings import cache, long
+from dpcl.recordings import cache, separate
 from dpcl.recordings.recording import InMemory, scan
-from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.recordings.separate import RecordingSeparation
+from dpcl.separators import deep_clustering
+from dpcl.separators.base import Analysis
+from dpcl.separators.deep_clustering import BATCH_PER_BIN, DeepClustering
+from dpcl.separators.registry import build, load_network
 from dpcl.signal.audio import read_mono
 from dpcl.signal.stft import STFT
 
@@ -52,15 +54,16 @@ class ByPitch(DeepClustering):
         self.model = Model(ModelSettings(), BLSTMEmbedding(33, 1, 1, Heads(3)), {})
         self.windows: list[int] = []
 
-    def encode(self, spectrum: Tensor) -> Tensor:
-        self.windows.append(len(spectrum))
-        return spectrum.new_zeros(*spectrum.shape[:2], 4)
+    def analyse(self, spectra: Tensor) -> Analysis:
+        self.windows.append(len(spectra))
+        magnitudes = spectra.abs().mean(1)
+        return magnitudes.new_zeros(*magnitudes.shape[:2], 4), magnitudes
 
-    def embeddings(self, heard: Tensor) -> Tensor:
+    def embed(self, encoded: Tensor) -> Tensor:
         borders = torch.tensor([650.0, 1600.0])
         owner = torch.bucketize(torch.linspace(0, RATE / 2, 33), borders)
         places = torch.eye(3)[owner]  # (F', K)
-        return places.repeat(len(heard), heard.shape[1], 1)
+        return places.repeat(len(encoded), encoded.shape[1], 1)
 
 
 def conversation(seconds: float = 60.0) -> np.ndarray:
@@ -74,8 +77,10 @@ def conversation(seconds: float = 60.0) -> np.ndarray:
 
 def separated(
     recording: np.ndarray, sources: int = 3, **changes: Any
-) -> tuple[Tensor, LongSeparation]:
-    with LongSeparation(InMemory(recording, RATE), ByPitch(), sources, **changes) as separation:
+) -> tuple[Tensor, RecordingSeparation]:
+    with RecordingSeparation(
+        InMemory(recording, RATE), ByPitch(), sources, **changes
+    ) as separation:
         pieces = list(separation.pieces())
     return torch.cat([piece.sources for piece in pieces], -1), separation
 
@@ -108,7 +113,7 @@ def test_what_was_heard_may_lie_on_disk(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cache, "IN_MEMORY", 100)
     on_disk, separation = separated(recording)
     assert torch.equal(in_memory, on_disk)
-    assert separation._heard.closed and separation._scores.closed
+    assert separation._cache.closed
 
 
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +122,8 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "write", full)
     with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
-        separated(conversation(1).sum(0, keepdims=True))
+        separated(conversation(15).sum(0, keepdims=True))
+    separated(conversation(1).sum(0, keepdims=True))  # one window needs no room
 
 
 def test_channels_share_the_masks_and_keep_their_levels() -> None:
@@ -127,6 +133,14 @@ def test_channels_share_the_masks_and_keep_their_levels() -> None:
     assert not found[:, 2].any()
 
 
+@pytest.mark.parametrize("seconds", [9.0, 25.0])
+def test_the_number_of_threads_changes_nothing(seconds: float) -> None:
+    recording = conversation(seconds).sum(0, keepdims=True)
+    alone, _ = separated(recording, threads=1)
+    together, _ = separated(recording, threads=3)
+    assert torch.equal(alone, together)
+
+
 def test_progress_goes_from_nought_to_one() -> None:
     shares: list[float] = []
     separated(
@@ -134,7 +148,7 @@ def test_progress_goes_from_nought_to_one() -> None:
         report=lambda moved: shares.append(moved.done / moved.total),
     )
     assert shares == sorted(shares)
-    assert 0 < shares[0] <= long.HEARING
+    assert 0 < shares[0] <= separate.ANALYSED
     assert shares[-1] == pytest.approx(1)
 
 
@@ -152,10 +166,11 @@ def test_windows_go_through_the_network_in_batches(
     threads: int, dtype: torch.dtype, windows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As few as hold all in the memory that their numbers take, and every thread gets as many."""
-    monkeypatch.setattr(long, "input_dtype", lambda network: dtype)
+    monkeypatch.setattr(deep_clustering, "input_dtype", lambda network: dtype)
     separator = ByPitch()
     recording = InMemory(np.ones((1, 250 * RATE), np.float32), RATE)
-    with LongSeparation(recording, separator, 2, threads=threads) as separation:
+    with RecordingSeparation(recording, separator, 2, threads=threads) as separation:
+        separation.analyse()
         assert separation.windows.count == 28
         assert sorted(separator.windows, reverse=True) == windows
 
@@ -165,8 +180,10 @@ def test_few_windows_at_once_where_every_bin_is_kept() -> None:
     separator = ByPitch()
     settings = NetworkSettings(kind="dual_path", layers=1, width=4, embedding=3)
     separator.model = replace(separator.model, network=settings.build(33))
-    with LongSeparation(InMemory(conversation().sum(0)[None], RATE), separator, 3):
-        assert max(separator.windows) == long.BATCH_PER_BIN
+    recording = InMemory(conversation().sum(0)[None], RATE)
+    with RecordingSeparation(recording, separator, 3) as separation:
+        separation.analyse()
+        assert max(separator.windows) == BATCH_PER_BIN
 
 
 def test_a_window_of_noise_far_under_the_rest_pulls_no_centroid() -> None:
@@ -176,7 +193,9 @@ def test_a_window_of_noise_far_under_the_rest_pulls_no_centroid() -> None:
     hiss = (1e-5 * rng.standard_normal(recording.size)).astype(np.float32)
     _, quiet = separated((recording + hiss)[None])
     _, silent = separated(recording[None])
-    torch.testing.assert_close(quiet.centroids, silent.centroids, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        quiet.link().state.centroids, silent.link().state.centroids, atol=0.02, rtol=0
+    )
 
 
 def test_an_array_and_what_a_reader_gives_in_odd_blocks_are_the_same() -> None:
@@ -188,7 +207,7 @@ def test_an_array_and_what_a_reader_gives_in_odd_blocks_are_the_same() -> None:
 
     recording = conversation(20).sum(0, keepdims=True)
     expected, _ = separated(recording)
-    with LongSeparation(Odd(recording, RATE), ByPitch(), 3) as separation:
+    with RecordingSeparation(Odd(recording, RATE), ByPitch(), 3) as separation:
         found = torch.cat([piece.sources for piece in separation.pieces()], -1)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
@@ -202,7 +221,7 @@ def test_what_is_heard_of_channels() -> None:
     assert found.samples == 5000
     assert found.peak == pytest.approx(3 * np.abs(left).max())
     block = torch.from_numpy(np.stack([left, 3 * left]))
-    torch.testing.assert_close(found.heard(block), 2 * torch.from_numpy(left) / found.peak)
+    torch.testing.assert_close(found.mono(block), 2 * torch.from_numpy(left) / found.peak)
 
 
 def test_no_samples_are_told() -> None:
@@ -224,7 +243,7 @@ def test_masks_through_the_clustering_add_up_over_all_windows() -> None:
     torch.nn.init.normal_(network.enhance.out.weight)
     recording = conversation(25.0).sum(0, keepdims=True)
     separator = DeepClustering(Model(settings, network, {}))
-    with LongSeparation(InMemory(recording, RATE), separator, 3) as separation:
+    with RecordingSeparation(InMemory(recording, RATE), separator, 3) as separation:
         assert separation.windows.count == 3
         pieces = list(separation.pieces())
     sources = torch.cat([piece.sources[:, 0] for piece in pieces], -1)
@@ -257,7 +276,8 @@ def test_who_talks_is_asked_of_every_window_and_obeyed() -> None:
     settings = ModelSettings(network=NetworkSettings(embedding=3), masks=masks)
     activity = Says(1)
     separator.model = replace(separator.model, settings=settings, activity=activity)
-    with LongSeparation(InMemory(recording, RATE), separator, 3) as separation:
+    with RecordingSeparation(InMemory(recording, RATE), separator, 3) as separation:
+        separation.link()
         count, length = separation.windows.count, separation.windows.length
         assert count > 1
         assert (
@@ -276,7 +296,7 @@ def test_short_recordings_and_one_talker_need_nobody_to_ask() -> None:
     separator.model = replace(separator.model, activity=activity)
     for seconds, sources in ((9.0, 3), (45.0, 1)):
         recording = InMemory(conversation(seconds).sum(0, keepdims=True), RATE)
-        with LongSeparation(recording, separator, sources) as separation:
+        with RecordingSeparation(recording, separator, sources) as separation:
             list(separation.pieces())
     assert not activity.asked
 
@@ -295,10 +315,10 @@ def test_the_network_that_ships_hears_who_is_silent() -> None:
         ]
     )
     recording = InMemory(sources.sum(0, keepdims=True), RATE)
-    model = load_separator("default").model
+    model = load_network("default")
     leaks = []
     for knows in (model, replace(model, activity=None)):
-        with LongSeparation(recording, DeepClustering(knows), 2) as separation:
+        with RecordingSeparation(recording, DeepClustering(knows), 2) as separation:
             found = torch.cat([piece.sources[:, 0] for piece in separation.pieces()], -1).numpy()
         found = found[best_permutation(torch.from_numpy(found), torch.from_numpy(sources))]
         powers = np.square(found).reshape(2, 5, -1).mean(-1)  # (C, turns)
@@ -312,8 +332,8 @@ def test_the_network_that_ships_hears_who_is_silent() -> None:
 @pytest.mark.parametrize("sources", [None, 3])
 def test_a_long_recording_of_silence_is_separated_into_silence(sources: int | None) -> None:
     recording = InMemory(np.zeros((1, 30 * RATE), np.float32), RATE)
-    with LongSeparation(recording, load_separator("default"), sources) as separation:
-        assert separation.num_sources == (sources or 1)
+    with RecordingSeparation(recording, build("default"), sources) as separation:
+        assert separation.link().num_sources == (sources or 1)
         found = torch.cat([piece.sources[:, 0] for piece in separation.pieces()], -1)
     assert found.shape == (sources or 1, 30 * RATE)
     assert not found.any()

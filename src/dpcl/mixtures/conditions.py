@@ -1,0 +1,310 @@
+"""Mixtures under many conditions, drawn on the fly: rooms, backgrounds, channels, turns, levels.
+
+Item i of epoch e depends on SeedSequence((seed, e, i)) alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dpcl.errors import InputError
+from dpcl.io import Report, no_report
+from dpcl.mixtures.backgrounds import coloured_noise, mains_hum, read_sounds, swelling
+from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
+from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.mixtures.mixing import draw_gains_db
+from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.room_bank import Range, RoomBank, room_bank
+from dpcl.mixtures.rows import MixtureRow
+from dpcl.mixtures.stream import TrainingMixtures
+
+PEAK = 0.9  # of the loudest among mixture and sources
+
+_STREAMS = 1 << 40  # items between the draws of talkers, babble and sounds
+_BABBLE = 5  # voices of a babble, or twice as many
+_FADE = 0.02  # s over which a talker begins or stops
+_LONGEST_PAUSE = 0.85  # of a mixture
+_REST = 1e-9  # power added where a level is divided by
+
+Samples = NDArray[np.float32]
+
+
+class ConditionedMixture(NamedTuple):
+    """One item. The mixture is the sum of sources and background."""
+
+    sources: Tensor  # (C, T) images at the microphone, after band and equalisation; zeros for none
+    mixture: Tensor  # (T,) with background, clipping and codec
+    background: Tensor  # (T,) the mixture minus the sum of the sources
+    level_factor: Tensor  # () factor by which the level of the recording is misjudged
+    num_talkers: Tensor  # () int64
+
+
+@dataclass(frozen=True)
+class ConditionParts:
+    """What conditions are drawn from beside speech."""
+
+    sounds: PackedCorpus | None
+    rooms: RoomBank | None
+
+
+def prepare_conditions(
+    settings: ConditionSettings,
+    corpus: str | os.PathLike[str],
+    sample_rate: int,
+    cache: str | os.PathLike[str],
+    held_out: Sequence[MixtureRow] = (),
+    report: Report = no_report,
+) -> ConditionParts:
+    """Decode the sounds and simulate the rooms that the settings need, once, into `cache`.
+
+    Args:
+        settings: the conditions.
+        corpus: index, or folder with an index, that holds the sounds of `background.only`.
+        sample_rate: Hz.
+        cache: folder beside the packed speech.
+        held_out: mixtures of lists whose talkers may not occur among the sounds.
+        report: called after each sound, then after each room.
+
+    Raises:
+        InputError: before any work, for a codec that is not installed and for sounds that are
+            missing or that hold a talker of `held_out`.
+    """
+    settings.codec.check()
+    found = None
+    if settings.background.needs_sounds:
+        found = read_sounds(os.fspath(corpus), settings.background, held_out)
+    sounds = None if found is None else pack_corpus(found, sample_rate, cache, report)
+    rooms = None
+    if settings.needs_rooms:
+        rooms = room_bank(settings.rooms, sample_rate, cache, report)
+    return ConditionParts(sounds, rooms)
+
+
+class ConditionedMixtures(Dataset[ConditionedMixture]):
+    """`items` mixtures an epoch under the conditions of the settings.
+
+    The speech is drawn as in TrainingMixtures. Per talker: level, gain control, pauses, room; then
+    the background; band and equalisation for all; clipping and codec for the mixture. Items have
+    as many sources as the settings' largest number of talkers, and are silent from `num_talkers`
+    on. Raises InputError for too few speakers, and for parts that the settings need and `parts`
+    lacks.
+    """
+
+    def __init__(
+        self,
+        settings: ConditionSettings,
+        speech: PackedCorpus,
+        parts: ConditionParts,
+        samples: int,
+        items: int,
+        seed: int = 0,
+    ) -> None:
+        settings.codec.check()
+        if settings.background.needs_sounds and parts.sounds is None:
+            raise InputError(
+                "background.shares: there are no sounds; give a corpus that holds some"
+            )
+        if settings.needs_rooms and parts.rooms is None:
+            raise InputError("rooms.probability: there is no bank of rooms; compute one")
+        self.settings, self.rooms = settings, parts.rooms if settings.needs_rooms else None
+        self.samples, self.items, self.seed = samples, items, seed
+        self.sample_rate = speech.sample_rate
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+        def stream(
+            packed: PackedCorpus, number: int, within: float, speed: float
+        ) -> TrainingMixtures:
+            # Levels are drawn here; no stream has fewer items than the offsets between them.
+            items = 8 * _STREAMS
+            return TrainingMixtures(packed, number, samples, items, seed, 0.0, within, speed)
+
+        self._talkers = {
+            number: stream(speech, number, settings.within, settings.speed)
+            for number, share in enumerate(settings.talkers, 1)
+            if share
+        }
+        self._babble: TrainingMixtures | None = None
+        self._sounds: TrainingMixtures | None = None
+        background = settings.background
+        if background.probability and background.shares.get("babble"):
+            voices = min(_BABBLE, len(set(zip(speech.corpora, speech.speakers, strict=True))))
+            self._babble = stream(speech, voices, 0.3, 0.0)
+        if background.needs_sounds and parts.sounds is not None:
+            self._sounds = stream(parts.sounds, 1, 0.0, 0.0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the items of this epoch from now on, in every worker."""
+        self._epoch.fill_(epoch)
+        for stream in (*self._talkers.values(), self._babble, self._sounds):
+            if stream is not None:
+                stream.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, item: int) -> ConditionedMixture:
+        if not 0 <= item < self.items:
+            raise IndexError(f"item {item} of an epoch of {self.items}")
+        settings = self.settings
+        # A child: the sequence itself draws the talkers in TrainingMixtures.
+        (own,) = np.random.SeedSequence((self.seed, int(self._epoch), item)).spawn(1)
+        rng = np.random.default_rng(own)
+        number = 1 + int(rng.choice(len(settings.talkers), p=np.asarray(settings.talkers)))
+        sources = self._draw_talkers(rng, item, number)
+        power = float(np.square(sources.sum(axis=0)).mean()) + _REST
+        background = self._draw_background(rng, item, power)
+        everything = self._equalised(rng, np.concatenate([sources, background[None]]))
+        sources, mixture = everything[:-1], self._distorted(rng, everything.sum(axis=0))
+        peak = max(float(np.abs(sources).max()), float(np.abs(mixture).max()), _REST)
+        scale = np.float32(PEAK / peak)
+        padded = np.zeros((settings.most_talkers, self.samples), np.float32)
+        padded[:number] = sources * scale
+        mixture = mixture * scale
+        factor = 1.0
+        if rng.random() < settings.levels.misjudged:
+            most = settings.levels.misjudged_db
+            factor = 10.0 ** (rng.uniform(-most, most) / 20.0)
+        return ConditionedMixture(
+            torch.from_numpy(padded),
+            torch.from_numpy(mixture),
+            torch.from_numpy(mixture - padded.sum(axis=0)),
+            torch.tensor(factor, dtype=torch.float32),
+            torch.tensor(number),
+        )
+
+    def _draw_talkers(self, rng: np.random.Generator, item: int, number: int) -> Samples:
+        """Images (C, T) of the talkers at the microphone, before band and equalisation."""
+        settings = self.settings
+        sources = self._talkers[number][item].numpy()
+        levels = settings.levels
+        apart = levels.wide_db if rng.random() < levels.wide else levels.relative_db
+        gains_db = draw_gains_db(rng, number, apart)
+        sources = sources * (10.0 ** (gains_db / 20.0)).astype(np.float32)[:, None]
+        if rng.random() < settings.gain_control.probability:
+            depth_db = float(rng.uniform(*settings.gain_control.depth_db))
+            seconds = float(rng.uniform(*settings.gain_control.seconds))
+            for source in sources:
+                source[:] = gain_controlled(source, self.sample_rate, depth_db, seconds)
+        if number > 1 and rng.random() < settings.turns.probability:
+            for source in sources:
+                if rng.random() < settings.turns.talker:
+                    self._pause(rng, source)
+        if self.rooms is not None and rng.random() < settings.rooms.probability:
+            sources = self._in_room(rng, sources)
+        return sources
+
+    def _pause(self, rng: np.random.Generator, source: Samples) -> None:
+        """Silence a talker (T,) before, after or between two random moments."""
+        total = len(source)
+        first, last = sorted(rng.integers(0, total, 2).tolist())
+        if rng.random() < 0.5:
+            first, last = (0, last) if rng.random() < 0.5 else (first, total)
+        if last - first > _LONGEST_PAUSE * total:
+            return
+        fade = round(_FADE * self.sample_rate)
+        gate = np.ones(total + fade - 1, np.float32)
+        gate[first : last + fade - 1] = 0.0
+        sums = np.concatenate([[0.0], np.cumsum(gate, dtype=np.float64)])
+        source *= ((sums[fade:] - sums[:-fade]) / fade).astype(np.float32)
+
+    def _in_room(self, rng: np.random.Generator, signals: Samples) -> Samples:
+        """Each signal of (C, T) from a place of its own in one room."""
+        assert self.rooms is not None
+        responses = self.rooms.responses(int(rng.integers(len(self.rooms))))
+        places = rng.permutation(len(responses))[np.arange(len(signals)) % len(responses)]
+        wet = fftconvolve(signals, responses[places], axes=-1)
+        return np.asarray(wet[:, : signals.shape[1]], np.float32)
+
+    def _draw_background(self, rng: np.random.Generator, item: int, power: float) -> Samples:
+        """A background (T,) for talkers of this power together."""
+        settings = self.settings.background
+        total = np.zeros(self.samples, np.float32)
+        if rng.random() < settings.probability:
+            noise = self._draw_noise(rng, item)
+            snr_db = float(rng.uniform(*settings.snr_db))
+            own = float(np.square(noise).mean()) + _REST
+            total = noise * np.float32(np.sqrt(power / own * 10.0 ** (-snr_db / 10.0)))
+        if rng.random() < settings.hiss:
+            snr_db = float(rng.uniform(*settings.hiss_snr_db))
+            hiss = rng.standard_normal(self.samples, np.float32)
+            total = total + hiss * np.float32(np.sqrt(power) * 10.0 ** (-snr_db / 20.0))
+        return total
+
+    def _draw_noise(self, rng: np.random.Generator, item: int) -> Samples:
+        settings, rate = self.settings.background, self.sample_rate
+        kinds = list(settings.shares)
+        kind = kinds[int(rng.choice(len(kinds), p=np.array([*settings.shares.values()])))]
+        if kind == "babble":
+            assert self._babble is not None
+            noise: Samples = self._voices(rng, item + _STREAMS)
+            if rng.random() < 0.6:  # reversed, more voices are no further talkers
+                noise = noise + np.float32(0.8) * self._voices(rng, item + 2 * _STREAMS)[::-1]
+            return noise
+        if kind == "noise":
+            noise = coloured_noise(rng, self.samples, rate, float(rng.uniform(*settings.slope)))
+            if rng.random() < 0.3:
+                noise = noise * swelling(rng, self.samples, rate)
+            return noise
+        if kind == "hum":
+            return mains_hum(rng, self.samples, rate)
+        assert self._sounds is not None
+        noise = self._sounds[item + 3 * _STREAMS].numpy()[0]
+        if kind == "sounds":
+            other = self._sounds[item + 4 * _STREAMS].numpy()[0]
+            noise = noise + np.float32(rng.uniform(0.2, 1.0)) * other
+        if self.rooms is not None and rng.random() < settings.own_room:
+            noise = self._in_room(rng, noise[None])[0]
+        return np.asarray(noise, np.float32)
+
+    def _voices(self, rng: np.random.Generator, item: int) -> Samples:
+        assert self._babble is not None
+        voices = self._babble[item].numpy()
+        if self.rooms is not None:
+            voices = self._in_room(rng, voices)
+        mixed: Samples = voices.sum(axis=0)
+        return mixed
+
+    def _equalised(self, rng: np.random.Generator, parts: Samples) -> Samples:
+        """Sources and background (C + 1, T) through one band and one shelf."""
+        band, shelf, rate = self.settings.band, self.settings.shelf, self.sample_rate
+        chosen = rng.random()
+        if chosen < band.telephone:
+            parts = band_limited(parts, rate, 300.0, float(rng.uniform(3000.0, 3600.0)))
+        elif (chosen := chosen - band.telephone) < band.highpass:
+            corner = _log_uniform(rng, band.highpass_hz)
+            parts = band_limited(parts, rate, corner, order=int(rng.integers(1, 5)))
+        elif chosen - band.highpass < band.lowpass:
+            parts = band_limited(parts, rate, high=float(rng.uniform(*band.lowpass_hz)))
+        if rng.random() < shelf.probability:
+            corner = _log_uniform(rng, shelf.corner_hz)
+            parts = shelved(parts, rate, corner, float(rng.uniform(*shelf.gain_db)))
+        return parts
+
+    def _distorted(self, rng: np.random.Generator, mixture: Samples) -> Samples:
+        """The mixture (T,) clipped and coded."""
+        settings = self.settings
+        if rng.random() < settings.clipping.probability:
+            mixture = clipped(mixture, float(rng.uniform(*settings.clipping.percent)))
+        if rng.random() < settings.codec.probability:
+            shares = settings.codec.shares
+            names = list(shares)
+            name = names[int(rng.choice(len(names), p=np.array([*shares.values()])))]
+            if name in settings.codec.kbits:
+                name = f"{name}:{_log_uniform(rng, settings.codec.kbits[name]):.1f}"
+            mixture = coded(mixture, self.sample_rate, name)
+        return np.asarray(mixture, np.float32)
+
+
+def _log_uniform(rng: np.random.Generator, bounds: Range) -> float:
+    return float(np.exp(rng.uniform(*np.log(bounds))))
