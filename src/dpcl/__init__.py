@@ -1,8 +1,11 @@
-"""dpcl: one recording in which sounds overlap in, each sound on its own out.
+"""Separates recordings of overlapping talkers or other sounds into sources.
 
-import dpcl, soundfile
-samples, rate = soundfile.read("meeting.wav")
-sources = dpcl.separate(samples.T, rate).sources  # (C, T), they add up to the recording
+Example:
+    >>> import dpcl, soundfile
+    >>> samples, sample_rate = soundfile.read("examples/two_talkers.flac")  # (T,)
+    >>> separation = dpcl.separate(samples, sample_rate, sources=2)
+    >>> tuple(separation.sources.shape) == (2, len(samples))  # the sources sum to the recording
+    True
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ __all__ = [
     "separate",
 ]
 
-# Loaded at first use: `dpcl --help` and `import dpcl` do not wait for torch.
+# Modules of the public names, imported at first use: `import dpcl` does not wait for torch.
 _HOMES = {
     "InputError": "dpcl.errors",
     "Separation": "dpcl.separators.base",
@@ -42,6 +45,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'dpcl' has no attribute {name!r}")
     if not _HOMES[name]:

@@ -1,4 +1,4 @@
-"""A model: its settings, its network and its file."""
+"""Models: settings, networks and weights files."""
 
 from __future__ import annotations
 
@@ -40,37 +40,45 @@ from dpcl.signal.stft import STFT
 
 Trunk = type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]
 UnfoldedTrunk = type[UnfoldedBLSTM | UnfoldedConvolutional | UnfoldedDualPath]
-# By kind, less what says that it is causal: the network, and the one with its clustering inside.
+# Networks by kind, without `causal_`: the plain trunk, and the trunk with unfolded clustering.
 TRUNKS: dict[str, tuple[Trunk, UnfoldedTrunk]] = {
     "blstm": (BLSTMEmbedding, UnfoldedBLSTM),
     "lstm": (BLSTMEmbedding, UnfoldedBLSTM),
     "conv": (ConvolutionalEmbedding, UnfoldedConvolutional),
     "dual_path": (DualPathEmbedding, UnfoldedDualPath),
 }
-ACTIVITY = "activity."  # begins the names of the weights that are not the embedding network's
+ACTIVITY = "activity."  # prefix of the weights of the activity network
 
 
 class SignalSettings(Settings):
-    """At which rate the network hears, and through which STFT."""
+    """Settings of the signal: sample rate, STFT and level of the features."""
 
     sample_rate: int = Field(default=8000, ge=1000, le=192000)  # Hz
     window: int = Field(default=256, ge=16)  # samples
     hop: int = Field(default=64, ge=1)  # samples
-    # Features are relative to the loudest bin of the whole mixture, or up to this frame, or to a
-    # high quantile of the frames' levels above 70 Hz, which DC, rumble and claps do not change.
+    # Reference of the features: the loudest bin of the whole mixture (whole), or of the frames so
+    # far (running), or a high quantile of the frames' levels above 70 Hz (quantile). DC, rumble and
+    # claps do not change the quantile.
     level: Literal["whole", "running", "quantile"] = "whole"
 
     @model_validator(mode="after")
     def _inverse_exists(self) -> SignalSettings:
-        self.stft()  # refuses a window and hop without perfect reconstruction
+        self.stft()  # rejects a window and hop without perfect reconstruction
         return self
 
     def stft(self) -> STFT:
-        """The STFT of these settings."""
+        """Return the STFT of these settings."""
         return STFT(self.window, self.hop)
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """What the network sees of a spectrum (..., L, F), of the same shape."""
+        """Compute the features that the network gets.
+
+        Args:
+            spectrum: (..., L, F), complex or magnitude.
+
+        Returns:
+            Features (..., L, F).
+        """
         if self.level == "whole":
             return log_magnitude(spectrum)
         if self.level == "quantile":
@@ -79,50 +87,62 @@ class SignalSettings(Settings):
 
 
 class NetworkSettings(Settings):
-    """Which network."""
+    """Settings of the network: trunk, heads and sizes."""
 
-    # lstm and causal_…: forward in time only, for streams
+    # Kind of the trunk; lstm and causal_…: forward in time only, for streams.
     kind: Literal[
         "blstm", "lstm", "conv", "causal_conv", "dual_path", "causal_dual_path", "full_band"
     ] = "blstm"
-    layers: int = Field(default=2, ge=1, le=20)  # LSTMs, convolutions, or blocks of two LSTMs
+    # Number of LSTM layers, of convolutions, or of blocks (dual_path: of two LSTMs each).
+    layers: int = Field(default=2, ge=1, le=20)
     width: int = Field(default=600, ge=1)  # units per direction, channels, or both
-    embedding: int = Field(default=40, ge=0)  # K; 0 without an embedding head
+    embedding: int = Field(default=40, ge=0)  # values K of an embedding; 0 without the head
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
-    unit: bool = True  # embeddings have unit length
+    unit: bool = True  # normalise embeddings to unit length
     anchors: int = Field(default=0, ge=0)  # trainable points among the embeddings
-    masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without one
-    background: bool = False  # a class for bins that no talker dominates
-    counts: int = Field(default=0, ge=0, le=10)  # classes 0, 1, ... of the talkers in a frame
-    # full_band: values of a frame's vector, units of its LSTM and of the LSTM along each band
+    masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without the head
+    background: bool = False  # head for bins that no talker dominates
+    # Classes 0, 1, ... of the number of talkers in a frame; 0 without the head.
+    counts: int = Field(default=0, ge=0, le=10)
+    # Sizes of full_band: values of a frame's vector, units of its LSTM, and units of the LSTM along
+    # each band.
     frame: int = Field(default=256, ge=1)
     frame_units: int = Field(default=192, ge=1)
     band_units: int = Field(default=32, ge=1)
-    unfolded: UnfoldedSettings | None = None  # masks of any number of sources; null: without
+    unfolded: UnfoldedSettings | None = None  # masks of any number of sources; null: none
 
     @model_validator(mode="after")
     def _has_a_head(self) -> NetworkSettings:
         if not self.embedding and not self.masks:
-            raise ValueError("embedding and masks are both 0; give one of the heads a size")
+            raise ValueError("embedding and masks: both are 0; set `embedding` or `masks`")
         if self.anchors and not self.embedding:
-            raise ValueError("anchors lie among embeddings; give embedding a size")
+            raise ValueError("anchors: needs embeddings; set `embedding`")
         if self.unfolded and not self.embedding:
-            raise ValueError("unfolded clusters embeddings; give embedding a size")
+            raise ValueError("unfolded: needs embeddings; set `embedding`")
         if self.kind == "full_band" and (self.masks or self.anchors or self.unfolded):
-            raise ValueError("full_band has neither masks, anchors nor unfolded; leave them out")
+            raise ValueError("full_band: has neither masks, anchors nor unfolded; omit these keys")
         if self.counts and self.kind != "full_band":
-            raise ValueError("counts needs kind: full_band")
+            raise ValueError(
+                "counts: needs another kind; set `kind` to full_band, or omit `counts`"
+            )
         if self.unfolded and self.masks:
-            raise ValueError("unfolded gives masks of its own; set masks: 0")
+            raise ValueError("unfolded: has masks of its own; set `masks` to 0")
         return self
 
     def gives_masks(self, num_sources: int) -> bool:
-        """Whether the network has masks of its own of so many sources."""
+        """Return True if the network has masks of its own for this number of sources."""
         return self.unfolded is not None or num_sources == self.masks > 0
 
     def build(self, bins: int) -> EmbeddingNetwork:
-        """The network with fresh random weights."""
+        """Build the network with new random weights.
+
+        Args:
+            bins: number of frequency bins F.
+
+        Returns:
+            The network.
+        """
         heads = Heads(
             self.embedding,
             self.masks,
@@ -146,59 +166,66 @@ class NetworkSettings(Settings):
 
 
 class MaskSettings(Settings):
-    """How embeddings become masks, or whether the network's own are used."""
+    """Settings of the masks: from clustered embeddings, from the network's own head, or both."""
 
-    # Whose masks: those of the clustered embeddings, of the mask head where it has as many as are
-    # wanted, or the geometric mean of both.
+    # Masks to use: the masks of the clustered embeddings; the masks of the mask head, if it has the
+    # number of sources; or the geometric mean of both.
     head: Literal["embedding", "masks", "both"] = "embedding"
-    # Centroids: by k-means, or the attractors that the network's anchors draw.
+    # Centroids: from k-means, or the attractors of the network's anchors.
     centroids: Literal["kmeans", "anchors"] = "kmeans"
 
-    # Bins further under the loudest do not pull centroids. How the others do: "energy" is best for
-    # sounds of any kind (0.8 dB on valid-general); for talkers it is as good as "magnitude".
+    # Level relative to the loudest bin below which bins do not pull centroids, and weights of the
+    # other bins. "energy" is best for sounds of any kind (0.8 dB on valid-general); for talkers it
+    # performs like "magnitude".
     floor_db: float = Field(default=-40.0, lt=0)
     weighting: Weighting = "threshold"
-    # Masks are softmax(sharpness * similarity to the centroid); null makes them binary.
+    # Sharpness of masks: softmax(sharpness * similarity to the centroid); null: binary masks.
     sharpness: float | None = Field(default=None, gt=0)
-    # The inner product with the centroid, or with its direction alone.
+    # Similarity: inner product with the centroid's direction (cosine) or the centroid (product).
     similarity: Literal["cosine", "product"] = "cosine"
 
 
 class CountSettings(Settings):
-    """How the sources are counted: fitted on validation mixtures by benchmarks/count.py."""
+    """Weights of the source counter, fitted on validation mixtures by benchmarks/count.py."""
 
-    # See dpcl.clustering.count.count_sources.
+    # Weights of the two layers, see dpcl.clustering.count.count_sources; `output` has one row for
+    # each of 1, 2, … sources.
     hidden: tuple[tuple[float, ...], ...] = Field(min_length=1)
-    output: tuple[tuple[float, ...], ...] = Field(min_length=1)  # a row for 1, 2, … sources
+    output: tuple[tuple[float, ...], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _fits_the_signs(self) -> CountSettings:
+    def _fits_the_cues(self) -> CountSettings:
         sizes = {len(row) for row in self.hidden}
         if sizes not in ({1 + CUES}, {1 + CUES + FRAME_CUES}):
             raise ValueError(
-                f"want 1 + {CUES} numbers in each row of hidden, or {FRAME_CUES} more with counts"
+                f"hidden: rows have the wrong length; give 1 + {CUES} numbers in each,"
+                f" or {FRAME_CUES} more with counts"
             )
         if any(len(row) != 1 + len(self.hidden) for row in self.output):
-            raise ValueError(f"want 1 + {len(self.hidden)} numbers in each row of output")
+            raise ValueError(
+                f"output: rows have the wrong length; give 1 + {len(self.hidden)} numbers in each"
+            )
         return self
 
 
 class ModelSettings(Settings):
-    """All that turns weights into a separator."""
+    """All settings that a separator needs beside the weights."""
 
     signal: SignalSettings = SignalSettings()
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
-    count: CountSettings | None = None  # null: two, where the number is not given
-    # (K, K) for embeddings of long recordings, fitted on conversations by benchmarks/whitening.py:
-    # see dpcl.clustering.solo. null: as they are
+    count: CountSettings | None = None  # null: two sources, if the number is not given
+    # Whitening (K, K) for embeddings of long recordings, fitted on conversations by
+    # benchmarks/whitening.py: see dpcl.clustering.solo. null: none.
     whitening: tuple[tuple[float, ...], ...] | None = None
 
     @model_validator(mode="after")
     def _whitening_fits_the_embeddings(self) -> ModelSettings:
         size = self.network.embedding
         if self.whitening and [len(row) for row in self.whitening] != [size] * size:
-            raise ValueError(f"whitening wants {size} rows of {size} numbers, as embeddings have")
+            raise ValueError(
+                f"whitening: has another size than embeddings; give {size} rows of {size} numbers"
+            )
         return self
 
     @model_validator(mode="after")
@@ -206,32 +233,53 @@ class ModelSettings(Settings):
         masks, network = self.masks, self.network
         if masks.head != "embedding" and not (network.masks or network.unfolded):
             raise ValueError(
-                f"masks.head {masks.head} needs a mask head; set network.masks or network.unfolded"
+                f"masks.head {masks.head}: needs a mask head; set `network.masks` or"
+                " `network.unfolded`"
             )
         if masks.head != "masks" and not network.embedding:
-            raise ValueError(f"masks.head {masks.head} needs embeddings; set network.embedding")
+            raise ValueError(f"masks.head {masks.head}: needs embeddings; set `network.embedding`")
         if masks.centroids == "anchors" and not network.anchors:
-            raise ValueError("masks.centroids anchors needs anchors; set network.anchors")
+            raise ValueError("masks.centroids anchors: needs anchors; set `network.anchors`")
         return self
 
 
 @dataclass(frozen=True)
 class Model:
-    """Settings, networks, and notes for people (recipe, data, scores)."""
+    """Settings and networks of a model.
+
+    Attributes:
+        settings: settings of the model.
+        network: embedding or mask network.
+        notes: notes for people: recipe, data, scores.
+        activity: activity network for long recordings; None without one.
+    """
 
     settings: ModelSettings
     network: EmbeddingNetwork
     notes: dict[str, Any]
-    activity: TalkerActivity | None = None  # who talks when in long recordings
+    activity: TalkerActivity | None = None
 
 
 def build_network(settings: ModelSettings) -> EmbeddingNetwork:
-    """A network with fresh weights for these settings."""
+    """Build a network with new random weights for these settings.
+
+    Args:
+        settings: settings of the model.
+
+    Returns:
+        The network.
+    """
     return settings.network.build(settings.signal.stft().bins)
 
 
 def save_model(model: Model, path: Path, half: bool = False) -> None:
-    """Write the model atomically; `half` stores the weights in float16, half the size."""
+    """Write a model to a file, atomically.
+
+    Args:
+        model: model to write.
+        path: .safetensors file.
+        half: store the weights in float16, half the size.
+    """
     weights = dict(model.network.state_dict())
     if model.activity is not None:
         weights |= model.activity.state_dict(prefix=ACTIVITY)
@@ -245,18 +293,25 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
 
 
 def load_model(path: Path) -> Model:
-    """Read what save_model wrote, weights as float32.
+    """Read a file that `save_model` wrote; weights become float32.
 
-    Raises InputError when the file is missing, no safetensors file, not written by dpcl, or when
-    a weight is not finite.
+    Args:
+        path: .safetensors file.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: The file is missing, is no safetensors file, was not written by dpcl, or holds a
+            weight that is not finite.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such weights file; `dpcl models` lists what ships")
+        raise InputError(f"{path}: no such weights file; `dpcl models` lists the shipped models")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {
-                # copied: the network must not hang on the file, which may be replaced
+                # a copy, because the file may be replaced while the network is in use
                 name: file.get_tensor(name).to(torch.float32, copy=True)
                 for name in file.keys()  # noqa: SIM118
             }
@@ -264,7 +319,7 @@ def load_model(path: Path) -> Model:
         raise InputError(f"{path}: not a safetensors file; give weights that dpcl wrote") from error
     try:
         settings = ModelSettings.model_validate_json(metadata["settings"])
-        with torch.device("meta"):  # no time nor random numbers for weights that are replaced
+        with torch.device("meta"):  # the weights are replaced: spend no time and no random numbers
             network = build_network(settings)
         activity = _activity(tensors, settings.signal.stft().bins)
         network.load_state_dict(tensors, assign=True)
@@ -274,7 +329,8 @@ def load_model(path: Path) -> Model:
             f"{path}: safetensors, but no dpcl model; give weights that dpcl wrote"
         ) from error
     weights = [*tensors.values(), *(activity.state_dict().values() if activity else ())]
-    # Largest and smallest of each, NaN where there is one: ten times as fast as looking at all.
+    # Largest and smallest value of each tensor, or NaN if it holds one: ten times faster than to
+    # test all values.
     ends = torch.stack([end for value in weights for end in value.aminmax()])
     if not bool(torch.isfinite(ends).all()):
         raise InputError(
@@ -284,7 +340,7 @@ def load_model(path: Path) -> Model:
 
 
 def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:
-    """Taken out of the weights, where it is among them."""
+    """Move the weights of the activity network out of `tensors` and build it; None without any."""
     names = [name for name in tensors if name.startswith(ACTIVITY)]
     own = {name.removeprefix(ACTIVITY): tensors.pop(name) for name in names}
     if not own:

@@ -1,30 +1,41 @@
-"""The networks that ship with the package, and their cards; read without torch."""
+"""Models that ship with the package, and their cards; readable without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"  # folder of the shipped models
 
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """One network of the package, with its model card."""
+    """Model that ships with the package.
+
+    Attributes:
+        name: name of the model.
+        path: its .safetensors file.
+        card: its model card, Markdown.
+    """
 
     name: str
-    path: Path  # .safetensors
-    card: str  # Markdown
+    path: Path
+    card: str
 
     @property
     def summary(self) -> str:
-        """The first paragraph of the card under its heading, in one line."""
+        """First paragraph of the card after its heading, in one line."""
         paragraphs = self.card.strip().split("\n\n")
         return " ".join(next((p for p in paragraphs if not p.startswith("#")), "").split())
 
 
 def shipped_models() -> list[ShippedModel]:
-    """What ships, in the order of the names."""
+    """Return the shipped models in the order of their names.
+
+    Example:
+        >>> "default" in [model.name for model in shipped_models()]
+        True
+    """
     return [
         ShippedModel(path.stem, path, path.with_suffix(".md").read_text(encoding="utf-8"))
         for path in sorted(WEIGHTS.glob("*.safetensors"))
@@ -32,7 +43,14 @@ def shipped_models() -> list[ShippedModel]:
 
 
 def weights_path(name: str) -> Path | None:
-    """The file of a shipped model's name or of a path; None where there is none."""
+    """Find a weights file.
+
+    Args:
+        name: name of a shipped model, or a path.
+
+    Returns:
+        The path of the file; None if it does not exist.
+    """
     shipped = WEIGHTS / f"{name}.safetensors"
     path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
     return path if path.is_file() else None

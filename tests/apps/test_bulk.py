@@ -206,7 +206,7 @@ def test_wrong_arguments_are_told_before_anything_is_written(
         (["in", "more"], "would share output names"),
         (["in", "--sources", "11"], "cannot separate into 11 sources"),
         (["in", "--model", "nobody"], "unknown model 'nobody'"),
-        (["in", "--out", "other"], "other/bulk.csv: is not of dpcl bulk"),
+        (["in", "--out", "other"], "other/bulk.csv: is not a journal of `dpcl bulk`"),
     ]:
         ran = dpcl("bulk", "--out", "out", *arguments)
         assert ran.status == 2 and told in " ".join(ran.err.split()), arguments

@@ -365,7 +365,7 @@ def test_as_a_separator(kind: str, head: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"embedding": 0, "masks": 2}, "unfolded clusters embeddings"),
+        ({"embedding": 0, "masks": 2}, "unfolded: needs embeddings"),
         ({"masks": 2}, "masks of its own"),
         ({"unfolded": {"steps": 0}}, "steps"),
         ({"unfolded": {"alpha": 0}}, "alpha"),

@@ -228,7 +228,7 @@ def test_bad_samples_leave_the_stream_where_it_was(
         ({"num_sources": 11}, "cannot separate into 11 sources"),
         ({"sample_rate": 0}, "sample rate of 0 Hz"),
         ({"sample_rate": 2_000_000}, "sample rate of 2000000 Hz"),
-        ({"model": "default"}, "needs the whole recording"),
+        ({"model": "default"}, "cannot separate a stream"),
         ({"model": "cauzal"}, "unknown model 'cauzal'"),
     ],
 )

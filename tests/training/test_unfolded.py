@@ -71,7 +71,7 @@ def test_any_number_of_sources_can_be_compared(make_recipe: MakeRecipe) -> None:
     for number in (1, 2, 4):
         make_recipe(model=model(), objective=objective, data={**data, "num_sources": number})
     plain = model(unfolded=None)
-    with pytest.raises(ValidationError, match=r"masks needs a mask head; .*network\.unfolded"):
+    with pytest.raises(ValidationError, match=r"masks: needs a mask head; .*network\.unfolded"):
         make_recipe(model=plain)
     with pytest.raises(ValidationError, match=r"model\.network\.masks of 2.*network\.unfolded"):
         make_recipe(model={**plain, "masks": {}}, objective=objective)

@@ -121,6 +121,7 @@ def separate(
     with progress("separating") as move:
 
         def done(separated: Separated) -> None:
+            """Print the warnings of a finished recording."""
             finished.append(separated)
             for warning in separated.warnings:
                 screen.print(f"dpcl: {warning}", style="yellow")

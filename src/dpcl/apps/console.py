@@ -76,6 +76,7 @@ def progress(title: str) -> Iterator[Report]:
         task = bar.add_task(title, total=None, note="")
 
         def move(moved: Progress) -> None:
+            """Move the bar to the progress."""
             note = f"{moved.unit} {moved.note}".strip()
             bar.update(task, completed=round(moved.done), total=round(moved.total), note=note)
 

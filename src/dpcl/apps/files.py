@@ -86,7 +86,7 @@ def separate_files(
         force: replace files that have the names of outputs. Other files are never removed, except
             outputs of earlier runs that carry dpcl's mark in their metadata.
         done: called after each recording.
-        file_format: suffix of a format of `AudioWriter`, or "input" for each recording's own.
+        file_format: suffix of a format of `AudioWriter`, or "input" for no change of format.
         report: called with the seconds of audio done and in all.
         most: upper limit for the estimated number of sources.
         background: write the background if the model estimates one; False shares it among the
@@ -133,6 +133,7 @@ def separate_files(
             start = time.monotonic()
 
             def report_one(share: Progress, number: int = number) -> None:
+                """Report the progress of one recording as progress over all recordings."""
                 seconds = sum(lengths[:number]) + share.done / share.total * lengths[number]
                 report(Progress(seconds, sum(lengths), "s of audio"))
 

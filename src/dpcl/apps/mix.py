@@ -1,4 +1,4 @@
-"""`dpcl mix`: lists of mixtures, drawn from a corpus and rendered as audio."""
+"""`dpcl mix`: draw lists of mixtures from a corpus, and render them as audio."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dpcl.mixtures.mixing import Mode
 
 
-app = typer.Typer(help="Draw mixture lists from a corpus, and render them.")
+app = typer.Typer(help="Draw mixture lists from a corpus, and render them as audio.")
 
 
 @app.command()
@@ -28,35 +28,38 @@ def draw(
     corpus: Annotated[
         Path,
         typer.Argument(
-            help="CSV index, a folder with one, a folder per speaker, or a Lhotse manifest."
+            help="Index (CSV), folder with an index, folder per speaker, or Lhotse manifest."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
-    count: Annotated[int, typer.Option(help="Mixtures.", min=1)] = 300,
+    out: Annotated[Path, typer.Option(help="List to write (CSV).")],
+    count: Annotated[int, typer.Option(help="Number of mixtures.", min=1)] = 300,
     sources: Annotated[
         int | None,
-        typer.Option(help="Sources of a mixture, 1 to 10; 2 if left out.", min=1, max=10),
+        typer.Option(
+            help="Number of sources of each mixture, 1 to 10; 2 if omitted.", min=1, max=10
+        ),
     ] = None,
     kinds: Annotated[
-        Path | None, typer.Option(help="Which sounds meet (YAML); those of --sources are drawn.")
+        Path | None,
+        typer.Option(help="Kinds of mixtures (YAML); those with --sources sources are drawn."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Rows of the index to use.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the index to use.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="A corpus of the index; may be repeated.")
+        list[str] | None, typer.Option(help="Corpus of the index to use; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed draws another list.", min=0)] = 0,
-    shortest: Annotated[float, typer.Option(help="Seconds.")] = 4.0,
-    longest: Annotated[float, typer.Option(help="Seconds.")] = 8.0,
+    seed: Annotated[int, typer.Option(help="Seed; each draws another list.", min=0)] = 0,
+    shortest: Annotated[float, typer.Option(help="Shortest mixture in s.")] = 4.0,
+    longest: Annotated[float, typer.Option(help="Longest mixture in s.")] = 8.0,
     level: Annotated[float, typer.Option(help="Largest relative level in dB.", min=0)] = 5.0,
     speaker: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+        list[str] | None, typer.Option(help="Speaker to use; may be repeated.")
     ] = None,
     same_speaker: Annotated[
-        bool, typer.Option("--same-speaker", help="Mix each speaker with himself.")
+        bool, typer.Option("--same-speaker", help="Mix each speaker with themselves.")
     ] = False,
     force: Force = False,
 ) -> None:
-    """Draw a list of mixtures: a frozen CSV file that says everything about each.
+    """Draw a list of mixtures: a CSV file that describes each mixture completely.
 
     Example: **dpcl mix draw corpus/index.csv --split test --out lists/open2.csv**
     """
@@ -90,20 +93,20 @@ def draw(
     )
     write_list(rows, out)
     if found.root not in (corpus, corpus.parent):
-        screen.print(f"the paths of {out} are relative to {found.root}: give it as --root")
+        screen.print(f"the paths of {out} are relative to {found.root}; give this folder as --root")
     print(out)
 
 
 @app.command()
 def render(
-    mixture_list: Annotated[Path, typer.Argument(help="A list (CSV).", metavar="LIST")],
-    root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
-    out: Annotated[Path, typer.Option(help="Folder for mix/, s1/, s2/, …")],
-    rate: Annotated[int, typer.Option(help="Hz.", min=1000, max=192000)] = 8000,
+    mixture_list: Annotated[Path, typer.Argument(help="List (CSV).", metavar="LIST")],
+    root: Annotated[Path, typer.Option(help="Folder that the paths of the list are relative to.")],
+    out: Annotated[Path, typer.Option(help="Folder of the outputs: mix/, s1/, s2/, …")],
+    rate: Annotated[int, typer.Option(help="Sample rate in Hz.", min=1000, max=192000)] = 8000,
     limit: Limit = None,
     force: Force = False,
 ) -> None:
-    """Write a list as audio: mix/ID.wav and its sources s1/ID.wav, s2/ID.wav, …
+    """Render a list as audio: mixtures mix/ID.wav, and sources s1/ID.wav, s2/ID.wav, …
 
     Example: **dpcl mix render lists/open2.csv --root corpus --out open2**
     """
@@ -116,7 +119,7 @@ def render(
 
 
 class Kind(str, Enum):
-    """What LibriMix adds up."""
+    """Content of LibriMix mixtures: talkers; talkers and noise; one talker and noise."""
 
     clean = "clean"
     both = "both"
@@ -124,7 +127,7 @@ class Kind(str, Enum):
 
 
 class Length(str, Enum):
-    """Mixtures as long as their shortest source, or as their longest."""
+    """Length of mixtures: as in the shortest or in the longest source."""
 
     min = "min"
     max = "max"
@@ -132,11 +135,11 @@ class Length(str, Enum):
 
 @app.command()
 def add(
-    mixture_list: Annotated[Path, typer.Argument(help="A list (CSV).", metavar="LIST")],
-    root: Annotated[Path, typer.Option(help="Folder that the list's paths are relative to.")],
-    out: Annotated[Path, typer.Option(help="The list to write (CSV).")],
+    mixture_list: Annotated[Path, typer.Argument(help="List (CSV).", metavar="LIST")],
+    root: Annotated[Path, typer.Option(help="Folder that the paths of the list are relative to.")],
+    out: Annotated[Path, typer.Option(help="List to write (CSV).")],
     noise: Annotated[
-        Path | None, typer.Option(help="Folder of recordings of noise, below the root.")
+        Path | None, typer.Option(help="Folder of noise recordings, below --root.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Use only the noise of this split of the corpus index.")
@@ -147,13 +150,21 @@ def add(
     ] = None,
     snr: Annotated[
         tuple[float, float],
-        typer.Option("--snr", "--snr-db", help="Loudest talker to noise in dB, from and to."),
+        typer.Option(
+            "--snr",
+            "--snr-db",
+            help="Range of the level of the loudest talker over the noise in dB.",
+        ),
     ] = (-6.0, 3.0),
-    rooms: Annotated[bool, typer.Option("--rooms", help="A simulated room for each.")] = False,
+    rooms: Annotated[
+        bool, typer.Option("--rooms", help="Add a simulated room to each mixture.")
+    ] = False,
     rt60: Annotated[
-        tuple[float, float] | None, typer.Option(help="RT60 of the rooms in s, from and to.")
+        tuple[float, float] | None, typer.Option(help="Range of the RT60 of the rooms in s.")
     ] = None,
-    highpass: Annotated[float, typer.Option(help="Remove what lies below, in Hz.", min=0)] = 0.0,
+    highpass: Annotated[
+        float, typer.Option(help="Remove frequencies below this one in Hz.", min=0)
+    ] = 0.0,
     band: Annotated[
         str, typer.Option(help="Keep only this band in Hz, such as 300-3400.", show_default=False)
     ] = "",
@@ -168,7 +179,7 @@ def add(
         float, typer.Option(help="Gain control per talker, largest change in dB.", min=0)
     ] = 0.0,
     clip: Annotated[float, typer.Option(help="Clip this percentage of the samples.", min=0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another seed draws others.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; each draws other noise and rooms.", min=0)] = 0,
     force: Force = False,
 ) -> None:
     """Add rooms, noise and a channel to the mixtures of a list. Writes a new list.
@@ -189,7 +200,9 @@ def add(
     text = "|".join(f"{name}={value}" for name, value in words.items() if value)
     rooms = rooms or rt60 is not None
     if noise is None and babble is None and not (rooms or pink or text):
-        raise InputError("there is nothing to add: give --noise FOLDER, --rooms, or both")
+        raise InputError(
+            "there is nothing to add; give --noise FOLDER, --rooms, or another condition"
+        )
     try:
         channel = parse_channel(text)
     except ValueError as error:
@@ -217,18 +230,24 @@ def add(
 @app.command()
 def wsj0(
     root: Annotated[
-        Path, typer.Argument(help="Your copy of WSJ0 (LDC93S6A), as .wv1 or .wav.", metavar="WSJ0")
+        Path, typer.Argument(help="Folder of WSJ0 (LDC93S6A), as .wv1 or .wav.", metavar="WSJ0")
     ],
-    lists: Annotated[Path, typer.Option(help="Folder with mix_2_spk_tr.txt, … as published.")],
-    out: Annotated[Path, typer.Option(help="Folder for tr/mix, tr/s1, …, tr.csv, cv/…, tt/…")],
-    sources: Annotated[int, typer.Option(help="2 for wsj0-2mix, 3 for wsj0-3mix.", min=2)] = 2,
-    rate: Annotated[int, typer.Option(help="8000 or 16000 Hz.")] = 8000,
-    mode: Annotated[Length, typer.Option(help="As long as the shortest, or longest.")] = Length.min,
+    lists: Annotated[Path, typer.Option(help="Folder of the published lists, mix_2_spk_tr.txt, …")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the outputs: tr/mix, tr/s1, …, tr.csv, cv/…, tt/…")
+    ],
+    sources: Annotated[
+        int, typer.Option(help="Number of sources: 2 for wsj0-2mix, 3 for wsj0-3mix.", min=2)
+    ] = 2,
+    rate: Annotated[int, typer.Option(help="Sample rate: 8000 or 16000 Hz.")] = 8000,
+    mode: Annotated[
+        Length, typer.Option(help="Length of the shortest or the longest source.")
+    ] = Length.min,
     split: Annotated[
-        list[str] | None, typer.Option(help="tr, cv or tt only; may be repeated.")
+        list[str] | None, typer.Option(help="Split to render: tr, cv or tt; may be repeated.")
     ] = None,
     levels: Annotated[
-        Path | None, typer.Option(help="Folder with published levels, activlev*.txt.")
+        Path | None, typer.Option(help="Folder of the published levels, activlev*.txt.")
     ] = None,
     limit: Limit = None,
     force: Force = False,
@@ -261,16 +280,25 @@ def wsj0(
 @app.command()
 def librimix(
     librispeech: Annotated[
-        Path, typer.Argument(help="Folder that holds test-clean, …", metavar="LIBRISPEECH")
+        Path, typer.Argument(help="Folder with test-clean, …", metavar="LIBRISPEECH")
     ],
-    metadata: Annotated[Path, typer.Option(help="libri2mix_test-clean.csv, … as published.")],
-    out: Annotated[Path, typer.Option(help="Folder for mix_clean/, s1/, s2/, …, mix_clean.csv.")],
+    metadata: Annotated[
+        Path, typer.Option(help="Published metadata, such as libri2mix_test-clean.csv.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the outputs: mix_clean/, s1/, …, mix_clean.csv.")
+    ],
     kind: Annotated[
-        Kind, typer.Option(help="Talkers; both, talkers and noise; single, one and noise.")
+        Kind,
+        typer.Option(
+            help="`clean`: talkers; `both`: talkers and noise; `single`: one talker and noise."
+        ),
     ] = Kind.clean,
-    wham: Annotated[Path | None, typer.Option(help="Folder wham_noise, for the noise.")] = None,
-    rate: Annotated[int, typer.Option(help="8000 or 16000 Hz.")] = 8000,
-    mode: Annotated[Length, typer.Option(help="As long as the shortest, or longest.")] = Length.min,
+    wham: Annotated[Path | None, typer.Option(help="Folder wham_noise with the noise.")] = None,
+    rate: Annotated[int, typer.Option(help="Sample rate: 8000 or 16000 Hz.")] = 8000,
+    mode: Annotated[
+        Length, typer.Option(help="Length of the shortest or the longest source.")
+    ] = Length.min,
     limit: Limit = None,
     force: Force = False,
 ) -> None:
@@ -296,17 +324,25 @@ def render_files(
 ) -> None:
     """Write out/mix/ID.wav, out/s1/ID.wav, … for all rows of a list, or nothing.
 
-    With `force` files of the same names are replaced; others stay.
-    Raises InputError for out/mix or a folder of sources that exists (unless `force`), a folder
-    that cannot be written, and what render_list finds wrong.
+    Args:
+        rows: rows of the list.
+        root: folder that the paths of the rows are relative to.
+        out: folder of the outputs.
+        rate: sample rate of the outputs, Hz.
+        force: replace files of the same names; others are kept.
+        report: called after each mixture.
+
+    Raises:
+        InputError: An output folder exists and `force` is False, a folder cannot be written, or
+            `render_list` refuses a row.
     """
     from dpcl.mixtures.lists import render_list
 
     sources = max(len(row.sources) for row in rows)
     names = ["mix", *(f"s{k + 1}" for k in range(sources))]
     names += ["noise"] if any(row.has_background for row in rows) else []
-    with all_or_none(out, names, force) as aside:
-        render_list(rows, root, aside, rate, report)
+    with all_or_none(out, names, force) as folder:
+        render_list(rows, root, folder, rate, report)
 
 
 def render_wsj0(
@@ -322,10 +358,24 @@ def render_wsj0(
     force: bool = False,
     report: Report = no_report,
 ) -> None:
-    """Write out/SPLIT/mix, s1, s2, … of the published lists, and a list out/SPLIT.csv of each.
+    """Write out/SPLIT/mix, s1, s2, … and the list out/SPLIT.csv of each split, all or nothing.
 
-    All of it or nothing. Raises InputError where something exists (unless `force`), for lists and
-    utterances that are missing, before any work, and for those that cannot be read.
+    Args:
+        root: folder of WSJ0.
+        lists: folder of the published lists.
+        out: folder of the outputs.
+        splits: splits to render, of tr, cv and tt.
+        sources: number of sources.
+        rate: sample rate of the outputs: 8000 or 16000 Hz.
+        mode: `min` or `max`: length of the shortest or of the longest source.
+        levels: folder of the published levels; None to measure them.
+        limit: number of mixtures of each split, from the first on; None for all.
+        force: replace files of the same names; others are kept.
+        report: called after each mixture.
+
+    Raises:
+        InputError: Before any work, the rate is another, an output exists and `force` is False, or
+            a list or an utterance is missing. Later, a file cannot be read.
     """
     from dpcl.mixtures.lists import write_list
     from dpcl.mixtures.wsj0 import (
@@ -338,23 +388,24 @@ def render_wsj0(
     )
 
     if rate not in RATES:
-        raise InputError(f"wsj0-mix is made at 8000 and 16000 Hz, not at {rate}.")
+        raise InputError(f"wsj0-mix is defined at 8000 and 16000 Hz, not at {rate}; change --rate")
     published = {split: read_published(lists, split, sources)[:limit] for split in splits}
     levels_db = None if levels is None else read_levels(levels)
-    with all_or_none(out, [name for s in splits for name in (s, f"{s}.csv")], force) as aside:
+    with all_or_none(out, [name for s in splits for name in (s, f"{s}.csv")], force) as folder:
         copy = WSJ0(root)
-        together = sum(map(len, published.values()))
-        before = 0
+        total = sum(map(len, published.values()))
+        rendered = 0
         for mixtures in published.values():
             check_utterances(mixtures, copy)
         for split, mixtures in published.items():
 
-            def move(progress: Progress, before: int = before) -> None:
-                report(Progress(before + progress.done, together, progress.unit))
+            def move(progress: Progress, earlier: int = rendered) -> None:
+                """Report the progress over all splits."""
+                report(Progress(earlier + progress.done, total, progress.unit))
 
-            rows = render_published(mixtures, copy, aside, split, rate, mode, levels_db, move)
-            write_list(rows, aside / f"{split}.csv")
-            before += len(mixtures)
+            rows = render_published(mixtures, copy, folder, split, rate, mode, levels_db, move)
+            write_list(rows, folder / f"{split}.csv")
+            rendered += len(mixtures)
 
 
 def render_librimix(
@@ -369,48 +420,69 @@ def render_librimix(
     force: bool = False,
     report: Report = no_report,
 ) -> None:
-    """Write out/mix_KIND, s1, s2, … (and noise) of a metadata file, and a list out/mix_KIND.csv.
+    """Write out/mix_KIND, s1, s2, …, noise and the list out/mix_KIND.csv, all or nothing.
 
-    All of it or nothing. Raises InputError where something exists (unless `force`), and before any
-    work for files that are missing.
+    Args:
+        librispeech: folder of LibriSpeech.
+        metadata: published metadata file.
+        out: folder of the outputs.
+        wham: folder wham_noise; required unless `kind` is `clean`.
+        rate: sample rate of the outputs: 8000 or 16000 Hz.
+        mode: `min` or `max`: length of the shortest or of the longest source.
+        kind: `clean` (talkers), `both` (talkers and noise) or `single` (one talker and noise).
+        limit: number of mixtures, from the first on; None for all.
+        force: replace files of the same names; others are kept.
+        report: called after each mixture.
+
+    Raises:
+        InputError: The rate is another, `wham` is missing, an output exists and `force` is False,
+            or a file is missing; all before any work.
     """
     from dpcl.mixtures.librimix import check_metadata, read_metadata, render_metadata
     from dpcl.mixtures.lists import write_list
     from dpcl.mixtures.wsj0 import RATES
 
     if rate not in RATES:
-        raise InputError(f"LibriMix is made at 8000 and 16000 Hz, not at {rate}.")
+        raise InputError(f"LibriMix is defined at 8000 and 16000 Hz, not at {rate}; change --rate")
     if kind != "clean" and wham is None:
-        raise InputError(f"mix_{kind} has noise: give the folder wham_noise with --wham.")
+        raise InputError(f"mix_{kind} has noise; give the folder wham_noise with --wham")
     rows = read_metadata(metadata)[:limit]
     check_metadata(rows, librispeech, None if kind == "clean" else wham)
     names = [f"s{k + 1}" for k in range(1 if kind == "single" else len(rows[0].paths))]
     names += [f"mix_{kind}", f"mix_{kind}.csv", *(["noise"] if kind != "clean" else [])]
-    with all_or_none(out, names, force) as aside:
-        rendered = render_metadata(rows, librispeech, wham, aside, rate, mode, kind, report)
-        write_list(rendered, aside / f"mix_{kind}.csv")
+    with all_or_none(out, names, force) as folder:
+        rendered = render_metadata(rows, librispeech, wham, folder, rate, mode, kind, report)
+        write_list(rendered, folder / f"mix_{kind}.csv")
 
 
 @contextmanager
 def all_or_none(out: Path, names: Sequence[str], force: bool) -> Iterator[Path]:
-    """A folder aside, all of whose files go to `out` in the end; `names` are what lies there then.
+    """Yield a temporary folder whose files are moved to `out` at the end, all or none.
 
-    With `force` files of the same names are replaced; others stay. Raises InputError for a name
-    that exists (unless `force`), for a folder where a file shall be or the other way round, and
-    for a folder that cannot be written.
+    Args:
+        out: folder of the outputs.
+        names: files and folders that are written to `out`.
+        force: replace files of the same names; others are kept.
+
+    Yields:
+        Path of the temporary folder.
+
+    Raises:
+        InputError: A name exists and `force` is False, a folder has the name of a file or the
+            reverse, or the folder cannot be written.
     """
     from dpcl.io import folder_aside, refuse_existing
 
     for name in names:
         refuse_existing(out / name, force)
-    with folder_aside(out) as aside:
-        yield aside
-        places = {path: out / path.relative_to(aside) for path in sorted(aside.rglob("*"))}
-        for path, place in places.items():
-            if place.exists() and place.is_dir() != path.is_dir():
-                raise InputError(f"{place} is in the way: remove it, or give another --out")
-        for path, place in places.items():
+    with folder_aside(out) as temporary:
+        yield temporary
+        targets = {path: out / path.relative_to(temporary) for path in sorted(temporary.rglob("*"))}
+        for path, target in targets.items():
+            if target.exists() and target.is_dir() != path.is_dir():
+                raise InputError(f"{target} is in the way; remove it, or give another --out")
+        for path, target in targets.items():
             if path.is_dir():
-                place.mkdir(exist_ok=True)
+                target.mkdir(exist_ok=True)
             else:
-                path.replace(place)
+                path.replace(target)

@@ -31,7 +31,7 @@ def show(
         int | None, typer.Option(help="Number of sources, 1 to 10. Estimated if omitted.")
     ] = None,
     model: ModelName = "default",
-    start: Annotated[float, typer.Option(help="Begin of the part to show in s.")] = 0.0,
+    start: Annotated[float, typer.Option(help="Start of the part to show in s.")] = 0.0,
     seconds: Annotated[
         float, typer.Option(help="Length of the part to show in s, at most 120.")
     ] = 8.0,
@@ -63,7 +63,7 @@ class Shown:
 
     Attributes:
         path: file of the picture.
-        start: begin of the part, s.
+        start: start of the part, s.
         end: end of the part, s.
         seconds: duration of the whole recording, s.
         warnings: sentences about problems, such as a recording that is cut off.
@@ -94,7 +94,7 @@ def show_file(
         out: file whose suffix selects the format, or folder for STEM.png.
         model: separator, as `dpcl.separate` takes it.
         sources: number of sources; None to estimate it.
-        start: begin of the part, s.
+        start: start of the part, s.
         seconds: length of the part, s, at most 120.
         force: replace a file that exists.
 
@@ -102,8 +102,8 @@ def show_file(
         The file and the part that it shows.
 
     Raises:
-        InputError: The recording cannot be read or ends before `start`, the output exists and
-            `force` is False, it cannot be written, `dpcl.separate` refuses an argument, or
+        InputError: The recording cannot be read or ends before `start`; the output cannot be
+            written, or exists and `force` is False; `dpcl.separate` refuses an argument;
             matplotlib is not installed.
     """
     from dpcl.io import folder_aside

@@ -1,1 +1,1 @@
-"""Scores of separated sources, and the evaluation of a separator on a mixture list."""
+"""Metrics of separated sources, and the evaluation of separators on mixture lists."""

@@ -1,4 +1,8 @@
-"""Score many separators on many mixtures on all cores, each once: scores are kept by cache key."""
+"""Score many separators on many mixtures, on all cores.
+
+Scores are stored under a cache key: a hash of weights, code, mixture and metrics. Each pair of
+separator and mixture is thus scored once.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +30,20 @@ from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.lists import MixtureRow, row_files
 from dpcl.separators.registry import LIVE, LOCAL, Method, find_method
 
-LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")
+LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")  # packages that scores depend on
 
 
 def separator_key(name: str) -> str:
-    """Return a key of a separator: its weights by content, else its name, and code_version."""
+    """Return the cache key of a separator: a hash of its weights and of `code_version`.
+
+    A method without weights is hashed by its name.
+
+    Args:
+        name: separator, as `find_method` takes it.
+
+    Raises:
+        InputError: The name is unknown.
+    """
     method = find_method(name)
     if method.weights is not None:
         how = next((how for how in (LOCAL, LIVE) if f":{name}".endswith(how)), "")
@@ -39,10 +52,18 @@ def separator_key(name: str) -> str:
 
 
 def row_key(row: MixtureRow, root: str | os.PathLike[str], more: Any = None) -> str:
-    """Another word for another mixture, whatever it is called; recordings count by their size."""
+    """Return the cache key of a mixture: a hash of its content, but not of its id, list or seed.
+
+    Recordings are represented by their paths and their sizes in bytes.
+
+    Args:
+        row: row of the list.
+        root: folder that the paths of the row are relative to.
+        more: further content to hash, as JSON can hold it.
+    """
     sizes = [path.stat().st_size for path in row_files(row, root)]
-    names = {"id", "list", "seed"}
-    content = {key: value for key, value in asdict(row).items() if key not in names}
+    labels = {"id", "list", "seed"}
+    content = {key: value for key, value in asdict(row).items() if key not in labels}
     return _hash(content, sizes, more)
 
 
@@ -52,6 +73,7 @@ def code_version() -> list[str]:
 
 
 def _hash(*parts: Any) -> str:
+    """Return 24 hexadecimal digits of the SHA-256 of parts that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -60,9 +82,17 @@ Outcome = TypeVar("Outcome")
 
 
 class ScoreStore:
-    """A folder of scores by what they hang on: one file a separator, one line a mixture.
+    """Folder of scores by cache key: one file per separator, one line per mixture.
 
-    Lines are appended as mixtures are done, so what was killed goes on from there.
+    A line is appended after each mixture, so that an interrupted run resumes where it stopped.
+
+    Args:
+        folder: folder of the store; made where it does not exist.
+        root: folder that the paths of the mixtures are relative to.
+        metrics: metrics besides SI-SDR and SDR.
+
+    Raises:
+        InputError: The folder cannot be made.
     """
 
     def __init__(self, folder: Path, root: Path, metrics: tuple[str, ...]) -> None:
@@ -73,12 +103,14 @@ class ScoreStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror})") from error
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); choose another --cache"
+            ) from error
 
     def get(self, work: Work) -> list[SourceResult] | None:
-        """The scores of a separator on a mixture, where they are known."""
+        """Return the stored scores of a separator on a mixture, one per source; None if missing."""
         name, row = work
-        scores = self._of(name).get(self._row(work))
+        scores = self._entries(name).get(self._key(work))
         if scores is None:
             return None
         return [
@@ -88,42 +120,48 @@ class ScoreStore:
                 genders=row.genders,
                 source=index,
                 speaker=source.speaker,
-                silent=bool(of["silent"]),
+                silent=bool(values["silent"]),
                 kind=row.kind,
                 group=source.group,
-                **{key: math.nan if of[key] is None else of[key] for key in self.columns},
+                **{key: math.nan if values[key] is None else values[key] for key in self.columns},
             )
-            for index, (source, of) in enumerate(zip(row.sources, scores, strict=True), 1)
+            for index, (source, values) in enumerate(zip(row.sources, scores, strict=True), 1)
         ]
 
     def put(self, work: Work, results: Sequence[SourceResult]) -> None:
-        """Keep the scores of a separator on a mixture."""
+        """Store the scores of a separator on a mixture, one per source."""
         columns = ("silent", *self.columns)
         scores = [{column: getattr(result, column) for column in columns} for result in results]
-        for of in scores:
-            of |= {key: None for key, value in of.items() if value != value}  # NaN is no JSON
-        line = json.dumps({"row": self._row(work), "scores": scores}, allow_nan=False)
+        for values in scores:
+            values |= {key: None for key, value in values.items() if value != value}  # JSON: no NaN
+        line = json.dumps({"row": self._key(work), "scores": scores}, allow_nan=False)
         path = self._path(work[0])
         with path.open("a", encoding="utf-8") as file:
-            # What a killed run left half-written must not swallow this line.
-            file.write(line + "\n" if _ends_whole(path) else f"\n{line}\n")
-        self._of(work[0])[self._row(work)] = scores
+            # An incomplete last line of a killed run must not absorb this line.
+            file.write(line + "\n" if _ends_complete(path) else f"\n{line}\n")
+        self._entries(work[0])[self._key(work)] = scores
 
-    def _row(self, work: Work) -> str:
+    def _key(self, work: Work) -> str:
+        """Return the cache key of a mixture, with the speech of talker models where needed."""
         name, row = work
         speech: Any = None
         if find_method(name).needs == "talkers":
-            pieces = _talkers(name, str(self.root)).speech(row)
-            speech = [[(str(p.path.name), p.start, p.seconds) for p in of] for of in pieces]
+            talkers = _talkers(name, str(self.root)).speech(row)
+            speech = [
+                [(str(piece.path.name), piece.start, piece.seconds) for piece in pieces]
+                for pieces in talkers
+            ]
         return row_key(row, self.root, speech)
 
     def _path(self, name: str) -> Path:
+        """Return the file with the scores of a separator."""
         if name not in self._paths:
             columns = "-".join(("sdr", *sorted(self.metrics)))
             self._paths[name] = self.folder / f"{separator_key(name)}-{columns}.jsonl"
         return self._paths[name]
 
-    def _of(self, name: str) -> dict[str, list[dict[str, Any]]]:
+    def _entries(self, name: str) -> dict[str, list[dict[str, Any]]]:
+        """Return the scores of a separator by the key of the mixture, read at first use."""
         path = self._path(name)
         if path not in self._known:
             known = self._known.setdefault(path, {})
@@ -131,14 +169,20 @@ class ScoreStore:
             for line in lines:
                 try:
                     entry = json.loads(line)
-                except ValueError:  # cut off when a run was killed
+                except ValueError:  # incomplete line of a killed run
                     continue
                 known[entry["row"]] = entry["scores"]
         return self._known[path]
 
 
 def unknown_rows(names: Sequence[str], rows: Sequence[MixtureRow], root: Path) -> set[str]:
-    """Ids of mixtures with a talker whom one of the separators would have to know but cannot."""
+    """Return the ids of mixtures with a talker for whom a required model cannot be learned.
+
+    Args:
+        names: separators; those that need no models of talkers exclude no mixture.
+        rows: rows of a list.
+        root: folder of the corpus.
+    """
     unknown = set()
     for name in names:
         if find_method(name).needs == "talkers":
@@ -154,9 +198,19 @@ def unknown_rows(names: Sequence[str], rows: Sequence[MixtureRow], root: Path) -
 def score_all(
     work: Sequence[Work], store: ScoreStore, workers: int = 1, report: Report = no_report
 ) -> dict[tuple[str, str], list[SourceResult]]:
-    """Scores of each piece of work, by separator's name and mixture's id; what is known is kept.
+    """Score every pair of separator and mixture that the store does not hold yet.
 
-    Raises InputError for what cannot be separated or scored, with what is done before in the store.
+    Args:
+        work: pairs of a separator's name and a mixture.
+        store: store to read from and to add to.
+        workers: number of processes.
+        report: called after each mixture with the number of mixtures done and in all.
+
+    Returns:
+        Scores, one per source, by the separator's name and the mixture's id.
+
+    Raises:
+        InputError: A mixture cannot be separated or scored. The store keeps all scores up to then.
     """
     found: dict[tuple[str, str], list[SourceResult]] = {}
     missing = []
@@ -179,7 +233,17 @@ def score_all(
 def spread(
     function: Callable[..., Outcome], pieces: Sequence[tuple[Any, ...]], workers: int
 ) -> Iterator[tuple[tuple[Any, ...], Outcome]]:
-    """Each piece of work with its outcome, as they are done; on one core in this process."""
+    """Call a function for every piece of work, and yield each piece with its outcome when done.
+
+    Args:
+        function: function that a child process can import.
+        pieces: positional arguments of each call.
+        workers: number of processes; with 1, this process does the work.
+
+    Example:
+        >>> list(spread(max, [(1, 2), (4, 3)], workers=1))
+        [((1, 2), 2), ((4, 3), 4)]
+    """
     if workers == 1 or len(pieces) < 2:
         for piece in pieces:
             yield piece, function(*piece)
@@ -194,8 +258,8 @@ def spread(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each; what waits is dropped when something goes wrong."""
-    # Not forked: torch's threads do not survive it.
+    """Start processes of one thread each; on an error the calls that wait are cancelled."""
+    # Processes are spawned, as torch's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,))
     try:
@@ -205,22 +269,32 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def known_method(name: str, root: str) -> tuple[Method, KnownTalkers | None]:
-    """Find a method, and what learns the talkers of the corpus where it needs them."""
+    """Find a method, with the learner of talker models where the method needs them.
+
+    Args:
+        name: separator, as `find_method` takes it.
+        root: folder of the corpus.
+
+    Raises:
+        InputError: The name is unknown, or the corpus cannot be read.
+    """
     method = find_method(name)
     return method, _talkers(name, root) if method.needs == "talkers" else None
 
 
 def _score(name: str, row: MixtureRow, root: str, metrics: tuple[str, ...]) -> list[SourceResult]:
+    """Score one mixture in a process of the pool."""
     return score_mixture(row, root, *known_method(name, root), metrics)
 
 
 @lru_cache(maxsize=4)
 def _talkers(name: str, root: str) -> KnownTalkers:
+    """Return the talker models of a separator, shared by all mixtures of this process."""
     return KnownTalkers(find_method(name), [], root)
 
 
-def _ends_whole(path: Path) -> bool:
-    """Whether a file is empty or ends with its last line."""
+def _ends_complete(path: Path) -> bool:
+    """Return True if a file is empty or ends with a complete line."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:

@@ -1,4 +1,4 @@
-"""Descriptions of experiments: systems, lists and published figures, read from YAML."""
+"""Descriptions of experiments in YAML: systems, lists and published figures."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import MixtureRow, read_list, write_list
 from dpcl.settings import Settings
 
-DESCRIPTIONS = Path(__file__).parent.parent / "experiments"
-LISTS = "lists"  # the file there that says how lists are drawn, and the folder of committed ones
+DESCRIPTIONS = Path(__file__).parent.parent / "experiments"  # folder of the YAML files
+LISTS = "lists"  # stem of the file in DESCRIPTIONS with the settings of all lists
 
 
 class ListSettings(Settings):
-    """How a list is drawn, in the terms of `dpcl mix draw`."""
+    """Settings from which a list is drawn.
+
+    Attributes:
+        split: split of the corpus.
+        only: corpora of the index to draw from; all corpora if the index has none of these.
+        speakers: talkers to draw from; None for all.
+        count: number of mixtures.
+        sources: number of sources of each mixture.
+        same_speaker: mix each speaker with themselves.
+    """
 
     split: str
     only: tuple[str, ...] = ("librispeech", "speechocean762")
@@ -31,7 +40,13 @@ class ListSettings(Settings):
 
 
 class Published(Settings):
-    """A figure of a paper, on wsj0-2mix or wsj0-3mix; dB."""
+    """Published scores of a system on wsj0-2mix or wsj0-3mix.
+
+    Attributes:
+        paper: authors and year.
+        sdri: SDR improvement in dB; None if the paper has none.
+        si_sdri: SI-SDR improvement in dB; None if the paper has none.
+    """
 
     paper: str
     sdri: float | None = None
@@ -39,36 +54,58 @@ class Published(Settings):
 
 
 class System(Settings):
-    """One line of the table: a separator by name, or the network that a recipe trains."""
+    """One line of the table: a separator by name, or the network that a recipe trains.
+
+    Attributes:
+        name: name of the system within the experiment.
+        title: name in the table; `name` if empty.
+        separator: value of `--separator`; `name` if neither this nor `recipe` is given.
+        recipe: stem of the recipe's file, recipes/RECIPE.yaml.
+        run: folder of the weights below `--weights`; `name` if omitted.
+        changes: changes of the recipe by dotted key, like those of `--set`.
+        local: cluster stretches of 100 frames, ordered by the references.
+        published: published scores by list.
+    """
 
     name: str
     title: str = ""
-    separator: str | None = None  # what --separator takes; the name if neither this nor recipe
-    recipe: str | None = None  # recipes/RECIPE.yaml
-    run: str | None = None  # the folder of its weights below --weights; the name if left out
-    changes: dict[str, Any] = Field(default_factory=dict)  # of the recipe, as --set takes them
-    local: bool = False  # stretches of 100 frames, in the references' order
-    published: dict[str, Published] = Field(default_factory=dict)  # by list
+    separator: str | None = None
+    recipe: str | None = None
+    run: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
+    local: bool = False
+    published: dict[str, Published] = Field(default_factory=dict)
 
     @property
     def folder(self) -> str:
-        """Of the training run, by which other systems may name it too."""
+        """Folder of the training run below `--weights`; several systems may share it."""
         return self.run or self.name
 
 
 class Experiment(Settings):
-    """A table."""
+    """Description of one experiment.
+
+    Attributes:
+        name: name on the command line.
+        title: heading of the report.
+        about: introduction of the report; Markdown.
+        lists: names of the lists, one table each.
+        conditions: file of conditions in the folder of lists, in place of lists.
+        by: grouping of the scores in the table.
+        systems: lines of the table.
+    """
 
     name: str
     title: str
-    about: str  # what it shows, for the head of the report; Markdown
+    about: str
     lists: tuple[str, ...] = ()
-    conditions: str | None = None  # file of conditions in the folder of lists, instead of lists
+    conditions: str | None = None
     by: Literal["gender", "level"] = "gender"
     systems: tuple[System, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Experiment:
+        """Refuse two systems of one name."""
         names = [system.name for system in self.systems]
         if len(set(names)) < len(names):
             raise ValueError("two systems share a name")
@@ -78,18 +115,30 @@ class Experiment(Settings):
 
 
 def experiment_names() -> list[str]:
-    """All there are."""
+    """Return the names of all experiments, sorted."""
     return sorted(path.stem for path in DESCRIPTIONS.glob("*.yaml") if path.stem != LISTS)
 
 
 def read_experiment(name: str, systems: tuple[str, ...] | None = None) -> Experiment:
-    """The experiment of a name, of its systems only those that are named.
+    """Read the description of an experiment.
 
-    Raises InputError for names that there are not.
+    Args:
+        name: name of the experiment.
+        systems: names of the systems to keep; None for all.
+
+    Returns:
+        The experiment, its systems in the order of the file.
+
+    Raises:
+        InputError: There is no experiment or no system of a given name.
+
+    Example:
+        >>> [system.name for system in read_experiment("two-speakers", ("ibm", "default")).systems]
+        ['default', 'ibm']
     """
     if name not in experiment_names():
         names = ", ".join(experiment_names())
-        raise InputError(f"no experiment is called {name!r}; there are {names}")
+        raise InputError(f"no experiment is called {name!r}; choose one of {names}")
     text = (DESCRIPTIONS / f"{name}.yaml").read_text(encoding="utf-8")
     experiment = Experiment.model_validate({"name": name, **yaml.safe_load(text)})
     if systems is None:
@@ -98,7 +147,7 @@ def read_experiment(name: str, systems: tuple[str, ...] | None = None) -> Experi
     unknown = [wanted for wanted in systems if wanted not in known]
     if unknown:
         raise InputError(
-            f"experiment {name} has no system {unknown[0]!r}; there are {', '.join(known)}"
+            f"experiment {name} has no system {unknown[0]!r}; choose from {', '.join(known)}"
         )
     chosen = tuple(system for system in experiment.systems if system.name in systems)
     return experiment.model_copy(update={"systems": chosen})
@@ -106,7 +155,7 @@ def read_experiment(name: str, systems: tuple[str, ...] | None = None) -> Experi
 
 @lru_cache
 def list_settings() -> dict[str, ListSettings]:
-    """How each list that experiments name is drawn."""
+    """Return the settings of every list of the experiments, by name of the list."""
     text = (DESCRIPTIONS / f"{LISTS}.yaml").read_text(encoding="utf-8")
     return {
         name: ListSettings.model_validate(settings)
@@ -115,11 +164,22 @@ def list_settings() -> dict[str, ListSettings]:
 
 
 def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[MixtureRow]:
-    """The list of a name for the corpus below `root`.
+    """Find the frozen list of a name, or draw a list of the same settings from the corpus.
 
-    The one in the folder `committed` where the corpus is the one that it was drawn from (it has
-    any recording of it); otherwise drawn from the corpus, into the folder `drawn`, by
-    the same settings. Raises InputError for what read_list, read_corpus and draw_list refuse.
+    The frozen list is used if the corpus holds any of its recordings. Otherwise a list is drawn
+    and written.
+
+    Args:
+        name: name of the list.
+        root: folder of the corpus.
+        committed: folder of frozen lists.
+        drawn: folder for the list that is drawn.
+
+    Returns:
+        Rows of the list.
+
+    Raises:
+        InputError: `read_list`, `read_corpus` or `draw_list` refuses the list or the corpus.
     """
     frozen = committed / f"{name}.csv"
     if frozen.is_file():
@@ -130,7 +190,7 @@ def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[Mixtu
     settings = list_settings()[name]
     corpus = read_corpus(root, settings.split)
     known = {utterance.corpus for utterance in corpus.utterances}
-    if known & set(settings.only):  # of another corpus all is taken
+    if known & set(settings.only):  # a corpus of other names is used as a whole
         corpus = Corpus(
             corpus.root, tuple(u for u in corpus.utterances if u.corpus in settings.only)
         )

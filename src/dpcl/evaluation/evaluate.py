@@ -1,4 +1,4 @@
-"""Score a separator on a mixture list: results.csv and summary.json."""
+"""Score a separator on a mixture list, and write results.csv and summary.json."""
 
 from __future__ import annotations
 
@@ -39,38 +39,43 @@ def evaluate(
 ) -> Summary:
     """Separate and score every mixture of a list, with the number of sources given.
 
-    Writes out_dir/results.csv, a row per mixture and source in dB, and out_dir/summary.json. Both
-    replace older ones, and only at the end: an interrupted run writes neither. The same separations
+    Writes out_dir/results.csv, with one row per mixture and source in dB, and out_dir/summary.json.
+    Existing files are replaced at the end; an interrupted run writes neither. The same separations
     give the same files, byte by byte.
 
     Args:
-        rows: of the list.
+        rows: rows of the list.
         corpus_root: folder that the paths of the rows are relative to.
-        method: how to separate (dpcl.separators.registry).
+        method: method of separation, from dpcl.separators.registry.
         out_dir: folder of the results.
-        limit: use only the first N mixtures.
+        limit: number of mixtures to use, from the first on; None for all.
         report: called after each mixture.
         metrics: any of pesq and stoi, besides SI-SDR and SDR.
 
+    Returns:
+        Means overall and by condition.
+
     Raises:
-        InputError: The list is empty; before any work, a file is missing or a talker cannot be
-            learned; render_mixture refuses a row; estimates cannot be scored.
+        InputError: Before any work, the list is empty, a file is missing or a talker cannot be
+            learned. Later, `render_mixture` refuses a row, or estimates cannot be scored.
     """
     out_dir = Path(out_dir)
     if limit is not None and limit < 1:
-        raise InputError(f"a limit of {limit} leaves no mixture to evaluate; give 1 or more")
+        raise InputError(
+            f"a limit of {limit} selects no mixture to evaluate; give --limit 1 or more"
+        )
     rows = rows[:limit]
     if not rows:
         raise InputError("the list holds no mixtures to evaluate; draw some with `dpcl mix`")
     if out_dir.exists() and not out_dir.is_dir():
-        raise InputError(f"{out_dir} is a file; give a folder for results.csv and summary.json")
+        raise InputError(f"{out_dir}: is a file, not a folder; give another --out")
     check_files(rows, corpus_root)
     talkers = None
     if method.needs == "talkers":
         if any(row.mixture for row in rows):
             raise InputError(
-                f"{method.name} learns the talkers from a corpus, which rendered mixtures do not"
-                " name; evaluate a list of a corpus"
+                f"{method.name} learns the talkers from a corpus, but rendered mixtures do not"
+                " name their recordings; evaluate a list of a corpus"
             )
         talkers = KnownTalkers(method, rows, corpus_root)
     check_measures(metrics, method.sample_rate)
@@ -95,14 +100,17 @@ def separate_row(
     """Render and separate one mixture of a list.
 
     Args:
-        row: of the list.
+        row: row of the list.
         corpus_root: folder that the paths of the row are relative to.
-        method: how to separate.
+        method: method of separation.
         talkers: models of the talkers, for a method that needs them.
-        told: give the number of sources.
+        told: give the number of sources to the method; else it is estimated. <!-- word -->
 
     Returns:
-        The separation, the references (C, T) and the mixture (T,).
+        The separation, the references (C, T) and the mixture (T,), at the method's sample rate.
+
+    Raises:
+        InputError: `render_mixture` refuses the row, or the method refuses the mixture.
     """
     rendered = render_mixture(row, corpus_root, method.sample_rate)
     mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
@@ -123,7 +131,21 @@ def score_mixture(
     talkers: KnownTalkers | None = None,
     metrics: tuple[str, ...] = (),
 ) -> list[SourceResult]:
-    """Separate a mixture, with the number of sources given, and score each; see `evaluate`."""
+    """Separate one mixture, with the number of sources given, and score every source.
+
+    Args:
+        row: row of the list.
+        corpus_root: folder that the paths of the row are relative to.
+        method: method of separation.
+        talkers: models of the talkers, for a method that needs them.
+        metrics: any of pesq and stoi, besides SI-SDR and SDR.
+
+    Returns:
+        One result per source, in the order of the row.
+
+    Raises:
+        InputError: `render_mixture` refuses the row, or the estimates cannot be scored.
+    """
     separation, references, mixture = separate_row(row, corpus_root, method, talkers)
     estimates = separation.sources.cpu()
     try:
@@ -133,10 +155,11 @@ def score_mixture(
     columns = {metric: getattr(scores, metric) for metric in METRICS}
     for metric in metrics:
         matched = estimates[scores.estimate.clamp(min=0)] if len(estimates) else 0 * references
-        of = (metric, matched, references, method.sample_rate)
-        ours = torch.where(scores.estimate >= 0, perceptual_score(*of), torch.nan)
-        unprocessed = perceptual_score(metric, mixture.expand_as(references), *of[2:])
-        columns |= {metric: ours, f"{metric}i": ours - unprocessed}
+        rate = method.sample_rate
+        separated = perceptual_score(metric, matched, references, rate)
+        separated = torch.where(scores.estimate >= 0, separated, torch.nan)
+        unprocessed = perceptual_score(metric, mixture.expand_as(references), references, rate)
+        columns |= {metric: separated, f"{metric}i": separated - unprocessed}
     return [
         SourceResult(
             id=row.id,
@@ -154,7 +177,16 @@ def score_mixture(
 
 
 def write_results(out_dir: Path, results: Sequence[SourceResult], summary: Summary) -> None:
-    """Write out_dir/results.csv and out_dir/summary.json, both or neither."""
+    """Write out_dir/results.csv and out_dir/summary.json, both or neither.
+
+    Args:
+        out_dir: folder of the results; made where it does not exist.
+        results: rows of results.csv.
+        summary: content of summary.json.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
     document = json.dumps(summary_document(summary), indent=2, ensure_ascii=False, allow_nan=False)
     write_files(
         out_dir, {"results.csv": _csv(results, summary.metrics), "summary.json": document + "\n"}
@@ -162,7 +194,7 @@ def write_results(out_dir: Path, results: Sequence[SourceResult], summary: Summa
 
 
 def summary_document(summary: Summary) -> dict[str, Any]:
-    """What summary.json holds: of the metrics those that were measured."""
+    """Return the content of summary.json: the summary without metrics that were not measured."""
     document = asdict(summary)
     missing = set(improvements(MEASURES)) - set(summary.metrics)
     for means in (document["overall"], *document["conditions"].values()):
@@ -172,23 +204,32 @@ def summary_document(summary: Summary) -> dict[str, Any]:
 
 
 def _csv(results: Sequence[SourceResult], metrics: Sequence[str]) -> str:
+    """Return the text of results.csv, scores with four decimals."""
     text = io.StringIO()
-    identity = ("id", "corpora", "genders", "source", "speaker")
+    labels = ("id", "corpora", "genders", "source", "speaker")
     kinds = ("kind", "group") if any(result.kind for result in results) else ()
     more = [metric for metric in metrics if metric not in METRICS]
-    columns = [*identity, *METRICS, "silent", *kinds, *more]
+    columns = [*labels, *METRICS, "silent", *kinds, *more]
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in results:
         line = asdict(result)
-        for metric in metrics:  # + 0.0: no negative zeros
+        for metric in metrics:  # + 0.0 turns -0.0 into 0.0
             line[metric] = "" if math.isnan(line[metric]) else f"{round(line[metric], 4) + 0.0:.4f}"
         writer.writerow({**line, "silent": int(result.silent)})
     return text.getvalue()
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
-    """Write all files under temporary names first, then rename them all at once."""
+    """Write text files into a folder, all or none: under temporary names first, then renamed.
+
+    Args:
+        folder: folder of the files; made where it does not exist.
+        files: text of each file by its name.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -197,5 +238,5 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
                 partial.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written ({error.strerror}); choose another"
+            f"{folder}: cannot be written ({error.strerror}); give another --out"
         ) from error

@@ -1,4 +1,4 @@
-"""A mixture as a system separates it, to be heard and seen: sounds and pictures, kept on disk."""
+"""Examples of a report: sounds and pictures of a mixture and its estimates, cached on disk."""
 
 from __future__ import annotations
 
@@ -45,39 +45,57 @@ from dpcl.signal.stft import STFT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STRIP = 1.5  # inches high
-PANEL = 2.6  # inches wide
-DPI = 110
-_stft = STFT(window=256, hop=64)  # of the pictures, at 8 kHz
+STRIP = 1.5  # height of a row of panels, inches
+PANEL = 2.6  # width of a panel, inches
+DPI = 110  # pixels per inch
+_stft = STFT(window=256, hop=64)  # STFT of the pictures at 8 kHz
 
 
 def render_reference(row: MixtureRow, root: str, folder: str) -> Path:
-    """The folder with mixture.flac, s1.flac, … and strip.png of a mixture and its references."""
+    """Write mixture.flac, the references s1.flac, … and strip.png, unless they are cached.
+
+    Args:
+        row: row of the list.
+        root: folder that the paths of the row are relative to.
+        folder: folder of the cache.
+
+    Returns:
+        Folder of the files, below `folder`.
+    """
     import matplotlib
 
-    place = Path(folder) / f"truth-{row_key(row, root, code_version())}"
-    if not place.is_dir():
+    target = Path(folder) / f"truth-{row_key(row, root, code_version())}"
+    if not target.is_dir():
         mixture, references = render_mixture(row, root, ORACLE_SAMPLE_RATE)
         sounds = {"mixture": mixture, **{f"s{k}": s for k, s in enumerate(references, 1)}}
         spectra = _magnitudes(torch.from_numpy(np.stack([mixture, *references])))
         titles = ["Mixture", *(f"Reference {k + 1}" for k in range(len(references)))]
         marks = [None, *range(len(references))]
         with matplotlib.rc_context(STYLE):
-            _keep(place, sounds, {"strip": _strip(spectra, marks, titles, spectra[0])})
-    return place
+            _write_folder(target, sounds, {"strip": _draw_row(spectra, marks, titles, spectra[0])})
+    return target
 
 
 def render_estimate(name: str, row: MixtureRow, root: str, folder: str) -> Path:
-    """The folder with s1.flac, … in the order of the references, strip.png and embeddings.png.
+    """Write the estimates s1.flac, …, strip.png and embeddings.png, unless they are cached.
 
-    The last where the separator has embeddings, and clusters all of them at once.
+    The estimates are in the order of the references. embeddings.png is written only if the
+    separation has embeddings.
+
+    Args:
+        name: separator, as `find_method` takes it.
+        row: row of the list.
+        root: folder that the paths of the row are relative to.
+        folder: folder of the cache.
+
+    Returns:
+        Folder of the files, below `folder`.
     """
     import matplotlib
 
-    identity = separator_key(name)
-    place = Path(folder) / f"{identity}-{row_key(row, root)}"
-    if place.is_dir():
-        return place
+    target = Path(folder) / f"{separator_key(name)}-{row_key(row, root)}"
+    if target.is_dir():
+        return target
     method, talkers = known_method(name, root)
     separation, references, mixture = separate_row(row, root, method, talkers)
     rate = method.sample_rate
@@ -94,21 +112,22 @@ def render_estimate(name: str, row: MixtureRow, root: str, folder: str) -> Path:
     masks = None if separation.masks is None else separation.masks[order]
     vectors = separation.embeddings
     with matplotlib.rc_context(STYLE):
-        figures = {"strip": _strip(panels, marks, titles, magnitudes[0], masks, step)}
+        figures = {"strip": _draw_row(panels, marks, titles, magnitudes[0], masks, step)}
         if vectors is not None:
             own = method.build(Context(mixture, references)).stft
             spectra = own(torch.cat([mixture[None], references]))
             grid = Grid(own.hop / rate, rate / own.window)
-            figures["embeddings"] = _embeddings(vectors, spectra, grid)
-        _keep(place, sounds, figures, rate)
-    return place
+            figures["embeddings"] = _draw_embeddings(vectors, spectra, grid)
+        _write_folder(target, sounds, figures, rate)
+    return target
 
 
 def _magnitudes(signals: Tensor) -> Tensor:
+    """Return the magnitudes (..., L, F) of signals (..., T) at 8 kHz."""
     return _stft(signals).abs()
 
 
-def _strip(
+def _draw_row(
     panels: Sequence[Tensor] | Tensor,
     marks: Sequence[int | None],
     titles: Sequence[str],
@@ -116,7 +135,7 @@ def _strip(
     masks: Tensor | None = None,
     grid: Grid | None = None,
 ) -> Figure:
-    """Spectrograms side by side, the masks (C, L', F') behind them; marked by source."""
+    """Draw spectrograms (L, F) side by side, then masks (C, L', F'), with the sources' colours."""
     from matplotlib.figure import Figure
 
     grid = grid or Grid(_stft.hop / ORACLE_SAMPLE_RATE, ORACLE_SAMPLE_RATE / _stft.window)
@@ -124,30 +143,30 @@ def _strip(
     figure = Figure(figsize=(PANEL * count, STRIP), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
     loudest = float(mixture.max())
-    for place, panel, mark, text in zip(axes, panels, marks, titles, strict=False):
-        draw_spectrogram(place, panel, grid, loudest)
-        place.set_title(text)
+    for panel, magnitude, mark, text in zip(axes, panels, marks, titles, strict=False):
+        draw_spectrogram(panel, magnitude, grid, loudest)
+        panel.set_title(text)
         if mark is not None:
-            mark_source(place, mark, text)
+            mark_source(panel, mark, text)
     if masks is not None:
         frames, bins = mixture.shape
-        fine = Grid(
+        mask_grid = Grid(
             grid.hop * (frames - 1) / max(1, masks.shape[1] - 1),
             grid.step * (bins - 1) / (masks.shape[2] - 1),
         )
-        for k, place in enumerate(axes[len(panels) :]):
-            draw_mask(place, masks[k], fine)
-            mark_source(place, k, f"Mask {k + 1}")
-    for place in axes[1:]:
-        place.set(ylabel="")
-        place.tick_params(labelleft=False)
+        for k, panel in enumerate(axes[len(panels) :]):
+            draw_mask(panel, masks[k], mask_grid)
+            mark_source(panel, k, f"Mask {k + 1}")
+    for panel in axes[1:]:
+        panel.set(ylabel="")
+        panel.tick_params(labelleft=False)
     return figure
 
 
-def _embeddings(vectors: Tensor, spectra: Tensor, grid: Grid) -> Figure:
-    """Embeddings (L, F, K) in three principal components, and affinities of a short segment.
+def _draw_embeddings(vectors: Tensor, spectra: Tensor, grid: Grid) -> Figure:
+    """Draw three principal components of embeddings (L, F, K), and affinities of a short segment.
 
-    spectra (1 + C, L, F) of the mixture and the references: who owns a bin is known here.
+    spectra: (1 + C, L, F), the mixture and the references, which give the true source of each bin.
     """
     from matplotlib.figure import Figure
 
@@ -178,17 +197,17 @@ def _embeddings(vectors: Tensor, spectra: Tensor, grid: Grid) -> Figure:
     return figure
 
 
-def _keep(
-    place: Path, sounds: dict[str, Any], figures: dict[str, Figure], rate: int = ORACLE_SAMPLE_RATE
+def _write_folder(
+    target: Path, sounds: dict[str, Any], figures: dict[str, Figure], rate: int = ORACLE_SAMPLE_RATE
 ) -> None:
-    """Write all aside and move it into place: a folder that is there is whole."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".dpcl-") as aside:
-        whole = Path(aside) / "whole"
-        whole.mkdir()
+    """Write sounds and figures into a temporary folder, then rename it: `target` is complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dpcl-") as temporary:
+        complete = Path(temporary) / "complete"
+        complete.mkdir()
         for name, samples in sounds.items():
-            write_audio(whole / f"{name}.flac", samples, rate)
+            write_audio(complete / f"{name}.flac", samples, rate)
         for name, figure in figures.items():
-            figure.savefig(whole / f"{name}.png", dpi=DPI)
-        if not place.is_dir():  # another process may have been quicker
-            os.replace(whole, place)
+            figure.savefig(complete / f"{name}.png", dpi=DPI)
+        if not target.is_dir():  # another process may have written it meanwhile
+            os.replace(complete, target)

@@ -1,4 +1,4 @@
-"""Figures: spectrograms, masks, embeddings, affinities, and the page that shows all of them."""
+"""Figures: spectrograms, masks, embeddings, affinities, and a page with all of them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
 
-RANGE_DB = 80.0  # of a spectrogram, under its loudest bin
-CLEAR_DB = 60.0  # bins further under the loudest are hardly seen
-LOUD_DB = 40.0  # bins further under the loudest count for nothing (Hershey et al. 2016)
-POINTS = 6000  # of a scatter: more only hide one another
+RANGE_DB = 80.0  # range of a spectrogram below its loudest bin
+CLEAR_DB = 60.0  # range of visible bins below the loudest
+LOUD_DB = 40.0  # range of bins with weight below the loudest (Hershey et al. 2016)
+POINTS = 6000  # number of points of a scatter, at most: more would cover one another
 
-# Blue, orange, green, purple, sky blue, vermilion, yellow, black; two greys make them ten.
+# Colours: blue, orange, green, purple, sky blue, vermilion, yellow, black and two greys.
 SOURCE_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9",
     "#D55E00", "#F0E442", "#000000", "#999999", "#555555",
 )  # fmt: skip
 
-# What a paper asks for: type as small as 8 points at full width, and fonts that can be embedded.
+# Style for papers: type of 8 points at full width, and fonts that can be embedded.
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -46,21 +46,44 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the bins of an STFT lie: frame l at start + l hop (s), frequency f at f step (Hz)."""
+    """Times and frequencies of STFT bins: frame l at start + l hop, frequency f at f step.
 
-    hop: float  # s
-    step: float  # Hz
-    start: float = 0.0  # s
+    Attributes:
+        hop: time between frames, s.
+        step: distance of frequencies, Hz.
+        start: time of the first frame, s.
+    """
+
+    hop: float
+    step: float
+    start: float = 0.0
 
     def extent(self, frames: int, bins: int) -> tuple[float, float, float, float]:
-        """Left, right (s), bottom and top (kHz) of an image of L frames and F frequencies."""
+        """Return left and right (s), bottom and top (kHz) of an image of L frames, F frequencies.
+
+        Example:
+            >>> Grid(hop=0.5, step=1000.0).extent(frames=4, bins=5)
+            (-0.25, 1.75, -0.5, 4.5)
+        """
         left = self.start - self.hop / 2
         khz = self.step / 1000
         return left, left + frames * self.hop, -khz / 2, (bins - 0.5) * khz
 
 
 def decibels(magnitude: Tensor, loudest: float | None = None) -> Tensor:
-    """Magnitudes in dB under `loudest` (their own largest if None), at least -200; silence too."""
+    """Convert magnitudes to dB relative to the loudest, at least -200 dB.
+
+    Args:
+        magnitude: magnitudes of any shape.
+        loudest: reference magnitude; the largest of `magnitude` if None.
+
+    Returns:
+        Levels in dB of the same shape; -200 dB throughout for silence.
+
+    Example:
+        >>> decibels(torch.tensor([1.0, 0.1, 0.0]))
+        tensor([   0.,  -20., -200.])
+    """
     reference = float(magnitude.max()) if loudest is None else loudest
     if reference <= 0:
         return torch.full_like(magnitude, -200.0)
@@ -68,27 +91,48 @@ def decibels(magnitude: Tensor, loudest: float | None = None) -> Tensor:
 
 
 def loudness(magnitude: Tensor, floor_db: float = LOUD_DB) -> Tensor:
-    """How much a bin counts: 1 the loudest, 0 at floor_db under it, linear in dB between."""
+    """Return the weight of each bin: 1 for the loudest, 0 at the floor, linear in dB between.
+
+    Args:
+        magnitude: magnitudes of any shape.
+        floor_db: level of weight 0 below the loudest bin, dB.
+
+    Returns:
+        Weights of the same shape, from 0 to 1.
+    """
     return (1 + decibels(magnitude) / floor_db).clamp(0, 1)
 
 
 def draw_spectrogram(
     axes: Axes, magnitude: Tensor, grid: Grid, loudest: float | None = None
 ) -> AxesImage:
-    """Magnitudes (L, F) in dB under `loudest`: a mixture's, to compare its sources with it."""
+    """Draw magnitudes in dB relative to `loudest`.
+
+    Args:
+        axes: panel to draw in.
+        magnitude: (L, F).
+        grid: times and frequencies of the bins.
+        loudest: reference magnitude; the largest of the mixture makes its sources comparable.
+    """
     return _image(axes, decibels(magnitude, loudest), grid, cmap="magma", vmin=-RANGE_DB, vmax=0)
 
 
 def draw_mask(axes: Axes, mask: Tensor, grid: Grid) -> AxesImage:
-    """A mask (L, F), 0 to 1."""
+    """Draw a mask (L, F) with values from 0 to 1."""
     return _image(axes, mask, grid, cmap="viridis", vmin=0, vmax=1)
 
 
 def draw_embeddings(axes: Axes, scores: Tensor, magnitude: Tensor, grid: Grid) -> AxesImage:
-    """Principal components (L, F, 3) as red, green and blue, dark where magnitudes (L, F) are low.
+    """Draw three principal components as red, green and blue, dark where magnitudes are low.
 
-    Bins of like colour have like embeddings. Each component spans its colour from the second to
-    the 98th percentile of the loud bins.
+    Bins of similar colour have similar embeddings. Each component spans its colour from the second
+    to the 98th percentile of the loud bins.
+
+    Args:
+        axes: panel to draw in.
+        scores: principal components (L, F, 3).
+        magnitude: (L, F).
+        grid: times and frequencies of the bins.
     """
     loud = scores[loudness(magnitude) > 0]  # (N, 3)
     if len(loud):
@@ -106,7 +150,15 @@ def draw_scatter(
     weights: Tensor,
     components: tuple[int, int] = (0, 1),
 ) -> None:
-    """Two principal components of scores (N, 3), coloured by labels (N,), weights (N,) as alpha."""
+    """Draw two principal components of bins as points, coloured by source.
+
+    Args:
+        axes: panel to draw in.
+        scores: principal components (N, 3).
+        labels: source of each bin (N,), int64.
+        weights: opacity of each bin (N,), from 0 to 1. Bins of weight 0 are omitted.
+        components: components on the horizontal and the vertical axis.
+    """
     from matplotlib.colors import to_rgba
 
     across, up = components
@@ -114,7 +166,7 @@ def draw_scatter(
     loud = weights.nonzero()[:, 0]
     if not len(loud):
         return
-    # Drawn in a random order, or the last source would cover the others; always the same one.
+    # The order is random, so that no source covers the others; the seed makes it reproducible.
     order = torch.randperm(len(loud), generator=torch.Generator().manual_seed(0))
     shown = loud[order[:POINTS]]
     alphas = weights[shown].clamp(0, 1).tolist()
@@ -123,15 +175,20 @@ def draw_scatter(
         for label, alpha in zip(labels[shown].tolist(), alphas, strict=True)
     ]
     x, y = scores[shown, across].numpy(), scores[shown, up].numpy()
-    # As an image in PDF and SVG: thousands of points would make them slow.
+    # Points become an image in PDF and SVG: thousands of them are slow to display.
     axes.scatter(x, y, s=3, c=colours, linewidths=0, rasterized=True)
 
 
 def draw_affinity(axes: Axes, embeddings: Tensor, labels: Tensor) -> AxesImage:
-    """The affinity VVᵀ of bins, V (N, K), sorted by labels (N,), else as they come.
+    """Draw the affinity matrix VVᵀ of bins, sorted by source.
 
-    With one-hot assignments (N, C) in place of V it is the ideal affinity YYᵀ. Strips in the
-    sources' colours stand along two sides.
+    One-hot assignments (N, C) in place of V give the ideal affinity YYᵀ. Bars in the sources'
+    colours mark two sides.
+
+    Args:
+        axes: panel to draw in.
+        embeddings: V (N, K).
+        labels: source of each bin (N,), int64. Bins of one source keep their order.
     """
     order = labels.argsort(stable=True)
     v = embeddings[order]
@@ -139,49 +196,54 @@ def draw_affinity(axes: Axes, embeddings: Tensor, labels: Tensor) -> AxesImage:
     image = axes.imshow(
         (v @ v.T).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, extent=(0, bins, bins, 0)
     )
-    first, thick = 0.0, 0.025  # in parts of a side
+    first, thickness = 0.0, 0.025  # fractions of a side
     for label, count in enumerate(labels.bincount().tolist()):
         share = count / bins
         colour = source_colour(label)
-        _strip(axes, (first, 1.01), share, thick, colour)
-        _strip(axes, (-0.01 - thick, 1 - first - share), thick, share, colour)
+        _draw_bar(axes, (first, 1.01), share, thickness, colour)
+        _draw_bar(axes, (-0.01 - thickness, 1 - first - share), thickness, share, colour)
         first += share
     axes.set(xticks=[], yticks=[])
     return image
 
 
 def source_colour(source: int) -> str:
-    """The colour of source 0, 1, …"""
+    """Return the colour of a source, counted from 0; colours repeat after ten.
+
+    Example:
+        >>> source_colour(0) == source_colour(10)
+        True
+    """
     return SOURCE_COLOURS[source % len(SOURCE_COLOURS)]
 
 
 def mark_source(axes: Axes, source: int, title: str = "") -> None:
-    """A strip in the source's colour on top of a panel, and a title above it."""
+    """Draw a bar in the source's colour on top of a panel, and a title above it."""
     axes.set_title(title, pad=6)
-    _strip(axes, (0.0, 1.01), 1.0, 0.035, source_colour(source))
+    _draw_bar(axes, (0.0, 1.01), 1.0, 0.035, source_colour(source))
 
 
-def _strip(
+def _draw_bar(
     axes: Axes, corner: tuple[float, float], width: float, height: float, colour: str
 ) -> None:
-    """A filled rectangle, in parts of the panel, that may lie outside it."""
+    """Draw a filled rectangle, in fractions of the panel; it may extend outside the panel."""
     from matplotlib.patches import Rectangle
 
-    strip = Rectangle(
+    bar = Rectangle(
         corner, width, height, transform=axes.transAxes, color=colour, linewidth=0, clip_on=False
     )
-    axes.add_patch(strip)
+    axes.add_patch(bar)
 
 
 def _percentiles(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The second and the 98th percentile of points (N, 3), each (3,)."""
-    ranked = points.sort(0).values  # torch.quantile refuses more than 16 million
+    """Return the second and the 98th percentile of points (N, 3), each (3,)."""
+    ranked = points.sort(0).values  # torch.quantile takes at most 16 million values
     last = len(points) - 1
     return ranked[round(0.02 * last)], ranked[round(0.98 * last)]
 
 
 def _image(axes: Axes, values: Tensor, grid: Grid, **look: object) -> AxesImage:
-    """Values (L, F) or colours (L, F, 3) over time and frequency."""
+    """Draw values (L, F) or colours (L, F, 3) over time and frequency."""
     frames, bins = values.shape[:2]
     image = axes.imshow(
         values.transpose(0, 1).numpy(),
@@ -194,37 +256,59 @@ def _image(axes: Axes, values: Tensor, grid: Grid, **look: object) -> AxesImage:
     return image
 
 
-WIDTH = 7.2  # inches: both columns of a paper
-AFFINITY_SECONDS = 0.25  # its picture has a row for every loud bin
+WIDTH = 7.2  # width of the page, inches: both columns of a paper
+AFFINITY_SECONDS = 0.25  # length of the segment of an affinity matrix, a row per loud bin
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The embeddings of a mixture, and what is known of their bins."""
+    """Embeddings of a mixture, with the magnitude and the source of every bin.
 
-    vectors: Tensor  # (L', F', K), unit norm
-    magnitude: Tensor  # (L', F'), the mixture's
-    labels: Tensor  # (L', F') int64, the source whose mask is largest
+    Attributes:
+        vectors: embeddings of unit norm (L', F', K).
+        magnitude: magnitudes of the mixture (L', F').
+        labels: source with the largest mask (L', F'), int64.
+        grid: times and frequencies of the bins.
+    """
+
+    vectors: Tensor
+    magnitude: Tensor
+    labels: Tensor
     grid: Grid
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is to be drawn of C sources in a mixture."""
+    """Content of the page about a mixture of C sources.
 
-    mixture: Tensor  # (L, F) magnitudes
-    sources: Tensor  # (C, L, F) magnitudes
-    masks: Tensor  # (C, L, F)
+    Attributes:
+        mixture: magnitudes (L, F).
+        sources: magnitudes (C, L, F).
+        masks: (C, L, F).
+        grid: times and frequencies of the bins.
+        seconds: duration of the mixture, s.
+        embedded: embeddings; None if the separator has none, or none to show.
+    """
+
+    mixture: Tensor
+    sources: Tensor
+    masks: Tensor
     grid: Grid
     seconds: float
     embedded: Embedded | None = None
 
 
 def draw_page(picture: Picture) -> Figure:
-    """The page: what is heard on the left, why on the right, the embeddings' clusters below.
+    """Draw the page: spectrograms on the left, masks on the right, clusters of embeddings below.
 
-    Without embeddings, and in silence, where none counts, the masks are the last that is drawn.
-    Draw and save it under `matplotlib.rc_context(dpcl.evaluation.figures.STYLE)`.
+    The clusters are omitted without embeddings and in silence, where no bin has weight.
+    Draw and save the page within `matplotlib.rc_context(dpcl.evaluation.figures.STYLE)`.
+
+    Args:
+        picture: content of the page.
+
+    Returns:
+        The figure, 7.2 inches wide.
     """
     from matplotlib.figure import Figure
 
@@ -253,7 +337,7 @@ def draw_page(picture: Picture) -> Figure:
 
 
 def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
-    """Everything over time and frequency; returns the panel beside the mixture, still empty."""
+    """Draw spectrograms and masks; return the empty panel beside the mixture."""
     from matplotlib.ticker import MaxNLocator
 
     count, grid = len(picture.sources), picture.grid
@@ -274,7 +358,7 @@ def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
         panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     for panel in panels[:-1].flat:
         panel.set(xlabel="")
-    panels[0, 0].set(xlim=(grid.start, grid.start + picture.seconds))  # shared by all
+    panels[0, 0].set(xlim=(grid.start, grid.start + picture.seconds))  # all panels share it
     for image, column, label in (
         (spectrogram, panels[:, 0], "dB re loudest bin of the mixture"),
         (mask, panels[1:, 1], "share of the mixture"),
@@ -286,11 +370,11 @@ def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
 
 
 def _top(mixture: Tensor, grid: Grid) -> float:
-    """Up to where (kHz) there is anything to be seen; all of the band for silence."""
-    seen = (decibels(mixture).amax(0) > -CLEAR_DB).nonzero()
+    """Return the highest frequency of visible bins, kHz; the whole band for silence."""
+    visible = (decibels(mixture).amax(0) > -CLEAR_DB).nonzero()
     last = mixture.shape[1] - 1
-    highest = int(seen[-1]) if len(seen) else last
-    if highest > 0.9 * last:  # the filters of recorders end somewhat below
+    highest = int(visible[-1]) if len(visible) else last
+    if highest > 0.9 * last:  # the filters of recorders end a little below the band
         highest = last
     return max(1, highest) * grid.step / 1000
 
@@ -298,7 +382,7 @@ def _top(mixture: Tensor, grid: Grid) -> float:
 def _draw_clusters(
     figure: Figure | SubFigure, embedded: Embedded, scores: Tensor, variance: Tensor
 ) -> None:
-    """Two views of the components (L', F', 3), and the affinity of a short segment."""
+    """Draw two views of the components (L', F', 3), and the affinity of a short segment."""
     from matplotlib.ticker import MaxNLocator
 
     first, second, affinity = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
@@ -309,7 +393,7 @@ def _draw_clusters(
         panel.set(xlabel=f"component {components[0] + 1} ({across} of variance)")
         panel.set(ylabel=f"component {components[1] + 1} ({up})")
         panel.set_box_aspect(1)
-        for axis in (panel.xaxis, panel.yaxis):  # the same at any size: the layout is settled first
+        for axis in (panel.xaxis, panel.yaxis):  # the same ticks at any size of the panel
             axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     first.set_title("Embeddings, coloured by source")
     second.set(ylabel="")
@@ -327,11 +411,27 @@ def _draw_clusters(
 
 
 def busiest(labels: Tensor, loud: Tensor, frames: int) -> slice:
-    """So many frames in which as many sources as possible have many loud bins (L, F)."""
+    """Find the segment in which the most sources have the most loud bins.
+
+    The segment with the largest sum over sources of the root of the number of loud bins is chosen.
+
+    Args:
+        labels: source of each bin (L, F), int64.
+        loud: bins with weight (L, F), bool.
+        frames: length of the segment, at most L frames are returned.
+
+    Returns:
+        Slice of the frames.
+
+    Example:
+        >>> labels = torch.tensor([[0, 0], [0, 1], [1, 1]])
+        >>> busiest(labels, torch.ones(3, 2, dtype=torch.bool), frames=1)
+        slice(1, 2, None)
+    """
     owned = functional.one_hot(labels) * loud[..., None]  # (L, F, C)
-    before = functional.pad(owned.sum(1).cumsum(0), (0, 0, 1, 0))  # (L + 1, C)
+    cumulated = functional.pad(owned.sum(1).cumsum(0), (0, 0, 1, 0))  # (L + 1, C)
     frames = min(frames, len(labels))
-    inside = before[frames:] - before[:-frames]  # (L + 1 - frames, C)
-    # A root rewards the balance of the sources as well as their bins.
+    inside = cumulated[frames:] - cumulated[:-frames]  # (L + 1 - frames, C)
+    # The root favours balanced sources as well as many bins.
     first = int(inside.double().sqrt().sum(1).argmax())
     return slice(first, first + frames)

@@ -11,54 +11,73 @@ from torch import Tensor
 
 from dpcl.errors import InputError, need_package
 
-MEASURES = ("pesq", "stoi")
-_PACKAGES = {"pesq": ("pesq", "pesq"), "stoi": ("pystoi", "eval")}
-_PESQ_MODES = {8000: "nb", 16000: "wb"}  # P.862 and P.862.2
+MEASURES = ("pesq", "stoi")  # perceptual metrics
+_PACKAGES = {"pesq": ("pesq", "pesq"), "stoi": ("pystoi", "eval")}  # package and extra of dpcl
+_PESQ_MODES = {8000: "nb", 16000: "wb"}  # mode by sample rate in Hz: P.862 and P.862.2
 
 
 def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
-    """Raise InputError for a measure that is unknown, not installed or not made for this rate."""
+    """Check that perceptual metrics are known, installed and defined at a sample rate.
+
+    Args:
+        measures: names of metrics.
+        sample_rate: sample rate of the estimates, Hz.
+
+    Raises:
+        InputError: A metric is unknown, not installed, or not defined at this sample rate.
+    """
     for measure in measures:
         if measure not in MEASURES:
             raise InputError(
-                f"no metric is called {measure!r}; there are si_sdr, sdr, {', '.join(MEASURES)}"
+                f"no metric is called {measure!r}; choose from si_sdr, sdr, {', '.join(MEASURES)}"
             )
         package, extra = _PACKAGES[measure]
         need_package(extra, f"{measure.upper()} needs", package)
     if "pesq" in measures and sample_rate not in _PESQ_MODES:
         raise InputError(
-            f"PESQ is defined at 8000 and 16000 Hz, but the separator gives {sample_rate} Hz;"
-            " leave pesq out of the metrics"
+            "PESQ is defined at 8000 and 16000 Hz, but the separator's sample rate is"
+            f" {sample_rate} Hz; remove pesq from --metrics"
         )
 
 
 def perceptual_score(
     measure: str, estimates: Tensor, references: Tensor, sample_rate: int
 ) -> Tensor:
-    """A measure of each estimate (C, T) against its reference (C, T) -> (C,), float64.
+    """Score each estimate against its reference with PESQ or STOI.
 
-    pesq: MOS-LQO, narrow-band at 8 kHz and wide-band at 16 kHz (ITU-T P.862.1 and P.862.2).
-    stoi: 0 to 1 (Taal et al. 2011), at 10 kHz, to which pystoi resamples.
+    Args:
+        measure: `pesq`: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. `stoi`: from 0 to 1, at
+            10 kHz, to which pystoi resamples.
+        estimates: (C, T).
+        references: (C, T).
+        sample_rate: of both, in Hz.
+
+    Returns:
+        Scores (C,), float64; NaN for silent signals and for too little speech.
+
+    Source: PESQ: ITU-T P.862.1 and P.862.2. STOI: Taal et al. 2011.
     """
-    of = {"pesq": _pesq, "stoi": _stoi}[measure]
+    function = {"pesq": _pesq, "stoi": _stoi}[measure]
     pairs = zip(estimates.double().numpy(), references.double().numpy(), strict=True)
     scores = [
-        of(estimate, reference, sample_rate) if estimate.any() and reference.any() else np.nan
+        function(estimate, reference, sample_rate) if estimate.any() and reference.any() else np.nan
         for estimate, reference in pairs
     ]
     return torch.tensor(scores, dtype=torch.float64)
 
 
 def _pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Return the PESQ of an estimate (T,); NaN where PESQ is not defined."""
     from pesq import PesqError, pesq
 
     try:
         return float(pesq(sample_rate, reference, estimate, _PESQ_MODES[sample_rate]))
-    except PesqError:  # no utterance found, or less than a quarter of a second
+    except PesqError:  # no utterance found, or less than 0.25 s
         return np.nan
 
 
 def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Return the STOI of an estimate (T,); NaN for less than 0.4 s of speech."""
     from pystoi import stoi
 
     with warnings.catch_warnings():
@@ -69,33 +88,53 @@ def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> floa
             return np.nan
 
 
-CAP_DB = 100.0
-FILTER_TAPS = 512  # BSS Eval: distortions by any filter of this length are forgiven
-_SILENCE = 1e-20  # energy left after removing the mean, by the energy before: rounding, no sound
+CAP_DB = 100.0  # limit of SI-SDR and SDR, in both directions
+FILTER_TAPS = 512  # length of the filters that BSS Eval allows between reference and estimate
+_SILENCE = 1e-20  # share of energy without the mean, up to which a signal is silent: rounding
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one mixture's C references, each with its best estimate; dB, float64.
+    """Scores of the C references of one mixture, each with its best estimate.
 
-    The improvements are over the mixture itself. NaN where a reference is silent or, with fewer
-    estimates than references, where no estimate is left for it.
+    Scores are in dB, float64. They are NaN for a silent reference and, with fewer estimates than
+    references, for a reference without an estimate.
+
+    Attributes:
+        si_sdr: SI-SDR (C,).
+        si_sdri: improvement of the SI-SDR over the mixture (C,).
+        sdr: SDR (C,).
+        sdri: improvement of the SDR over the mixture (C,).
+        estimate: index of the estimate matched to each reference (C,), int64; -1 for none.
+        silent: True for a silent reference (C,), bool.
     """
 
-    si_sdr: Tensor  # (C,)
-    si_sdri: Tensor  # (C,)
-    sdr: Tensor  # (C,)
-    sdri: Tensor  # (C,)
-    estimate: Tensor  # (C,) int64, the estimate that was matched to each reference, -1 for none
-    silent: Tensor  # (C,) bool, the reference is silent
+    si_sdr: Tensor
+    si_sdri: Tensor
+    sdr: Tensor
+    sdri: Tensor
+    estimate: Tensor
+    silent: Tensor
 
 
 def si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB, means removed; NaN for silent references.
+    """Return the scale-invariant signal-to-distortion ratio (SI-SDR), with means removed.
 
-    estimates, references: (..., T), broadcast against one another -> (...).
-    Source: Le Roux et al. 2019, eq. 3. The paper takes signals of zero mean; like Conv-TasNet,
-    asteroid and speechbrain (there "SI-SNR") this removes the mean of each signal first.
+    Args:
+        estimates: (..., T).
+        references: (..., T); both are broadcast against each other.
+
+    Returns:
+        SI-SDR (...) in dB, float64, within ±100 dB; NaN for silent references.
+
+    Example:
+        >>> reference = torch.tensor([1.0, -1.0, 1.0, -1.0])
+        >>> noise = torch.tensor([0.1, 0.1, -0.1, -0.1])
+        >>> round(si_sdr(reference + noise, reference).item(), 3)
+        20.0
+
+    Source: Le Roux et al. 2019, eq. 3. The paper assumes signals of zero mean. Like Conv-TasNet,
+    asteroid and speechbrain (there "SI-SNR"), this function removes the mean of each signal first.
     """
     estimates, references = _centred(estimates), _centred(references)
     energy = references.square().sum(dim=-1)  # (...)
@@ -108,12 +147,22 @@ def si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
 
 
 def sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """BSS Eval SDR in dB of every estimate against every reference; NaN for silent references.
+    """Return the SDR (BSS Eval version 3) of every estimate against every reference.
 
-    estimates (E, T), references (C, T) -> (C, E). BSS Eval version 3, 512 taps, as mir_eval's
-    bss_eval_sources; means are kept, as there. Solved directly in float64: fast_bss_eval's
-    conjugate gradients (use_cg_iter) are no faster here and, at 200 iterations, up to 7 dB off.
-    Raises InputError where fast_bss_eval is not installed.
+    Filters have 512 taps and means are kept, like in mir_eval's bss_eval_sources. The systems are
+    solved directly in float64. Conjugate gradients (use_cg_iter of fast_bss_eval) are no faster
+    here and, at 200 iterations, up to 7 dB off.
+
+    Args:
+        estimates: (E, T).
+        references: (C, T).
+
+    Returns:
+        SDR (C, E) in dB, float64; NaN for silent references.
+
+    Raises:
+        InputError: fast_bss_eval is not installed.
+
     Source: Vincent et al. 2006, computed by Scheibler 2021 ("SDR, medium rare").
     """
     need_package("eval", "SDR needs", "fast_bss_eval")
@@ -123,7 +172,7 @@ def sdr(estimates: Tensor, references: Tensor) -> Tensor:
     audible = references.any(dim=-1)  # (C,)
     scores = references.new_full((references.shape[0], estimates.shape[0]), torch.nan)
     if audible.any() and estimates.shape[0]:
-        # On arrays: torch solves batches wrongly on several threads (pytorch issue 142815, MKL).
+        # Arrays, as torch solves batches wrongly on several threads (pytorch issue 142815, MKL).
         negative = fast_bss_eval.sdr_loss(
             estimates.cpu().numpy(),
             references[audible].cpu().numpy(),
@@ -136,10 +185,21 @@ def sdr(estimates: Tensor, references: Tensor) -> Tensor:
 
 
 def best_permutation(estimates: Tensor, references: Tensor) -> Tensor:
-    """Which estimate belongs to each reference, so that the sum of the SI-SDRs is largest.
+    """Match estimates to references so that the sum of the SI-SDRs is largest.
 
-    estimates (..., E, T), references (..., C, T) -> int64 (..., C), -1 where there is none: for
-    silent references, which must not take an estimate from another, and where E < C.
+    Args:
+        estimates: (..., E, T).
+        references: (..., C, T).
+
+    Returns:
+        Index of the estimate of each reference (..., C), int64; -1 for none. A silent reference
+        gets none, as it must not take an estimate from another. With fewer estimates than audible
+        references, some audible references get none.
+
+    Example:
+        >>> references = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0]])
+        >>> best_permutation(references.flip(0), references)
+        tensor([1, 0])
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -150,38 +210,50 @@ def best_permutation(estimates: Tensor, references: Tensor) -> Tensor:
     for chosen, scores in zip(
         best.view(-1, best.shape[-1]), pairs.reshape(-1, *pairs.shape[-2:]), strict=True
     ):
-        audible = (~scores[:, 0].isnan()).nonzero()[:, 0].cpu()  # the references to be matched
+        audible = (
+            (~scores[:, 0].isnan()).nonzero()[:, 0].cpu()
+        )  # indices of the references to match
         rows, columns = linear_sum_assignment(scores[audible].cpu().numpy(), maximize=True)
         chosen[audible[rows]] = torch.from_numpy(columns)
     return best.to(pairs.device)
 
 
 def score(estimates: Tensor, references: Tensor, mixture: Tensor) -> Scores:
-    """Match the estimates to the references by SI-SDR and score them.
+    """Match estimates to references by SI-SDR, and score them.
 
-    estimates (E, T), references (C, T), mixture (T,). E and C may differ: estimates that match no
-    reference are left out, references that no estimate is left for score NaN.
-    Raises InputError for shapes that do not fit and for samples that are NaN or infinite.
+    E and C may differ: surplus estimates are ignored, and references without an estimate score NaN.
+
+    Args:
+        estimates: (E, T).
+        references: (C, T).
+        mixture: (T,).
+
+    Returns:
+        Scores of every reference.
+
+    Raises:
+        InputError: Shapes do not agree, samples are NaN or infinite, or fast_bss_eval is not
+            installed.
     """
     _check(estimates, references, mixture)
     match = best_permutation(estimates, references)  # (C,)
     matched = estimates[match.clamp(min=0)] if len(estimates) else torch.zeros_like(references)
-    ours = torch.where(match >= 0, si_sdr(matched, references), torch.nan)
-    # One call for the estimates and the mixture: they share the systems to be solved.
+    matched_si_sdr = torch.where(match >= 0, si_sdr(matched, references), torch.nan)
+    # One call scores the estimates and the mixture, as they share the systems to solve.
     pairs = sdr(torch.cat([matched, mixture.unsqueeze(0)]), references)  # (C, C + 1)
-    ours_sdr = torch.where(match >= 0, pairs.diagonal(), torch.nan)
+    matched_sdr = torch.where(match >= 0, pairs.diagonal(), torch.nan)
     return Scores(
-        si_sdr=ours,
-        si_sdri=ours - si_sdr(mixture, references),
-        sdr=ours_sdr,
-        sdri=ours_sdr - pairs[:, -1],
+        si_sdr=matched_si_sdr,
+        si_sdri=matched_si_sdr - si_sdr(mixture, references),
+        sdr=matched_sdr,
+        sdri=matched_sdr - pairs[:, -1],
         estimate=match,
         silent=~_centred(references).any(dim=-1),
     )
 
 
 def _centred(signals: Tensor) -> Tensor:
-    """Without their means in float64, or all zeros where there is nothing but a constant."""
+    """Return signals without their means in float64; all zeros for a constant signal."""
     signals = _unit(signals)
     signals = signals - signals.mean(dim=-1, keepdim=True)
     energy = signals.square().sum(dim=-1, keepdim=True)
@@ -189,7 +261,7 @@ def _centred(signals: Tensor) -> Tensor:
 
 
 def _unit(signals: Tensor) -> Tensor:
-    """Unit energy in float64, or all zeros: very soft and very loud signals score alike."""
+    """Scale signals to unit energy in float64, so that very soft and very loud ones score alike."""
     signals = signals.double()
     peak = signals.abs().amax(dim=-1, keepdim=True)
     signals = torch.where(peak > 0, signals / peak, 0.0)
@@ -197,6 +269,7 @@ def _unit(signals: Tensor) -> Tensor:
 
 
 def _check(estimates: Tensor, references: Tensor, mixture: Tensor) -> None:
+    """Raise InputError for shapes that do not agree, and for NaN or infinite samples."""
     if estimates.ndim != 2 or references.ndim != 2 or mixture.ndim != 1 or not len(mixture):
         raise InputError(
             f"estimates {tuple(estimates.shape)}, references {tuple(references.shape)} and mixture "
@@ -207,10 +280,10 @@ def _check(estimates: Tensor, references: Tensor, mixture: Tensor) -> None:
             f"estimates of {estimates.shape[-1]}, references of {references.shape[-1]} and a "
             f"mixture of {len(mixture)} samples cannot be compared; give them equal lengths"
         )
-    for what, signals in (
+    for name, signals in (
         ("estimates", estimates),
         ("references", references),
         ("mixture", mixture),
     ):
         if not signals.isfinite().all():
-            raise InputError(f"the {what} hold NaN or infinite samples; nothing can be scored")
+            raise InputError(f"{name} hold NaN or infinite samples; give finite samples")

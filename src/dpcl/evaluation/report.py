@@ -1,4 +1,4 @@
-"""Tables of an experiment, and its report as HTML, Markdown and CSV."""
+"""Tables of an experiment, and its report in HTML, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from dpcl.evaluation.descriptions import Experiment, System
 from dpcl.evaluation.summary import Means, SourceResult, cell, means, title
 from dpcl.mixtures.lists import MixtureRow
 
-ALL = "all"
-LEVELS = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0)  # dB, the edges of the bins
-GENDERS = {"f": "female", "m": "male"}
+ALL = "all"  # name of the group of all results
+LEVELS = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0)  # edges of the bins of relative levels, dB
+GENDERS = {"f": "female", "m": "male"}  # names by gender of a corpus
 
-Group = Callable[[SourceResult], str]
+Group = Callable[[SourceResult], str]  # maps the result of a source to the name of its group
 
 
 @dataclass(frozen=True)
 class Line:
-    """A system and its means by group; none where there are no weights yet."""
+    """Means of one system by group.
+
+    Attributes:
+        system: description of the system.
+        means: means by group; None if the system has no weights yet.
+    """
 
     system: System
     means: Mapping[str, Means] | None
@@ -33,30 +38,44 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """All systems on one list, each on the same mixtures."""
+    """Means of all systems on the same mixtures of one list.
+
+    Attributes:
+        list: name of the list.
+        lines: one line per system.
+        groups: names of the groups, ALL first.
+        metrics: metrics with columns besides SDRi and SI-SDRi.
+        notes: sentences below the table; Markdown.
+    """
 
     list: str
     lines: Sequence[Line]
-    groups: Sequence[str]  # ALL first
-    metrics: tuple[str, ...]  # columns beyond SDRi and SI-SDRi
-    notes: Sequence[str]  # sentences; Markdown
+    groups: Sequence[str]
+    metrics: tuple[str, ...]
+    notes: Sequence[str]
 
 
 def group_by(by: str, rows: Sequence[MixtureRow], genders: Mapping[str, str]) -> Group:
-    """What puts a source's result into a group.
+    """Return the function that names the group of a source's result.
 
-    by: "gender", of all talkers of the mixture, from `genders` (by recording) or, where those are
-    not known, as the list has them; or "level", of the source over the mean of the others, dB.
+    Args:
+        by: "gender" groups by the genders of all talkers of the mixture; "level" groups by the
+            level of the source relative to the mean of the others, dB.
+        rows: rows of the list.
+        genders: gender, f or m, by path of the recording. The list's own column is used where the
+            gender of a talker is unknown.
     """
     by_id = {row.id: row for row in rows}
 
-    def pair(result: SourceResult) -> str:
+    def gender_group(result: SourceResult) -> str:
+        """Return the genders of a mixture, such as female + male."""
         talkers = [genders.get(source.paths[0], "") for source in by_id[result.id].sources]
         if not set(talkers) <= set(GENDERS):
             return result.genders
         return " + ".join(GENDERS[talker] for talker in sorted(talkers))
 
-    def level(result: SourceResult) -> str:
+    def level_group(result: SourceResult) -> str:
+        """Return the bin of a relative level, such as +1 to +3 dB."""
         gains = [source.gain_db for source in by_id[result.id].sources]
         own = gains.pop(result.source - 1)
         difference = own - sum(gains) / len(gains) if gains else 0.0
@@ -66,7 +85,7 @@ def group_by(by: str, rows: Sequence[MixtureRow], genders: Mapping[str, str]) ->
         )
         return f"{low:+.0f} to {high:+.0f} dB".replace("-", "−")
 
-    return pair if by == "gender" else level
+    return gender_group if by == "gender" else level_group
 
 
 def make_table(
@@ -76,25 +95,33 @@ def make_table(
     metrics: tuple[str, ...] = (),
     notes: Sequence[str] = (),
 ) -> Table:
-    """Average the results of every system by group; None for a system without weights."""
+    """Average the results of every system by group.
+
+    Args:
+        list_name: name of the list.
+        lines: every system with its results; None for a system without weights.
+        group: function that names the group of a result.
+        metrics: metrics besides SDRi and SI-SDRi.
+        notes: sentences below the table; Markdown.
+    """
     columns = ("sdri", "si_sdri", *(f"{metric}i" for metric in metrics))
     groups: set[str] = set()
-    made = []
+    averaged = []
     for system, results in lines:
         if results is None:
-            made.append(Line(system, None))
+            averaged.append(Line(system, None))
             continue
         parts: dict[str, list[SourceResult]] = {ALL: list(results)}
         for result in results:
             parts.setdefault(group(result), []).append(result)
         groups |= parts.keys()
-        made.append(Line(system, {name: means(part, columns) for name, part in parts.items()}))
+        averaged.append(Line(system, {name: means(part, columns) for name, part in parts.items()}))
     ordered = sorted(groups - {ALL}, key=_order)
-    return Table(list_name, made, [ALL, *ordered], metrics, notes)
+    return Table(list_name, averaged, [ALL, *ordered], metrics, notes)
 
 
 def _order(group: str) -> tuple[float, str]:
-    """Levels by number, genders by letter."""
+    """Return the sort key of a group: levels by number, genders by letter."""
     number = group.split(" ")[0].replace("−", "-")
     try:
         return float(number), group
@@ -103,7 +130,7 @@ def _order(group: str) -> tuple[float, str]:
 
 
 def grid(table: Table) -> list[list[str]]:
-    """The cells of a table, its header first."""
+    """Return the cells of a table by line, the header first."""
     counted = next((line.means for line in table.lines if line.means), None)
     head = ["system"]
     for group in table.groups:
@@ -126,10 +153,12 @@ def grid(table: Table) -> list[list[str]]:
 
 
 def _columns(table: Table) -> list[str]:
+    """Return the metrics that are averaged over all groups only."""
     return ["si_sdri", *(f"{metric}i" for metric in table.metrics)]
 
 
 def _published(system: System, list_name: str) -> str:
+    """Return the published scores of a system on a list, with the paper; empty if none."""
     figure = system.published.get(list_name)
     if figure is None:
         return ""
@@ -139,7 +168,7 @@ def _published(system: System, list_name: str) -> str:
 
 
 def table_markdown(table: Table) -> str:
-    """The table with its notes, ending in a newline."""
+    """Return a table and its notes in Markdown, ending in a newline."""
     head, *lines = grid(table)
     rule = "|---|" + "--:|" * (len(head) - 2) + "---|"
     text = [
@@ -151,7 +180,7 @@ def table_markdown(table: Table) -> str:
 
 
 def table_html(table: Table) -> str:
-    """The table with its notes."""
+    """Return a table and its notes in HTML."""
     head, *lines = grid(table)
     text = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     rows = [f"<tr>{text}</tr>"]
@@ -163,18 +192,18 @@ def table_html(table: Table) -> str:
 
 
 def _prose(markdown: str) -> str:
-    """A sentence with `code` in it."""
+    """Convert a sentence with `code` from Markdown to HTML."""
     return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(markdown))
 
 
 def _cell_html(value: str) -> str:
-    """The interval under its mean, smaller."""
+    """Return a cell in HTML, the interval below its mean and smaller."""
     mean, bracket, interval = html.escape(value).partition(" [")
     return f"{mean}<br><small>[{interval}</small>" if bracket else mean
 
 
 def tables_csv(tables: Sequence[Table]) -> str:
-    """All means, one a line, with their intervals."""
+    """Return all means in CSV, one per line, with their intervals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -183,10 +212,11 @@ def tables_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for line in table.lines:
             name = line.system.name
-            for group, of in (line.means or {}).items():
+            for group, averages in (line.means or {}).items():
                 for column in ("sdri", *_columns(table)):
-                    counts = (of.mixtures, of.sources)
-                    mean, interval = getattr(of, column), of.intervals.get(column, ("", ""))
+                    counts = (averages.mixtures, averages.sources)
+                    mean = getattr(averages, column)
+                    interval = averages.intervals.get(column, ("", ""))
                     writer.writerow([table.list, name, group, *counts, column, mean, *interval])
             for column in ("sdri", "si_sdri"):
                 figure = line.system.published.get(table.list)
@@ -196,12 +226,14 @@ def tables_csv(tables: Sequence[Table]) -> str:
     return text.getvalue()
 
 
+# Explanation of the tables, in every report.
 READING = (
     "Means over all sources of all mixtures in dB, with 95 % bootstrap intervals over mixtures in"
-    " brackets; in the heads, the number of mixtures. SDRi: BSS Eval, 512 taps; SI-SDRi: scale-"
-    "invariant; both over the mixture itself. Published figures are on WSJ0 mixtures, other data:"
-    " they show the order of things, not a race."
+    " brackets. The column heads give the number of mixtures. SDRi: BSS Eval, 512 taps; SI-SDRi:"
+    " scale-invariant; both are improvements over the mixture. Published figures are on"
+    " other data, WSJ0 mixtures: they serve as orientation, not as a comparison."
 )
+# Style sheet of report.html.
 STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
@@ -225,18 +257,32 @@ img { max-width: 100%; height: auto; display: block; }
 
 @dataclass(frozen=True)
 class Example:
-    """A mixture of a list as every system separates it: folders of sounds and pictures."""
+    """A mixture of a list with the estimates of every system.
+
+    Attributes:
+        list: name of the list.
+        title: heading in the report.
+        truth: folder with sounds and pictures of the mixture and its references.
+        systems: title of each system, and folder of its sounds and pictures.
+    """
 
     list: str
     title: str
     truth: Path
-    systems: Sequence[tuple[str, Path]]  # title and folder
+    systems: Sequence[tuple[str, Path]]
 
 
 def report_files(
     experiment: Experiment, tables: Sequence[Table], examples: Sequence[Example], command: str
 ) -> dict[str, str]:
-    """report.md, report.csv and report.html by name; `command` is what makes them again."""
+    """Return the texts of report.md, report.csv and report.html by file name.
+
+    Args:
+        experiment: description of the experiment.
+        tables: one table per list.
+        examples: mixtures with sounds and pictures, for report.html.
+        command: command that reproduces the report.
+    """
     return {
         "report.md": _markdown(experiment, tables, command),
         "report.csv": tables_csv(tables),
@@ -245,6 +291,7 @@ def report_files(
 
 
 def _markdown(experiment: Experiment, tables: Sequence[Table], command: str) -> str:
+    """Return the text of report.md."""
     parts = [f"# {experiment.title}", experiment.about.strip(), READING, f"    {command}"]
     for table in tables:
         parts += [f"## {table.list}", table_markdown(table).rstrip()]
@@ -254,6 +301,7 @@ def _markdown(experiment: Experiment, tables: Sequence[Table], command: str) -> 
 def _page(
     experiment: Experiment, tables: Sequence[Table], examples: Sequence[Example], command: str
 ) -> str:
+    """Return the text of report.html, with all sounds and pictures inside."""
     text = html.escape
     body = [
         f"<h1>{text(experiment.title)}</h1>",
@@ -273,6 +321,7 @@ def _page(
 
 
 def _example(example: Example) -> str:
+    """Return an example in HTML."""
     parts = [f"<h2>{html.escape(example.title)}</h2>"]
     parts.append(_folder("Mixture and references", example.truth, "mixture", "reference"))
     parts += [_folder(title, folder, "", "estimate") for title, folder in example.systems]
@@ -280,7 +329,7 @@ def _example(example: Example) -> str:
 
 
 def _folder(title: str, folder: Path, mixture: str, kind: str) -> str:
-    """Players and pictures of a folder of dpcl.evaluation.examples."""
+    """Return players and pictures in HTML, for a folder written by dpcl.evaluation.examples."""
     sounds = sorted(folder.glob("*.flac"))
     players = "".join(
         f"<label>{mixture if path.stem == 'mixture' else f'{kind} {path.stem[1:]}'}"
@@ -296,4 +345,5 @@ def _folder(title: str, folder: Path, mixture: str, kind: str) -> str:
 
 
 def _data(path: Path, kind: str) -> str:
+    """Return a file as a data URL of a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

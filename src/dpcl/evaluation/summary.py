@@ -1,4 +1,4 @@
-"""Means of the scores of a whole list, overall and by condition, and how sure they are."""
+"""Means of the scores of a list, overall and by condition, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -8,28 +8,53 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-METRICS = ("si_sdr", "si_sdri", "sdr", "sdri")  # always there; dB
-NAMES = {"si_sdr": "SI-SDR", "sdr": "SDR", "pesq": "PESQ", "stoi": "STOI"}
-RESAMPLINGS = 2000  # of the bootstrap
+METRICS = ("si_sdr", "si_sdri", "sdr", "sdri")  # metrics that are always measured, dB
+NAMES = {  # names of metrics in tables
+    "si_sdr": "SI-SDR",
+    "sdr": "SDR",
+    "pesq": "PESQ",
+    "stoi": "STOI",
+}
+RESAMPLINGS = 2000  # number of resamplings of the bootstrap
 
 
 @dataclass(frozen=True)
 class SourceResult:
-    """One line of results.csv: one reference of one mixture, its scores in dB."""
+    """Scores of one reference of one mixture: one line of results.csv.
 
-    id: str  # of the mixture
-    corpora: str  # "within" or "across"
-    genders: str  # "same", "different" or "unknown"
-    source: int  # from 1 on, as in the list
+    Attributes:
+        id: id of the mixture.
+        corpora: "within" or "across" corpora.
+        genders: "same", "different" or "unknown".
+        source: number of the source in the row of the list, from 1 on.
+        speaker: name of the talker.
+        si_sdr: SI-SDR in dB. This and the next three are NaN for a silent reference or one without
+            an estimate.
+        si_sdri: SI-SDR improvement over the mixture, dB.
+        sdr: SDR in dB.
+        sdri: SDR improvement over the mixture, dB.
+        silent: the reference is silent.
+        kind: kind of the mixture in a list of kinds, such as speech+environment.
+        group: group of the source in a list of kinds, such as speech.
+        pesq: PESQ (MOS-LQO). This and the next three are NaN if not measured.
+        pesqi: PESQ improvement over the mixture.
+        stoi: STOI, 0 to 1.
+        stoii: STOI improvement over the mixture.
+    """
+
+    id: str
+    corpora: str
+    genders: str
+    source: int
     speaker: str
-    si_sdr: float  # NaN where silent or without an estimate, and so the next three
+    si_sdr: float
     si_sdri: float
     sdr: float
     sdri: float
-    silent: bool  # the reference is
-    kind: str = ""  # of the mixture, such as speech+environment, in a list of kinds
-    group: str = ""  # of the source, such as speech
-    pesq: float = math.nan  # these only where they were asked for
+    silent: bool
+    kind: str = ""
+    group: str = ""
+    pesq: float = math.nan
     pesqi: float = math.nan
     stoi: float = math.nan
     stoii: float = math.nan
@@ -37,16 +62,31 @@ class SourceResult:
 
 @dataclass(frozen=True)
 class Means:
-    """Means over all sources of all mixtures of a condition that have a score.
+    """Means over all sources with a score, of all mixtures of a condition.
 
-    intervals: 95 % of the bootstrap, by metric, where there are two mixtures or more.
+    Each mean is None if no source has a score.
+
+    Attributes:
+        mixtures: number of mixtures.
+        sources: number of sources with a score.
+        silent: number of silent references, which are not averaged.
+        unmatched: number of audible references without an estimate, which are not averaged.
+        si_sdr: mean SI-SDR in dB.
+        si_sdri: mean SI-SDR improvement in dB.
+        sdr: mean SDR in dB.
+        sdri: mean SDR improvement in dB.
+        pesq: mean PESQ (MOS-LQO).
+        pesqi: mean PESQ improvement.
+        stoi: mean STOI, 0 to 1.
+        stoii: mean STOI improvement.
+        intervals: 95 % bootstrap interval by metric, for at least two mixtures.
     """
 
     mixtures: int
-    sources: int  # with a score: these are averaged
-    silent: int  # references without a sound, not averaged
-    unmatched: int  # references for which the separator gave no estimate, not averaged
-    si_sdr: float | None  # dB; None where no source has a score
+    sources: int
+    silent: int
+    unmatched: int
+    si_sdr: float | None
     si_sdri: float | None
     sdr: float | None
     sdri: float | None
@@ -59,18 +99,32 @@ class Means:
 
 @dataclass(frozen=True)
 class Summary:
-    """What summary.json holds."""
+    """Content of summary.json.
+
+    Attributes:
+        list: name of the list.
+        separator: name of the separator.
+        sample_rate: sample rate of the mixtures, Hz.
+        overall: means over all results.
+        conditions: means by condition: within, across, same, …, "within same", …; or by kind.
+        metrics: metrics that were measured.
+    """
 
     list: str
     separator: str
-    sample_rate: int  # Hz
+    sample_rate: int
     overall: Means
-    conditions: dict[str, Means]  # "within", "across", "same", ..., "within same", ...; or kinds
-    metrics: tuple[str, ...] = METRICS  # what was measured
+    conditions: dict[str, Means]
+    metrics: tuple[str, ...] = METRICS
 
 
 def improvements(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The columns of metrics: each and its improvement over the mixture."""
+    """Return the columns of metrics: each, and its improvement over the mixture.
+
+    Example:
+        >>> improvements(["pesq"])
+        ('pesq', 'pesqi')
+    """
     return tuple(column for metric in metrics for column in (metric, f"{metric}i"))
 
 
@@ -81,24 +135,32 @@ def summarise(
     sample_rate: int,
     metrics: tuple[str, ...] = METRICS,
 ) -> Summary:
-    """Average the results overall, by corpora, by genders and by both; only what occurs.
+    """Average results overall, by corpora, by genders and by both.
 
-    In a list of kinds: by kind, and by the group of the source where a kind has several.
+    Results of a list of kinds are averaged by kind, and by group of the source where a kind has
+    several groups. Conditions without results are omitted.
+
+    Args:
+        results: scores of all sources.
+        list_name: name of the list.
+        separator: name of the separator.
+        sample_rate: sample rate of the mixtures, Hz.
+        metrics: metrics to average, improvements included.
     """
     if all(result.kind for result in results):
         chosen = _by_kind(results)
     else:
-        corpora = [name for name in ("within", "across") if _of(results, name)]
-        genders = [name for name in ("same", "different", "unknown") if _of(results, name)]
+        corpora = [name for name in ("within", "across") if _select(results, name)]
+        genders = [name for name in ("same", "different", "unknown") if _select(results, name)]
         crossings = [f"{corpus} {gender}" for corpus in corpora for gender in genders]
-        chosen = {name: _of(results, name) for name in (*corpora, *genders, *crossings)}
+        chosen = {name: _select(results, name) for name in (*corpora, *genders, *crossings)}
     conditions = {name: means(found, metrics) for name, found in chosen.items() if found}
     overall = means(results, metrics)
     return Summary(list_name, separator, sample_rate, overall, conditions, metrics)
 
 
 def _by_kind(results: Sequence[SourceResult]) -> dict[str, list[SourceResult]]:
-    """speech+environment; speech in speech+environment; environment in speech+environment; ..."""
+    """Return the results by kind, and by `GROUP in KIND` where a kind has several groups."""
     chosen: dict[str, list[SourceResult]] = {}
     for kind in sorted({result.kind for result in results}):
         chosen[kind] = [result for result in results if result.kind == kind]
@@ -111,9 +173,9 @@ def _by_kind(results: Sequence[SourceResult]) -> dict[str, list[SourceResult]]:
 
 
 def summary_table(summary: Summary) -> str:
-    """The summary as a Markdown table, a line per condition, ending in a newline.
+    """Return a summary as a Markdown table, one line per condition, ending in a newline.
 
-    Improvements have their 95 % intervals behind them.
+    Improvements are followed by their 95 % intervals.
     """
     columns = summary.metrics
     titles = " | ".join(title(column) for column in columns)
@@ -121,31 +183,45 @@ def summary_table(summary: Summary) -> str:
         f"| {summary.list}, {summary.separator} | mixtures | {titles} |",
         "|---|--:|" + "--:|" * len(columns),
     ]
-    for condition, of in {"all": summary.overall, **summary.conditions}.items():
-        scores = " | ".join(cell(of, column, interval=column.endswith("i")) for column in columns)
-        lines.append(f"| {condition} | {of.mixtures} | {scores} |")
-    left_out = {
+    for condition, averages in {"all": summary.overall, **summary.conditions}.items():
+        scores = " | ".join(
+            cell(averages, column, interval=column.endswith("i")) for column in columns
+        )
+        lines.append(f"| {condition} | {averages.mixtures} | {scores} |")
+    omitted = {
         "silent references": summary.overall.silent,
         "references without an estimate": summary.overall.unmatched,
     }
-    notes = [f"{count} {what}" for what, count in left_out.items() if count]
+    notes = [f"{count} {references}" for references, count in omitted.items() if count]
     if notes:
         lines += ["", f"Not averaged: {', '.join(notes)}."]
     return "\n".join(lines) + "\n"
 
 
-def _of(results: Sequence[SourceResult], condition: str) -> list[SourceResult]:
+def _select(results: Sequence[SourceResult], condition: str) -> list[SourceResult]:
+    """Return the results of a condition, such as `within`, `same` or `within same`."""
     names = set(condition.split())
     return [result for result in results if names <= {result.corpora, result.genders}]
 
 
 def title(column: str) -> str:
-    """What a column is called in a table: SI-SDR, SI-SDRi, …"""
+    """Return the name of a column in a table.
+
+    Example:
+        >>> title("si_sdri")
+        'SI-SDRi'
+    """
     return NAMES[column] if column in NAMES else NAMES[column[:-1]] + "i"
 
 
 def cell(of: Means, column: str, interval: bool = True) -> str:
-    """A mean as tables show it, with its interval behind it."""
+    """Return the text of a mean in a table: two decimals, a dash if there is none.
+
+    Args:
+        of: means of a condition.
+        column: metric.
+        interval: append the 95 % interval in brackets.
+    """
     value = getattr(of, column)
     if value is None:
         return "–"
@@ -157,12 +233,18 @@ def cell(of: Means, column: str, interval: bool = True) -> str:
 
 
 def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> Means:
-    """Means of some results, and their intervals: the same in whichever order they come."""
+    """Average results, with 95 % bootstrap intervals; their order does not matter.
+
+    Args:
+        results: scores of sources.
+        metrics: metrics to average, besides SI-SDR, SDR and their improvements.
+    """
     scored = [result for result in results if not math.isnan(result.si_sdr)]
     silent = sum(result.silent for result in results)
 
     def mean(metric: str) -> float | None:
-        # fsum: the same in any order, so the lists of a condition may be permuted
+        """Average one metric, to four decimals."""
+        # fsum: its result does not depend on the order of the results.
         values = [value for result in scored if not math.isnan(value := getattr(result, metric))]
         return round(math.fsum(values) / len(values), 4) + 0.0 if values else None
 
@@ -179,23 +261,24 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
 def _intervals(
     scored: Sequence[SourceResult], metrics: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap over mixtures, whose sources stand or fall together.
+    """Return 95 % intervals by metric: percentile bootstrap that resamples whole mixtures.
 
-    Source: Efron 1979; seeded, so that the same scores give the same intervals.
+    The seed is fixed, so that the same scores give the same intervals.
+    Source: Efron 1979.
     """
     ids = sorted({result.id for result in scored})
     if len(ids) < 2:
         return {}
-    number = {identity: index for index, identity in enumerate(ids)}
-    sums = np.zeros((len(ids), len(metrics)))  # over the sources of a mixture
+    index_of = {mixture: index for index, mixture in enumerate(ids)}
+    sums = np.zeros((len(ids), len(metrics)))  # sums over the sources of a mixture
     counts = np.zeros_like(sums)
     for result in sorted(scored, key=lambda result: (result.id, result.source)):
         values = np.array([getattr(result, metric) for metric in metrics])
-        sums[number[result.id]] += np.nan_to_num(values)
-        counts[number[result.id]] += ~np.isnan(values)
+        sums[index_of[result.id]] += np.nan_to_num(values)
+        counts[index_of[result.id]] += ~np.isnan(values)
     rng = np.random.default_rng(0)
     draws = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), RESAMPLINGS)  # (B, M)
-    with np.errstate(invalid="ignore"):  # a draw of nothing but mixtures without this metric
+    with np.errstate(invalid="ignore"):  # 0 / 0: a draw without a score of this metric
         resampled = (draws @ sums) / (draws @ counts)  # (B, metrics)
     found = {}
     for metric, column, measured in zip(metrics, resampled.T, counts.T, strict=True):

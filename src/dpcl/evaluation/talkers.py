@@ -1,13 +1,14 @@
-"""The other speech of the talkers of a list, and speaker-dependent separators that learn from it.
+"""Other speech of the talkers of a list, and speaker-dependent models learned from it.
 
-What a talker is learned from, always his own speech and never a sample of the mixture:
+The model of a talker is learned from their own speech, without any sample of the mixture:
 
-1. his recordings in other splits than the mixture's: for closed talkers, their training speech;
-2. if there are none, his other recordings in the split of the mixture;
-3. if there are none either, what the mixture leaves out of the recordings that it is cut from.
+1. their recordings in splits other than the mixture's (for closed talkers, training speech);
+2. without such recordings, their other recordings in the split of the mixture;
+3. without these, the parts of the mixture's own recordings that the mixture does not use.
 
-The first minute of it, in the order of the corpus. That is more than a separator of unknown
-talkers is told, and the more so the further down this list it comes from: same room, same day.
+The first minute is used, in the order of the corpus. Speaker-dependent methods thus have an
+advantage over methods for unknown talkers. The advantage grows from 1 to 3, as the speech then
+comes from the same room and the same day.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ from dpcl.mixtures.lists import MixtureRow, SourceRow
 from dpcl.separators.registry import Method
 from dpcl.signal.audio import read_mono
 
-ENOUGH = 60.0  # s of speech to learn a talker from
-LEAST = 2.0  # s, under which there is nothing to learn from
-GUARD = 0.1  # s on either side of what the mixture holds
+ENOUGH = 60.0  # length of speech to learn a talker from, s
+LEAST = 2.0  # shortest speech to learn a talker from, s
+GUARD = 0.1  # gap on either side of the parts that the mixture uses, s
 
 
 class Piece(NamedTuple):
-    """A part of a recording, in s."""
+    """Part of a recording.
+
+    Attributes:
+        path: file of the recording.
+        start: start of the part, s.
+        seconds: length of the part, s.
+    """
 
     path: Path
     start: float
@@ -39,14 +46,21 @@ class Piece(NamedTuple):
 
 
 class UnknownTalker(InputError):
-    """A talker of a mixture of whom the corpus has no other speech."""
+    """Error for a talker of a mixture without other speech in the corpus."""
 
 
 class KnownTalkers:
-    """A speaker-dependent method for the rows of a list: models learned when they are needed.
+    """Models of talkers for a speaker-dependent method, learned at first use.
 
-    Raises UnknownTalker, naming the row and the talker, where the corpus has no other speech of
-    one; for all of `rows` before any work begins.
+    Args:
+        method: method that needs models of the talkers.
+        rows: rows whose talkers are checked now; other rows may follow.
+        root: folder of the corpus.
+
+    Raises:
+        UnknownTalker: The corpus has no other speech of a talker. The message names the row and
+            the talker.
+        InputError: The corpus cannot be read, or does not list a recording of a row.
     """
 
     def __init__(
@@ -58,22 +72,31 @@ class KnownTalkers:
         self._utterances = {
             u.path.relative_to(corpus.root).as_posix(): u for u in corpus.utterances
         }
-        self._of_talker: dict[tuple[str, str], list[Utterance]] = {}
+        self._by_talker: dict[tuple[str, str], list[Utterance]] = {}
         for u in corpus.utterances:
-            self._of_talker.setdefault((u.corpus, u.speaker), []).append(u)
+            self._by_talker.setdefault((u.corpus, u.speaker), []).append(u)
         self._models: dict[tuple[Piece, ...], Any] = {}
         for row in rows:
             self.speech(row)
 
     def models(self, row: MixtureRow) -> list[Any]:
-        """Return the models of the talkers of this row, in their order."""
+        """Return the models of the talkers of a row, in the order of its sources.
+
+        Raises:
+            UnknownTalker: The corpus has no other speech of a talker.
+        """
         return [self._model(speech) for speech in self.speech(row)]
 
     def speech(self, row: MixtureRow) -> list[tuple[Piece, ...]]:
-        """What each talker of a row is learned from."""
+        """Return the pieces of speech that each talker of a row is learned from.
+
+        Raises:
+            UnknownTalker: The corpus has no other speech of a talker.
+        """
         return [self._other_speech(row, source) for source in row.sources]
 
     def _model(self, speech: tuple[Piece, ...]) -> Any:
+        """Return the model learned from some pieces of speech, from the cache if possible."""
         if speech not in self._models:
             rate = self.method.sample_rate
             recordings = [torch.from_numpy(read_mono(p.path, rate, *p[1:])) for p in speech]
@@ -82,40 +105,41 @@ class KnownTalkers:
         return self._models[speech]
 
     def _other_speech(self, row: MixtureRow, source: SourceRow) -> tuple[Piece, ...]:
+        """Return speech of the talker of a source, in the order of preference of this module."""
         unlisted = [path for path in source.paths if path not in self._utterances]
         if unlisted:
             raise InputError(
-                f"{row.where}: the corpus does not list {unlisted[0]}; is it the right one?"
+                f"{row.where}: the corpus does not list {unlisted[0]}; give the corpus of the list"
             )
-        heard = [self._utterances[path] for path in source.paths]
+        joined = [self._utterances[path] for path in source.paths]
         mixed = {Path(path) for talker in row.sources for path in talker.paths}
         others = [
             u
-            for u in self._of_talker[heard[0].corpus, heard[0].speaker]
+            for u in self._by_talker[joined[0].corpus, joined[0].speaker]
             if u.path.relative_to(self._root) not in mixed
         ]
-        splits = {u.split for u in heard}
+        splits = {u.split for u in joined}
         chosen = [u for u in others if u.split not in splits] or others
         pieces = [Piece(u.path, 0.0, u.seconds - GUARD) for u in chosen]
-        left_out = _left_out(heard, source.start, row.seconds, source.pause)
-        speech = _first(pieces or left_out, ENOUGH)
+        unused = _unused_parts(joined, source.start, row.seconds, source.pause)
+        speech = _first(pieces or unused, ENOUGH)
         if sum(piece.seconds for piece in speech) < LEAST:
             raise UnknownTalker(
                 f"{row.where}: the corpus has no {LEAST:g} s of other speech of {source.speaker},"
-                " whom this separator must know; leave the row out or add recordings"
+                " which this separator needs; remove the row or add recordings"
             )
         return speech
 
 
-def _left_out(
+def _unused_parts(
     joined: Sequence[Utterance], start: float, seconds: float, pause: float
 ) -> list[Piece]:
-    """What a mixture leaves out of the recordings that were joined for it and cut from `start`.
+    """Return the parts of joined recordings that a mixture does not use, GUARD removed.
 
-    pause: silence behind each of them, s.
+    The mixture is cut from `start` (s) on for `seconds`. pause: silence after each recording, s.
     """
-    used: dict[Utterance, list[tuple[float, float]]] = {}  # from where to where, in s
-    begin = 0.0  # of a recording among the joined
+    used: dict[Utterance, list[tuple[float, float]]] = {}  # start and end of each used part, s
+    begin = 0.0  # start of a recording within the joined signal, s
     for u in joined:
         first, last = max(start - begin, 0.0), min(start + seconds - begin, u.seconds)
         used.setdefault(u, []).extend([(first, last)] if first < last else [])
@@ -130,7 +154,7 @@ def _left_out(
 
 
 def _first(pieces: Sequence[Piece], seconds: float) -> tuple[Piece, ...]:
-    """As many of the pieces, in their order, as it takes for so many seconds; no scraps."""
+    """Return the first pieces that add up to `seconds`, without pieces shorter than GUARD."""
     total = 0.0
     first: list[Piece] = []
     for piece in pieces:

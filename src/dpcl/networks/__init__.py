@@ -1,1 +1,1 @@
-"""Networks from mixture features to embeddings."""
+"""Networks from mixture features to embeddings, masks, voice vectors and talker activity."""

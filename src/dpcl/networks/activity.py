@@ -12,27 +12,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-VOICE_STRIDE = 2  # one frame of so many is encoded
-HOP = 16  # such frames from vector to vector, about half a second
-REACH = 55  # such frames before and after the middle of one that it hears
-BANDS = 33  # above a quarter of the band; below, every bin shows the harmonics of a voice
-DEEPEST_DB = -60.0  # of a band, under the loudest of the window
-WIDTH, SIZE = 160, 48  # channels; D of a vector
-LAYERS = (5, 1), (5, 2), (3, 3), (1, 1)  # taps and dilation of each convolution
+VOICE_STRIDE = 2  # frames from one encoded frame to the next
+HOP = 16  # encoded frames from one voice vector to the next: about half a second
+REACH = 55  # encoded frames pooled on each side of the middle of a vector's HOP frames
+# Bands above the lowest quarter of the bins. Each bin of that quarter is a band of its own, because
+# it resolves the harmonics of a voice.
+BANDS = 33
+DEEPEST_DB = -60.0  # lowest level of a band, relative to the loudest band of the window
+WIDTH, SIZE = 160, 48  # channels of the convolutions; values D of a voice vector
+LAYERS = (5, 1), (5, 2), (3, 3), (1, 1)  # kernel size and dilation of each convolution
 
 
 @dataclass(frozen=True)
 class Voices:
-    """Of the sources of a window, and after them of the mixture."""
+    """Voice vectors of the sources of a window, followed by the vectors of the mixture.
 
-    vectors: Tensor  # (C + 1, n, D), unit length
-    loudness: Tensor  # (C + 1, n), the root of the energy behind each
+    Attributes:
+        vectors: (C + 1, n, D), of unit length.
+        loudness: (C + 1, n), root of the energy of the HOP encoded frames of each vector.
+    """
+
+    vectors: Tensor
+    loudness: Tensor
 
 
 class VoiceNetwork(nn.Module):
-    """Convolutions along time, then mean and deviation around a frame, weighted by attention.
+    """Convolutional network from band levels to voice vectors.
 
-    bins: F of the spectrum. Fitted by benchmarks/talker_activity.py.
+    Convolutions run along time. Mean and deviation around a frame, weighted by attention, then give
+    one vector. Fitted by benchmarks/talker_activity.py.
+
+    Args:
+        bins: number of bins F of the spectrum.
+
     Sources: x-vectors, Snyder et al. 2018; attentive statistics, Okabe et al. 2018.
     """
 
@@ -53,9 +65,15 @@ class VoiceNetwork(nn.Module):
         self.last = nn.BatchNorm1d(SIZE)
 
     def levels(self, masks: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks (C, l, F) and magnitude (l, F) of every VOICE_STRIDE-th frame of a window -> levels
-        of bands (C + 1, l, bands) of its sources and of all together, relative to the loudest each,
-        about -1 to 2; and the root of the energy in each HOP frames (C + 1, n).
+        """Compute the band levels of the sources of a window and of the mixture.
+
+        Args:
+            masks: (C, l, F), of every VOICE_STRIDE-th frame.
+            magnitude: (l, F), of the same frames.
+
+        Returns:
+            Levels (C + 1, l, bands), about -1 to 2, each row relative to its own loudest band; and
+            the root of the energy in every HOP frames (C + 1, n).
         """
         energies = torch.cat([masks * magnitude, magnitude[None]]).square()
         level = 10 * (energies @ self.pool.mT + 1e-9).log10()
@@ -65,34 +83,54 @@ class VoiceNetwork(nn.Module):
         return (relative + 40) / 20, blocks.sum(-1).sqrt()
 
     def forward(self, levels: Tensor) -> Tensor:
-        """Levels (N, l, bands) -> vectors (N, n, D), one of each HOP frames."""
+        """Encode levels as voice vectors.
+
+        Args:
+            levels: (N, l, bands), from `levels`.
+
+        Returns:
+            Vectors (N, n, D) of unit length, one for every HOP frames.
+        """
         x = levels.mT
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = functional.relu(norm(convolution(x)))  # (N, WIDTH, l)
         weight = self.attention(x)
         weight = (weight - weight.amax(-1, keepdim=True)).exp()
-        some = around(torch.cat([weight, weight * x, weight * x.square()], 1))  # (N, ..., n)
-        whole, first, second = torch.split(some, [1, WIDTH, WIDTH], 1)
-        whole = whole.clamp_min(1e-9)
-        mean = first / whole
-        deviation = (second / whole - mean.square()).clamp_min(1e-5).sqrt()
+        moments = around(torch.cat([weight, weight * x, weight * x.square()], 1))  # (N, ..., n)
+        total, first, second = torch.split(moments, [1, WIDTH, WIDTH], 1)
+        total = total.clamp_min(1e-9)
+        mean = first / total
+        deviation = (second / total - mean.square()).clamp_min(1e-5).sqrt()
         vectors = self.out(torch.cat([mean, deviation], 1).mT)  # (N, n, D)
         return functional.normalize(self.last(vectors.mT).mT, dim=-1)
 
 
 def around(x: Tensor) -> Tensor:
-    """Means (N, C, n) of x (N, C, l) within REACH of the middle of each HOP frames.
+    """Average over the frames within REACH of the middle of every HOP frames.
 
-    What is beyond the ends counts as zeros, which a ratio of two such means does without.
+    Frames beyond the ends count as zeros. Their number cancels in the ratio of two such averages.
+
+    Args:
+        x: (N, C, l).
+
+    Returns:
+        Averages (N, C, n).
     """
     frames = torch.arange(x.shape[-1], device=x.device)
     middles = frames[::HOP] + HOP // 2
     near = (frames.unsqueeze(-1) - middles).abs() <= REACH  # (l, n)
-    return x @ (near.to(x.dtype) / (2 * REACH + 1))  # a fifth of the time of a pooling
+    return x @ (near.to(x.dtype) / (2 * REACH + 1))  # takes a fifth of the time of pooling
 
 
 def voice_bands(bins: int) -> Tensor:
-    """Weights (bands, F) that average the energy of bins."""
+    """Return the weights that average the energy of bins into bands.
+
+    Args:
+        bins: number of bins F.
+
+    Returns:
+        Weights (bands, F); the first bin belongs to no band.
+    """
     low = bins // 4
     high = np.geomspace(low, bins, BANDS + 1).round().astype(int)
     edges = np.concatenate([np.arange(1, low), np.unique(high)])
@@ -102,26 +140,34 @@ def voice_bands(bins: int) -> Tensor:
     return pool
 
 
-STRIDE = 4  # one frame of so many tells who is active
-REACHES = 4, 23  # such frames before and after one that its cues are of
-OF_CLUSTERS, OF_VOICES = 16, 7  # cues
-TAPS, DILATIONS = 9, (1, 2, 4, 8)  # of the convolutions: they reach 4 s, at frames of 16 ms
-SOFT = 5.0  # owners share a bin in softmax(SOFT * cosine)
-PURE = 3  # power of its share of the loudness with which a block tells of a talker's voice
-BLOCK = HOP * VOICE_STRIDE // STRIDE  # frames that share a vector
-BATCH = 8  # windows at once
-PASSES = 2  # over a recording: who talks alone is better known after the first
+STRIDE = 4  # frames from one activity frame to the next
+REACHES = 4, 23  # activity frames on each side of a frame over which its cues are summed
+OF_CLUSTERS, OF_VOICES = 16, 7  # number of cues from the clusters, and from the voices
+# Kernel size and dilations of the convolutions: they reach 4 s at frames of 16 ms.
+TAPS, DILATIONS = 9, (1, 2, 4, 8)
+SOFT = 5.0  # sharpness: sources share a bin by softmax(SOFT * cosine)
+PURE = 3  # exponent of a source's share of the loudness in the weight of a block for its voice
+BLOCK = HOP * VOICE_STRIDE // STRIDE  # activity frames that share a voice vector
+BATCH = 8  # windows in one call of the network
+PASSES = 2  # passes over a recording: the second weights voices by the solo blocks of the first
 
 Each = Callable[[Callable[[Any], Tensor], Iterable[Any]], Iterable[Tensor]]
 
 
 class TalkerActivity(nn.Module):
-    """Dilated convolutions along time, the same for every source, each of which hears the others.
+    """Network that estimates when each source of a recording is active.
 
-    bins: F of the spectrum; width: channels. Fitted by benchmarks/talker_activity.py, to cues of
-    the first pass of `detect_activity` and to two to four talkers.
+    Dilated convolutions along time, shared by all sources. Every layer also gets the mean and the
+    maximum over the sources. Fitted by benchmarks/talker_activity.py, to cues of the first pass of
+    `detect_activity` and to two to four talkers.
+
+    Args:
+        bins: number of bins F of the spectrum.
+        width: number of channels.
+        dropout: probability, in every layer.
+
     Source: permutation-equivariant layers, Zaheer et al. 2017, "Deep Sets", section 2.2; the task
-    is that of target-speaker voice activity detection, Medennikov et al. 2020.
+    is target-speaker voice activity detection, Medennikov et al. 2020.
     """
 
     mean: Tensor
@@ -140,12 +186,18 @@ class TalkerActivity(nn.Module):
         self.active = nn.Linear(width, 1)
 
     def forward(self, cues: Tensor) -> Tensor:
-        """Signs (B, C, l, OF_CLUSTERS + OF_VOICES) of C sources -> log odds (B, C, l) that each
-        is active."""
+        """Predict the activity of each source.
+
+        Args:
+            cues: (B, C, l, OF_CLUSTERS + OF_VOICES), of C sources.
+
+        Returns:
+            Log odds (B, C, l) that each source is active.
+        """
         x = functional.relu(self.first((cues - self.mean) / self.std))  # (B, C, l, width)
         for convolution in self.convolutions:
-            all_of_them = [x.mean(1, keepdim=True), x.amax(1, keepdim=True)]
-            encoded = torch.cat([x, *(y.expand_as(x) for y in all_of_them)], dim=-1)
+            pooled = [x.mean(1, keepdim=True), x.amax(1, keepdim=True)]  # over the sources
+            encoded = torch.cat([x, *(y.expand_as(x) for y in pooled)], dim=-1)
             encoded = functional.dropout(encoded, self.dropout, self.training)
             y = convolution(encoded.flatten(0, 1).mT).mT  # (B*C, l, width)
             x = x + functional.relu(y).view_as(x)
@@ -156,51 +208,76 @@ class TalkerActivity(nn.Module):
     def detect_activity(
         self, clusters: Sequence[Tensor], voices: Sequence[Voices], each: Each = map
     ) -> list[Tensor]:
-        """Log odds (C, l) of each window of a recording.
+        """Predict the activity of the sources in every window of a recording.
 
-        clusters: cluster_cues (C, l, OF_CLUSTERS) of each; voices: what `voice` found of each;
-        each: as `map`, perhaps in threads.
+        Args:
+            clusters: `cluster_cues` (C, l, OF_CLUSTERS) of every window.
+            voices: voice vectors of every window, from `voice`.
+            each: function with the signature of `map`; it may use threads.
+
+        Returns:
+            Log odds (C, l) of every window.
         """
         alone: list[Tensor] | None = None
         for _ in range(PASSES):
-            told = voice_cues(voices, alone)
-            some = (slice(first, first + BATCH) for first in range(0, len(told), BATCH))
-            batches = ((clusters[windows], told[windows]) for windows in some)
-            odds = [x for encoded in each(self._odds, batches) for x in encoded]
+            cues = voice_cues(voices, alone)
+            slices = (slice(first, first + BATCH) for first in range(0, len(cues), BATCH))
+            batches = ((clusters[windows], cues[windows]) for windows in slices)
+            odds = [x for batch_odds in each(self._odds, batches) for x in batch_odds]
             alone = [_alone(x, v.vectors.shape[1]) for x, v in zip(odds, voices, strict=True)]
         return odds
 
-    @torch.no_grad()  # in every thread anew
+    @torch.no_grad()  # gradient mode is a setting of each thread
     def _odds(self, batch: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tensor:
+        """Predict the log odds (windows, C, l) of a batch of windows."""
         odds: Tensor = self(together(*batch))
         return odds
 
 
 def together(clusters: Sequence[Tensor], voices: Sequence[Tensor]) -> Tensor:
-    """Both kinds of cues of equally long windows (C, l, OF_CLUSTERS), (C, n, OF_VOICES) -> those
-    that the network hears (windows, C, l, OF_CLUSTERS + OF_VOICES)."""
-    own = torch.stack(list(clusters))
-    told = torch.stack(list(voices)).repeat_interleave(BLOCK, 2)[:, :, : own.shape[2]]
-    return torch.cat([own, told], -1)
+    """Join the cues of clusters and of voices into the input of the network.
+
+    Args:
+        clusters: (C, l, OF_CLUSTERS) of each window; all windows have the same length.
+        voices: (C, n, OF_VOICES) of each window.
+
+    Returns:
+        Cues (windows, C, l, OF_CLUSTERS + OF_VOICES).
+    """
+    cluster = torch.stack(list(clusters))
+    voice = torch.stack(list(voices)).repeat_interleave(BLOCK, 2)[:, :, : cluster.shape[2]]
+    return torch.cat([cluster, voice], -1)
 
 
 def cluster_cues(
     embeddings: Tensor, audible: Tensor, centroids: Tensor, whitening: Tensor
 ) -> Tensor:
-    """What clusters tell of who is active: (C, l, OF_CLUSTERS), for two sources or more.
+    """Compute the cues of talker activity that the clusters give.
 
-    embeddings: (l, F, K) of every STRIDE-th frame; audible: (l, F), 1 for the bins that count;
-    centroids: (C, K); whitening: (K, K), see dpcl.clustering.solo.whiten.
-    Of the bins around a frame: what share a source owns, softly and outright, and the largest of
-    another's; how like its centroid they are, and how like the next one. Of the mean of what it
-    owns: how far it lies from its centroid, from the nearest other centroid, and from the nearest
-    other mean, and how far apart the centroids are. Last, how much is audible, and one of how many
-    sources it is.
+    The cues of a source in a frame, in this order:
+
+        - for each of REACHES, over the audible bins around the frame: the soft share of the source,
+          and the largest soft share of another source; the share of bins nearest to its centroid;
+          the mean similarity of these bins to that centroid, and to the second nearest
+        - for the mean embedding of its bins within the longest reach: the distance to its centroid,
+          to the nearest other centroid, and to the nearest other mean
+        - the distance of its centroid to the nearest other centroid
+        - the audible share of the bins of the frame
+        - one divided by the number of sources
+
+    Args:
+        embeddings: (l, F, K), of every STRIDE-th frame.
+        audible: (l, F), 1 for the bins that count, 0 for the others.
+        centroids: (C, K), two or more.
+        whitening: (K, K) for the distances, see dpcl.clustering.solo.whiten.
+
+    Returns:
+        Cues (C, l, OF_CLUSTERS).
     """
     sources = len(centroids)
-    told = centroids @ whitening
+    whitened = centroids @ whitening
     cosines = functional.normalize(centroids, dim=-1) @ embeddings.mT  # (l, C, F)
-    # Owners by comparison: eight times as fast as topk and argmax.
+    # Comparison finds the owners eight times faster than topk and argmax.
     best = cosines.amax(1)  # (l, F)
     owned = cosines == best.unsqueeze(1)
     second = cosines.masked_fill(owned, -1).amax(1)
@@ -216,24 +293,36 @@ def cluster_cues(
         cues += [share, _largest(share.unsqueeze(1).expand(-1, sources, -1)), own / whole]
         cues += [_around(x, reach) / own.clamp_min(1) for x in (like, unlike)]
     sums = _around(mine @ embeddings, REACHES[-1])
-    # own and share are those of the longest reach from here on
+    # From here on, `own` and `share` cover the longest reach.
     means = sums / own.clamp_min(1).unsqueeze(-1) @ whitening  # (l, C, K)
-    away = torch.cdist(means, told.expand(len(means), -1, -1))  # (l, C, C)
+    away = torch.cdist(means, whitened.expand(len(means), -1, -1))  # (l, C, C)
     cues += [away.diagonal(dim1=1, dim2=2), _nearest(away), _nearest(torch.cdist(means, means))]
-    cues += [_nearest(torch.cdist(told, told)).expand_as(share)]
+    cues += [_nearest(torch.cdist(whitened, whitened)).expand_as(share)]
     cues += [counted.expand_as(share) / audible.shape[-1], torch.full_like(share, 1 / sources)]
     return torch.stack(cues, -1).transpose(0, 1)
 
 
 def voice_cues(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """What voices tell of who is active in each window of a recording: (C, n, OF_VOICES).
+    """Compute the cues of talker activity that the voices give, for every window of a recording.
 
-    alone: (C, n) of each window, how sure it is that a source is active and no other; None where
-    nothing is known of that. The voice of a source in the whole recording is the mean of its
-    vectors, mostly of blocks that it has for itself. Signs are cosines: of what the source owns in
-    a block and this voice; of what another owns and this voice, the most; of what the source owns
-    and another voice, the most; of all that is encoded and this voice, and another's, the most; of
-    this voice and another, the most. Last, the source's share of the loudness.
+    The voice of a source is the mean of its vectors over the whole recording. Blocks in which the
+    source is alone weigh most. The cues of a source in a block, in this order:
+
+        - the cosine of its vector and its voice
+        - the largest cosine of another source's vector and its voice
+        - the largest cosine of its vector and another voice
+        - the cosine of the mixture's vector and its voice
+        - the largest cosine of the mixture's vector and another voice
+        - the largest cosine of its voice and another voice
+        - its share of the loudness
+
+    Args:
+        voices: voice vectors of every window.
+        alone: (C, n) of every window, the probability that a source is active and no other is; None
+            before the first estimate.
+
+    Returns:
+        Cues (C, n, OF_VOICES) of every window.
     """
     counts = [v.vectors.shape[1] for v in voices]
     vectors = torch.cat([v.vectors for v in voices], 1)  # (C + 1, N, D)
@@ -243,7 +332,7 @@ def voice_cues(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None) 
     if alone is not None:
         weights = weights * torch.cat(list(alone), 1)
     whole = functional.normalize((weights.unsqueeze(1) @ vectors[:-1]).squeeze(1), dim=-1)  # (C, D)
-    cosines = (vectors @ whole.mT).transpose(0, 1)  # (N, C + 1, C): of what is owned, and voices
+    cosines = (vectors @ whole.mT).transpose(0, 1)  # (N, C + 1, C): vectors of blocks, voices
     owned, mixture = cosines[:, :-1], cosines[:, -1]  # (N, C, C), (N, C)
     cues = [
         owned.diagonal(dim1=1, dim2=2),
@@ -258,7 +347,7 @@ def voice_cues(voices: Sequence[Voices], alone: Sequence[Tensor] | None = None) 
 
 
 def _alone(odds: Tensor, blocks: int) -> Tensor:
-    """Log odds (C, l) -> in each block, how sure it is that this source alone is active (C, n)."""
+    """Return the probability (C, n) that only this source is active, from log odds (C, l)."""
     active = functional.pad(odds.sigmoid(), (0, blocks * BLOCK - odds.shape[1]), mode="replicate")
     active = active.view(-1, blocks, BLOCK).mean(-1)
     silent = (1 - active).clamp_min(1e-9)
@@ -267,18 +356,18 @@ def _alone(odds: Tensor, blocks: int) -> Tensor:
 
 
 def _around(x: Tensor, reach: int) -> Tensor:
-    """Sums (l, ...) over the frames of x (l, ...) within reach."""
+    """Sum x (l, ...) over the frames within `reach` of each frame."""
     padded = functional.pad(x.flatten(1).T, (reach, reach))
     size = 2 * reach + 1
     return size * functional.avg_pool1d(padded, size, 1).T.reshape(x.shape)
 
 
 def _nearest(x: Tensor) -> Tensor:
-    """The least of each row of x (..., C, C) beside the one on the diagonal, (..., C)."""
+    """Return the smallest off-diagonal value (..., C) of each row of x (..., C, C)."""
     own = torch.eye(x.shape[-1], dtype=torch.bool, device=x.device)
     return x.masked_fill(own, torch.inf).amin(-1)
 
 
 def _largest(x: Tensor) -> Tensor:
-    """As `_nearest`, the largest."""
+    """Return the largest off-diagonal value (..., C) of each row of x (..., C, C)."""
     return -_nearest(-x)

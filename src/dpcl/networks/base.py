@@ -15,10 +15,15 @@ from dpcl.networks.precision import in_bfloat16, in_int8, input_dtype
 
 
 def random_vectors(number: int, width: int, deviation: float = 1.0) -> nn.Parameter:
-    """A parameter (number, width) of normal numbers.
+    """Return a parameter (number, width) of normal random numbers.
 
-    On the meta device, where load_model replaces them, it draws none: for that torch would load
-    parts of its compiler, up to a second of imports.
+    On the meta device, where `load_model` replaces the values, none are drawn: drawing there makes
+    torch load parts of its compiler, up to a second of imports.
+
+    Args:
+        number: number of vectors.
+        width: values of a vector.
+        deviation: standard deviation of the values.
     """
     vectors = torch.empty(number, width)
     if not vectors.is_meta:
@@ -26,26 +31,36 @@ def random_vectors(number: int, width: int, deviation: float = 1.0) -> nn.Parame
     return nn.Parameter(vectors)
 
 
-# Rows that a CPU handles at once: what lies between two operations stays in its cache.
+# Rows that a CPU processes in one step, so that intermediate results stay in its cache.
 BLOCK = 4096
-# A shorter row has no direction; it is scaled by this instead of by its length, and stays short.
+# Length below which a row has no direction: it is divided by SHORTEST instead of by its length.
 SHORTEST = 1e-12
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """vectors (..., K), any float type -> the same directions with length one, float32 at least.
+    """Normalise vectors to unit length.
 
-    As torch.nn.functional.normalize; forward and backward take about half its time on a CPU with
-    K = 20, a third where the vectors are bfloat16.
+    Same result as torch.nn.functional.normalize. Forward and backward take about half its time on a
+    CPU with K = 20, and a third for bfloat16 vectors.
+
+    Args:
+        vectors: (..., K), any float type.
+
+    Returns:
+        The same directions with length one, float32 at least.
+
+    Example:
+        >>> unit_length(torch.tensor([3.0, 4.0]))
+        tensor([0.6000, 0.8000])
     """
-    if is_tracing():  # type: ignore[no-untyped-call]  # onnx_graph: no blocks there
+    if is_tracing():  # type: ignore[no-untyped-call]  # traced for ONNX: without blocks
         return functional.normalize(vectors.float(), dim=-1, eps=SHORTEST)
     result: Tensor = _UnitLength.apply(vectors)  # type: ignore[no-untyped-call]
     return result
 
 
 class _UnitLength(torch.autograd.Function):
-    """v = x / |x|, dx = (dv - v (v.dv)) / |x|."""
+    """Autograd function v = x / |x|, dx = (dv - v (v.dv)) / |x|, in blocks of rows."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
@@ -75,13 +90,13 @@ class _UnitLength(torch.autograd.Function):
 
 
 def _blocks(rows: Tensor) -> Iterator[slice]:
-    """The rows that are handled at once: on a GPU, all of them."""
+    """Yield the slices of rows that are processed in one step: on a GPU, one slice of all rows."""
     size = BLOCK if rows.device.type == "cpu" else max(1, len(rows))
     for start in range(0, len(rows), size):
         yield slice(start, start + size)
 
 
-# How the names of what is not trunk begin, in a file of weights.
+# Prefixes of the weights in a file that belong to heads, not to the trunk.
 HEADS = (
     "project.", "mask_head.", "background_head.", "count_head.", "anchors", "log_alpha", "enhance.",
 )  # fmt: skip
@@ -91,38 +106,42 @@ Activation = Literal["none", "tanh", "logistic"]
 
 @dataclass(frozen=True)
 class Heads:
-    """What is read off the trunk."""
+    """Heads on a trunk, and the sizes of their outputs."""
 
-    embedding: int = 0  # K; none without an embedding head
-    masks: int = 0  # C of the mask head; none without one
-    activation: Activation = "none"  # on the embeddings before they get unit length
-    unit: bool = True  # give them unit length
+    embedding: int = 0  # values K of an embedding; 0 without the embedding head
+    masks: int = 0  # sources C of the mask head; 0 without the head
+    activation: Activation = "none"  # function applied to embeddings before they are normalised
+    unit: bool = True  # normalise embeddings to unit length
     anchors: int = 0  # trainable points among the embeddings
-    background: bool = False  # log odds that the background dominates a bin
-    counts: int = 0  # classes 0, 1, ... of the number of talkers in a frame; 0 without the head
+    background: bool = False  # head with the log odds that the background dominates a bin
+    counts: int = 0  # classes 0, 1, ... of the number of talkers in a frame; 0 without
 
 
 class Outputs(NamedTuple):
-    """What a network says of a mixture; None for a head that it does not have."""
+    """Outputs of a network for a batch of mixtures; None for a head that it does not have."""
 
     embeddings: Tensor | None  # (B, L*F, K)
-    masks: Tensor | None  # (B, C, L, F), adding up to one in each bin
+    masks: Tensor | None  # (B, C, L, F), summing to one in each bin
 
 
 class EmbeddingNetwork(nn.Module):
-    """Log-magnitude features of a mixture to an embedding per bin, masks, or both.
+    """Network from log-magnitude features to an embedding per bin, masks, or both.
 
-    bins: frequency bins F; width: values a frame that the trunk gives, or values a bin where it is
-    `per_bin`; dropout: before the heads.
+    A subclass is a trunk: it defines `encode`. Two heads on one trunk are the chimera network (Luo
+    et al. 2017; Wang, Le Roux, Hershey 2018). A mask head alone is mask inference. Anchors belong
+    to the anchored attractor network (Luo, Chen, Mesgarani 2018).
 
-    A subclass is a trunk: it says what `encode` is. Two heads on one trunk are the chimera network
-    (Luo et al. 2017; Wang, Le Roux, Hershey 2018); a mask head alone is mask inference; anchors
-    are those of the anchored attractor network (Luo, Chen, Mesgarani 2018).
+    Args:
+        bins: number of frequency bins F.
+        width: values of the trunk for each frame, or for each bin if `per_bin`.
+        heads: heads and the sizes of their outputs.
+        dropout: probability, before the heads.
+        per_bin: the trunk gives values for every bin.
     """
 
     mean: Tensor
     std: Tensor
-    causal = False  # hears forward in time only, so that `encode_next` is there for streams
+    causal = False  # encodes forward in time only; `encode_next` is then available for streams
 
     def __init__(
         self, bins: int, width: int, heads: Heads, dropout: float = 0.0, per_bin: bool = False
@@ -138,18 +157,24 @@ class EmbeddingNetwork(nn.Module):
             self.background_head = nn.Linear(width, columns)
         if heads.anchors:
             self.anchors = random_vectors(heads.anchors, heads.embedding)
-        # Statistics of the training features, one per bin; they travel with the weights.
+        # Mean and deviation of the training features of each bin, saved with the weights.
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("std", torch.ones(bins))
 
     def forward(
         self, features: Tensor, num_sources: int | None = None, together: int = 1
     ) -> Outputs:
-        """features (B, L, F) -> embeddings (B, L*F, K) and masks (B, C, L, F).
+        """Predict embeddings and masks.
 
-        num_sources: C, for a network that gives masks of any number; else that of its head;
-        together: so many neighbours of the batch are windows of one mixture and get their masks as
-        one, (B/together, C, together*L, F), while each is encoded by itself.
+        Args:
+            features: (B, L, F).
+            num_sources: number of sources C, for a network that predicts masks of any number; None
+                for the number of its mask head.
+            together: number of neighbours in the batch that are windows of one mixture. Each window
+                is encoded by itself; the masks are predicted jointly.
+
+        Returns:
+            Embeddings (B, L*F, K) and masks (B/together, C, together*L, F).
         """
         encoded = self.encode(features)
         count = self.heads.masks if num_sources is None else num_sources
@@ -164,18 +189,37 @@ class EmbeddingNetwork(nn.Module):
         return Outputs(embeddings, self.infer_masks(encoded, count, joined))
 
     def encode(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> what the heads need of each frame (B, L, H)."""
+        """Encode frames for the heads.
+
+        Args:
+            features: (B, L, F).
+
+        Returns:
+            Encoded frames (B, L, H).
+        """
         raise NotImplementedError
 
     def encode_next(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """As `encode` for the next frames of a stream: features (L, F) -> (L, H), new state.
+        """Encode the next frames of a stream; only for trunks that are `causal`.
 
-        For trunks that are `causal`.
+        Args:
+            features: (L, F).
+            state: state after the previous frames; None at the start.
+
+        Returns:
+            Encoded frames (L, H) and the new state.
         """
         raise NotImplementedError
 
     def embed(self, encoded: Tensor) -> Tensor:
-        """What was encoded of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
+        """Embed the bins of encoded frames.
+
+        Args:
+            encoded: (B, L, H).
+
+        Returns:
+            Embeddings (B, L*F, K), float32 rows.
+        """
         v = self._head(self.project, encoded).reshape(len(encoded), -1, self.heads.embedding)
         if self.heads.activation == "tanh":
             v = v.tanh()
@@ -184,15 +228,29 @@ class EmbeddingNetwork(nn.Module):
         return unit_length(v) if self.heads.unit else v.float()
 
     def background(self, encoded: Tensor) -> Tensor:
-        """Encoded frames (B, L, H) -> log odds (B, L*F) that the background dominates a bin."""
+        """Predict the log odds that the background dominates a bin.
+
+        Args:
+            encoded: (B, L, H).
+
+        Returns:
+            Log odds (B, L*F).
+        """
         return self._head(self.background_head, encoded).reshape(len(encoded), -1).float()
 
     def frame_counts(self, encoded: Tensor) -> Tensor:
-        """Encoded frames (B, L, H) -> logits (B, L, counts) of 0, 1, ... active talkers."""
+        """Predict the number of active talkers in each frame.
+
+        Args:
+            encoded: (B, L, H).
+
+        Returns:
+            Logits (B, L, counts) of 0, 1, ... talkers.
+        """
         raise NotImplementedError
 
     def gives_masks(self, num_sources: int) -> bool:
-        """Whether `infer_masks` can give masks of so many sources."""
+        """Return True if `infer_masks` can predict masks of this number of sources."""
         return num_sources == self.heads.masks > 0
 
     def infer_masks(
@@ -202,31 +260,38 @@ class EmbeddingNetwork(nn.Module):
         embeddings: Tensor | None = None,
         centroids: Tensor | None = None,
     ) -> Tensor:
-        """What was encoded of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+        """Predict masks from encoded frames.
 
-        embeddings: (B, L*F, K) of it, where they are there already; centroids: (B, C, K) of the
-        sources, where they are known. A mask head needs neither.
+        Args:
+            encoded: (B, L, H).
+            num_sources: number of sources C.
+            embeddings: (B, L*F, K) of these frames, if computed already; a mask head does not need
+                them.
+            centroids: (B, C, K) of the sources, if known; a mask head does not need them.
+
+        Returns:
+            Masks (B, C, L, F), summing to one in each bin.
         """
         bins = len(self.mean)
         scores = self._head(self.mask_head, encoded).reshape(*encoded.shape[:2], bins, num_sources)
         return scores.float().softmax(-1).permute(0, 3, 1, 2)
 
     def in_bfloat16(self) -> EmbeddingNetwork:
-        """A copy that multiplies bfloat16, half the size (see precision)."""
+        """Return a copy that multiplies bfloat16 numbers, half the size (see precision)."""
         copy = cast(EmbeddingNetwork, in_bfloat16(self))
-        copy.mean, copy.std = self.mean.clone(), self.std.clone()  # features stay exact
+        copy.mean, copy.std = self.mean.clone(), self.std.clone()  # features keep float32
         return copy
 
     def in_int8(self) -> EmbeddingNetwork:
-        """A copy whose LSTMs and linear layers multiply 8-bit integers (see precision)."""
+        """Return a copy whose LSTMs and linear layers multiply 8-bit integers (see precision)."""
         return cast(EmbeddingNetwork, in_int8(self))
 
     def _head(self, head: nn.Linear, encoded: Tensor) -> Tensor:
-        """(B, L, H) -> (B, L, columns * values): of a per-bin trunk (B, L, F, values)."""
+        """Apply a head to (B, L, H): (B, L, columns * values); per bin, (B, L, F, values)."""
         encoded = functional.dropout(encoded, self.dropout, self.training)
         if not torch.is_autocast_enabled(encoded.device.type):
             encoded = encoded.to(input_dtype(head))
-        if encoded.shape[-1] != head.in_features:  # values of all bins, one after the other
+        if encoded.shape[-1] != head.in_features:  # the trunk encodes every bin: split them
             encoded = encoded.reshape(*encoded.shape[:-1], -1, head.in_features)
         result: Tensor = head(encoded)
         return result

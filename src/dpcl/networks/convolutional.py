@@ -9,20 +9,27 @@ from torch.nn import functional
 from dpcl.networks.base import EmbeddingNetwork, Heads
 from dpcl.networks.precision import input_dtype
 
-TAPS = 3  # frames that a convolution sees
-CYCLE = 6  # dilations 1, 2, 4, ..., 32, then again from 1
+TAPS = 3  # kernel size of a convolution, in frames
+CYCLE = 6  # layers after which the dilations 1, 2, 4, ..., 32 start again at 1
 
-# Of each layer, the frames (1, back, C) that it still needs, and its kernel (2C, TAPS*C): to lay it
-# out takes ten times as long as to use it on a frame.
+# State of a stream: for each layer the past frames (1, back, C) that it needs, and its kernel as a
+# matrix (2C, TAPS*C). Rearranging the kernel takes ten times the time of applying it to a frame.
 State = tuple[tuple[Tensor, Tensor], ...]
 
 
 class ConvolutionalEmbedding(EmbeddingNetwork):
-    """Residual layers of one gated dilated convolution each.
+    """Trunk of residual layers with one gated dilated convolution each.
 
-    layers, width: convolutions and channels; dropout: in every layer and before the heads. Twelve
-    layers see 126 frames to each side; if `causal`, twice as many back and none ahead. Norms are
-    those of a frame, so that they look nowhere else.
+    Twelve layers see 126 frames on each side; if `causal`, twice that number back and none ahead.
+    Norms are computed per frame, so that they see no other frame.
+
+    Args:
+        bins: number of frequency bins F.
+        layers: number of convolutions.
+        width: number of channels.
+        heads: heads and the sizes of their outputs.
+        dropout: probability, in every layer and before the heads.
+        causal: past and current frames only, for streams.
 
     Source: Li and Kameoka 2018 (deep clustering with gated convolutions), dilations and residual
     layers as in van den Oord et al. 2016 (WaveNet) and Luo and Mesgarani 2019 (Conv-TasNet). Their
@@ -47,15 +54,16 @@ class ConvolutionalEmbedding(EmbeddingNetwork):
         self.norm = nn.LayerNorm(width)
 
     def encode(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> (B, L, width)."""
+        """Encode features (B, L, F) as frames (B, L, width)."""
         return self._through(features, None)[0]
 
     def encode_next(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `encode` for the next frames of a stream: features (L, F) -> (L, width), new state."""
+        """Encode the next frames (L, F) of a stream: frames (L, width) and the new state."""
         encoded, state = self._through(features.unsqueeze(0), state)
         return encoded[0], state
 
     def _through(self, features: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Run features (B, L, F) through all layers: encoded frames and the new state."""
         x = ((features - self.mean) / self.std).to(input_dtype(self.enter))
         x = self.enter(x)
         states = []
@@ -66,7 +74,7 @@ class ConvolutionalEmbedding(EmbeddingNetwork):
 
 
 class GatedConvolution(nn.Module):
-    """x (B, L, C) -> x + what a gated dilated convolution over its frames adds.
+    """Residual layer: adds a gated dilated convolution along the frames to its input.
 
     The gate is linear times sigmoid (Dauphin et al. 2017), whose gradient does not vanish.
     """
@@ -74,7 +82,7 @@ class GatedConvolution(nn.Module):
     def __init__(self, width: int, dilation: int, dropout: float, causal: bool) -> None:
         super().__init__()
         self.dilation, self.dropout = dilation, dropout
-        reach = (TAPS - 1) * dilation  # frames beside the one that is computed
+        reach = (TAPS - 1) * dilation  # frames of the kernel beside the current one
         self.back = reach if causal else reach // 2
         self.ahead = reach - self.back
         self.norm = nn.LayerNorm(width)
@@ -84,18 +92,23 @@ class GatedConvolution(nn.Module):
     def forward(
         self, x: Tensor, before: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The sum (B, L, C), and the state for the frames that follow (see `State`).
+        """Apply the layer. Frames before the start and after the end count as zeros.
 
-        Beyond the ends, and before the first frame of a stream, are zeros.
+        Args:
+            x: (B, L, C).
+            before: state after the previous frames of a stream (see `State`); None at the start.
+
+        Returns:
+            Sum (B, L, C) of input and convolution, and the state for the next frames.
         """
         frames = functional.pad(self.norm(x), (0, 0, self.back, self.ahead))
         if before is None:
             kernel = self.convolution.weight.transpose(1, 2).flatten(1)
         else:
             frames[:, : self.back], kernel = before
-        # As one matrix product: torch's convolution is far slower on the few frames that a stream
-        # brings at a time, and no faster on many.
+        # The convolution is one matrix product: torch's own is far slower on the few frames that a
+        # stream delivers at a time, and no faster on many.
         taps = [frames[:, i * self.dilation :][:, : x.shape[1]] for i in range(TAPS)]
-        both = functional.linear(torch.cat(taps, -1), kernel, self.convolution.bias)  # (B, L, 2C)
-        inner = functional.dropout(functional.glu(both, -1), self.dropout, self.training)
+        gated = functional.linear(torch.cat(taps, -1), kernel, self.convolution.bias)  # (B, L, 2C)
+        inner = functional.dropout(functional.glu(gated, -1), self.dropout, self.training)
         return x + self.leave(inner), (frames[:, -self.back :], kernel)

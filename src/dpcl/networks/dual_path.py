@@ -1,4 +1,4 @@
-"""Dual-path trunk: LSTMs across overlapping frequency bands and along time, in turn."""
+"""Dual-path trunk: LSTMs alternate across overlapping frequency bands and along time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,31 @@ from dpcl.networks.lstm import LSTMState, lstm_layers
 
 
 def band_count(bins: int, stride: int) -> int:
-    """How many bands N `overlapping_bands` makes of so many bins."""
+    """Return the number of bands N that `overlapping_bands` makes.
+
+    Args:
+        bins: number of bins F.
+        stride: bins from one band to the next.
+
+    Example:
+        >>> band_count(129, 8)
+        18
+    """
     return (bins + stride - 1) // stride + 1
 
 
 def overlapping_bands(values: Tensor, stride: int) -> Tensor:
-    """values (..., F) -> (..., N, 2*stride): bands of 2*stride bins, `stride` from one to the next.
+    """Cut bins into overlapping bands.
 
-    Every bin is in two of them: below the first bin there are `stride` zeros, above as many as fill
-    the last band.
+    Every bin is in two bands. Below the first bin there are `stride` zeros; zeros above the last
+    bin fill the last band.
+
+    Args:
+        values: (..., F).
+        stride: bins from one band to the next.
+
+    Returns:
+        Bands (..., N, 2*stride).
     """
     bins = values.shape[-1]
     above = band_count(bins, stride) * stride - bins
@@ -28,24 +44,30 @@ def overlapping_bands(values: Tensor, stride: int) -> Tensor:
     return torch.cat([halves[..., :-1, :], halves[..., 1:, :]], dim=-1)
 
 
-STRIDE = 8  # bins from band to band; a band reaches over twice as many
-PER_BIN = 24  # values that the heads see of a bin
-NEIGHBOURS = 5  # bins whose features they come from, beside the bands
+STRIDE = 8  # bins from one band to the next; a band covers twice this number
+PER_BIN = 24  # values of a bin that the heads read
+NEIGHBOURS = 5  # bins whose features reach the values of a bin directly, not through bands
 
-States = tuple[LSTMState, ...]  # of each block's LSTM along time, for each band: (1, N, width)
+States = tuple[LSTMState, ...]  # for each block, the state (1, N, width) of its LSTM along time
 
 
 class DualPathEmbedding(EmbeddingNetwork):
-    """Bands of a few bins, LSTMs across them and along time in turn, and back to features per bin.
+    """Trunk with LSTMs across bands and along time in turn, and features per bin at its end.
 
-    layers: blocks of one LSTM each way; width: channels of a band, and units of an LSTM per
-    direction; dropout: after every LSTM and before the heads. Weights are the same for all bands,
-    which a learned vector each tells apart. Across bands it always hears both ways; if `causal`,
-    along time forward only.
+    All bands share the weights; a learned vector identifies each band. Across bands the LSTMs run
+    in both directions, also if `causal`.
+
+    Args:
+        bins: number of frequency bins F.
+        layers: number of blocks with one LSTM across bands and one along time.
+        width: channels of a band, and units of an LSTM per direction.
+        heads: heads and the sizes of their outputs.
+        dropout: probability, after every LSTM and before the heads.
+        causal: along time forward only, for streams.
 
     Source: the paths of dual-path RNN (Luo, Chen, Yoshioka 2020) on the axes of time and frequency,
-    as in band-split RNN (Luo and Yu 2023) and TF-GridNet (Wang et al. 2023), whose overlapping
-    bands and transposed convolution back to bins these are.
+    as in band-split RNN (Luo and Yu 2023) and TF-GridNet (Wang et al. 2023). Overlapping bands and
+    the transposed convolution back to bins are those of TF-GridNet.
     """
 
     def __init__(
@@ -68,11 +90,11 @@ class DualPathEmbedding(EmbeddingNetwork):
         self.near = nn.Conv1d(1, PER_BIN, NEIGHBOURS, padding="same")
 
     def encode(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> (B, L, F*PER_BIN)."""
+        """Encode features (B, L, F) as frames (B, L, F*PER_BIN)."""
         return self._through(features, None)[0]
 
     def encode_next(self, features: Tensor, state: States | None = None) -> tuple[Tensor, States]:
-        """As `encode` for the next frames of a stream: (L, F) -> (L, F*PER_BIN), new state."""
+        """Encode the next frames (L, F) of a stream: frames (L, F*PER_BIN) and the new state."""
         if state is None:
             zeros = features.new_zeros(1, *self.place.shape)
             state = ((zeros, zeros),) * len(self.blocks)
@@ -80,6 +102,7 @@ class DualPathEmbedding(EmbeddingNetwork):
         return encoded[0], state
 
     def _through(self, features: Tensor, state: States | None) -> tuple[Tensor, States]:
+        """Run features (B, L, F) through all blocks: encoded frames and the new state."""
         x = ((features - self.mean) / self.std).to(self.place.dtype)
         bins = x.shape[-1]
         near = self.near(x.reshape(-1, 1, bins))  # (B*L, PER_BIN, F)
@@ -95,7 +118,7 @@ class DualPathEmbedding(EmbeddingNetwork):
 
 
 class DualPath(nn.Module):
-    """x (B, L, N, C) -> x + what an LSTM across its bands N, then one along its frames L, adds."""
+    """Residual block for (B, L, N, C): an LSTM across the bands N, then one along the frames L."""
 
     def __init__(self, width: int, dropout: float, causal: bool) -> None:
         super().__init__()
@@ -107,7 +130,16 @@ class DualPath(nn.Module):
         self.leave_along = nn.Linear((2 - causal) * width, width)
 
     def forward(self, x: Tensor, state: LSTMState | None) -> tuple[Tensor, LSTMState | None]:
-        """state: of the LSTM along time after the frames before, for each band."""
+        """Apply the block.
+
+        Args:
+            x: (B, L, N, C).
+            state: state of the LSTM along time after the previous frames, for each band; None at
+                the start.
+
+        Returns:
+            The result (B, L, N, C), and the new state.
+        """
         batch, frames, bands, _ = x.shape
         y = self.norms[0](x).flatten(0, 1).transpose(0, 1)  # (N, B*L, C)
         y, _ = lstm_layers(self.across, y)
@@ -119,5 +151,6 @@ class DualPath(nn.Module):
         return x + y.transpose(0, 1), state
 
     def _out(self, leave: nn.Linear, y: Tensor) -> Tensor:
+        """Apply dropout and the output layer `leave`."""
         result: Tensor = leave(functional.dropout(y, self.dropout, self.training))
         return result

@@ -1,14 +1,15 @@
-"""A trunk for recordings as they are: bands of bins, blocks that mix the full band over time.
+"""Trunk for real recordings: bands of bins, blocks that mix the full band over time.
 
-Each block has three steps, all residual, on values of N bands in every frame:
+Each block has three residual steps on the values of N bands in every frame:
 
     full band   every band gives a few values, a narrow layer turns those of a frame into one
-                vector, an LSTM follows it over the frames, and the result goes back to the bands
+                vector, an LSTM follows this vector over the frames, and the result returns to
+                the bands
     local       a gated depthwise convolution over neighbouring frames and bands
     along       an LSTM along the frames of every band
 
-The first sees the whole spectrum and the whole recording at little cost; the other two keep the
-detail that separates talkers within a band.
+The first step sees the whole spectrum and the whole recording at little cost. The other two keep
+the detail that separates talkers within a band.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from dpcl.networks.dual_path import band_count, overlapping_bands
 from dpcl.networks.lstm import lstm_layers
 from dpcl.networks.precision import input_dtype
 
-STRIDE = 8  # bins from band to band; a band covers twice as many
+STRIDE = 8  # bins from one band to the next; a band covers twice this number
 SQUEEZED = 16  # values of a band in the vector of a frame
 NEIGHBOURS = 5  # bins whose features reach an embedding directly
-FRAMES, BANDS = 5, 3  # taps of the local convolution
-COUNTED, COUNT_WIDTH = 16, 64  # values of a band, and of a frame, in the head that counts talkers
+FRAMES, BANDS = 5, 3  # kernel size of the local convolution
+COUNTED, COUNT_WIDTH = 16, 64  # values of a band, and of a frame, in the talker count head
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a block, beside the values of a band.
+    """Sizes of a block, apart from the values of a band.
 
     Attributes:
         frame: values of the vector of a frame.
-        frame_units: of the LSTM over frames, per direction.
-        band_units: of the LSTM along a band, per direction.
+        frame_units: units of the LSTM over frames, per direction.
+        band_units: units of the LSTM along a band, per direction.
     """
 
     frame: int = 256
@@ -47,20 +48,23 @@ class Sizes:
 
 
 class FullBandEmbedding(EmbeddingNetwork):
-    """Overlapping bands, blocks of three steps, and heads for every bin and every frame.
+    """Trunk with overlapping bands, blocks of three steps, and heads for every bin and every frame.
+
+    Args:
+        bins: number of frequency bins F.
+        layers: number of blocks.
+        width: values D of a band.
+        heads: embedding size K, background head, and number of classes of the talker count.
+        dropout: probability, after every block.
+        causal: not available.
+        sizes: sizes of a block.
+
+    Raises:
+        ValueError: `causal` is set, or the heads include masks or lack embeddings.
 
     Sources: overlapping bands and their transposed convolution back to bins of TF-GridNet (Wang et
     al. 2023); mixing of the full band by one linear layer of SpatialNet (Quan and Li 2024); gated
     units (Shazeer 2020).
-
-    Args:
-        bins: F.
-        layers: number of blocks.
-        width: values D of a band.
-        heads: K, a background head, and the largest number of talkers that a frame is counted to.
-        dropout: after every block.
-        causal: not available.
-        sizes: of a block.
     """
 
     def __init__(
@@ -74,7 +78,10 @@ class FullBandEmbedding(EmbeddingNetwork):
         sizes: Sizes | None = None,
     ) -> None:
         if causal or heads.masks or not heads.embedding:
-            raise ValueError("full_band embeds whole windows: causal and masks are not available")
+            raise ValueError(
+                "full_band: needs embeddings, and has neither causal form nor masks;"
+                " set `embedding`, or choose another `kind`"
+            )
         super().__init__(bins, width, heads, dropout, per_bin=True)
         sizes = sizes or Sizes()
         self.bands = band_count(bins, STRIDE)
@@ -90,7 +97,7 @@ class FullBandEmbedding(EmbeddingNetwork):
             self.count_head = CountHead(width, self.bands, heads.counts)
 
     def encode(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> normalised features and band values (B, L, F + N*D)."""
+        """Encode features (B, L, F) as normalised features and band values (B, L, F + N*D)."""
         normal = (features - self.mean) / self.std
         x = self.split(overlapping_bands(normal.to(input_dtype(self.split)), STRIDE)) + self.place
         for block in self.blocks:
@@ -98,7 +105,7 @@ class FullBandEmbedding(EmbeddingNetwork):
         return torch.cat([normal.to(x.dtype), self.norm(x).flatten(-2)], dim=-1)
 
     def embed(self, encoded: Tensor) -> Tensor:
-        """Encoded frames (B, L, F + N*D) -> embeddings (B, L*F, K), float32 rows of length one."""
+        """Embed encoded frames (B, L, F + N*D): float32 rows (B, L*F, K) of length one."""
         size, batch, frames = self.heads.embedding, len(encoded), encoded.shape[1]
         normal, bands = self._parts(encoded)
         joined = self._to_bins(self.project(bands), size)  # (B, L, F, K)
@@ -107,30 +114,30 @@ class FullBandEmbedding(EmbeddingNetwork):
         return unit_length(vectors.reshape(batch, -1, size))
 
     def background(self, encoded: Tensor) -> Tensor:
-        """Encoded frames (B, L, H) -> log odds (B, L*F) that the background dominates a bin."""
+        """Predict the log odds (B, L*F) that the background dominates a bin, from (B, L, H)."""
         joined = self._to_bins(self.background_head(self._parts(encoded)[1]), 1)  # (B, L, F, 1)
         return joined.float().flatten(1)
 
     def frame_counts(self, encoded: Tensor) -> Tensor:
-        """Encoded frames (B, L, H) -> logits (B, L, counts) of 0, 1, ... active talkers."""
+        """Predict logits (B, L, counts) of 0, 1, ... active talkers, from (B, L, H)."""
         counts: Tensor = self.count_head(self._parts(encoded)[1])
         return counts.float()
 
     def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoded frames (B, L, F + N*D) -> normalised features (B, L, F), bands (B, L, N, D)."""
+        """Split encoded frames into normalised features (B, L, F) and bands (B, L, N, D)."""
         bins = len(self.mean)
         bands = encoded[..., bins:].reshape(*encoded.shape[:-1], self.bands, -1)
         return encoded[..., :bins], bands.to(input_dtype(self.split))
 
     def _to_bins(self, bands: Tensor, values: int) -> Tensor:
-        """Bands (B, L, N, 2*STRIDE*values) -> the sum of both bands of a bin (B, L, F, values)."""
+        """Sum both bands of each bin: (B, L, N, 2*STRIDE*values) -> (B, L, F, values)."""
         halves = bands.reshape(*bands.shape[:-1], 2, STRIDE, values)
         bins = halves[:, :, 1:, 0] + halves[:, :, :-1, 1]  # (B, L, N - 1, STRIDE, values)
         return bins.flatten(2, 3)[:, :, : len(self.mean)]
 
 
 class Block(nn.Module):
-    """x (B, L, N, D) -> the same after the three steps."""
+    """Block of the three steps, for x (B, L, N, D)."""
 
     def __init__(self, width: int, bands: int, sizes: Sizes) -> None:
         super().__init__()
@@ -139,13 +146,13 @@ class Block(nn.Module):
         self.along = Along(width, sizes.band_units)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x after the block."""
+        """Return x (B, L, N, D) after the block."""
         result: Tensor = self.along(self.local(self.full_band(x)))
         return result
 
 
 class FullBand(nn.Module):
-    """x (B, L, N, D) -> x + the vector of each frame, followed over time, back in its bands."""
+    """First step: the vector of each frame, followed over time and returned to the bands."""
 
     def __init__(self, width: int, bands: int, frame: int, units: int) -> None:
         super().__init__()
@@ -159,7 +166,7 @@ class FullBand(nn.Module):
         self.widen = nn.Linear(SQUEEZED, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x after the step."""
+        """Return x (B, L, N, D) after the step."""
         squeezed = functional.silu(self.squeeze(self.norm(x)))  # (B, L, N, SQUEEZED)
         frame = functional.gelu(self.gather(squeezed.flatten(-2)))  # (B, L, frame)
         followed, _ = lstm_layers(self.lstm, self.norm_frame(frame).transpose(0, 1))
@@ -170,7 +177,7 @@ class FullBand(nn.Module):
 
 
 class Local(nn.Module):
-    """x (B, L, N, D) -> x + a gated depthwise convolution over neighbouring frames and bands."""
+    """Second step: a gated depthwise convolution over neighbouring frames and bands."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -182,7 +189,7 @@ class Local(nn.Module):
         self.down = nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x after the step."""
+        """Return x (B, L, N, D) after the step."""
         values, gate = self.up(self.norm(x)).chunk(2, -1)
         values = self.conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         result: Tensor = x + self.down(functional.silu(values) * gate)
@@ -190,7 +197,7 @@ class Local(nn.Module):
 
 
 class Along(nn.Module):
-    """x (B, L, N, D) -> x + an LSTM along the frames of every band."""
+    """Third step: an LSTM along the frames of every band."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
@@ -199,7 +206,7 @@ class Along(nn.Module):
         self.leave = nn.Linear(2 * units, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x after the step."""
+        """Return x (B, L, N, D) after the step."""
         batch, frames, bands, _ = x.shape
         followed, _ = lstm_layers(self.lstm, self.norm(x).transpose(0, 1).flatten(1, 2))
         result: Tensor = x + self.leave(followed).view(frames, batch, bands, -1).transpose(0, 1)
@@ -207,7 +214,7 @@ class Along(nn.Module):
 
 
 class CountHead(nn.Module):
-    """Bands (B, L, N, D) -> logits (B, L, counts) of the number of talkers active in each frame."""
+    """Head that predicts the number of active talkers in each frame."""
 
     def __init__(self, width: int, bands: int, counts: int) -> None:
         super().__init__()
@@ -217,7 +224,7 @@ class CountHead(nn.Module):
         self.leave = nn.Linear(COUNT_WIDTH, counts)
 
     def forward(self, bands: Tensor) -> Tensor:
-        """Return the logits."""
+        """Predict logits (B, L, counts) from bands (B, L, N, D)."""
         squeezed = functional.silu(self.squeeze(bands)).flatten(-2)
         frame = functional.silu(self.gather(squeezed)).transpose(0, 1)  # (L, B, COUNT_WIDTH)
         followed, _ = lstm_layers(self.lstm, frame)

@@ -14,23 +14,32 @@ from dpcl.networks.precision import lstm_input
 
 LSTMState = tuple[Tensor, Tensor]  # hidden and cell (layers, H)
 
-# From so many frames on nn.LSTM is faster: on a CPU it repacks all weights in every call.
+# Number of frames from which nn.LSTM is faster: on a CPU it repacks all weights in every call.
 MANY = 32
 
 
 def lstm_frames(
     lstm: nn.LSTM, inputs: Tensor, state: LSTMState | None = None
 ) -> tuple[Tensor, LSTMState]:
-    """inputs (L, I), L > 0 -> outputs (L, H) and the state after the last; forward in time only.
+    """Run an LSTM forward in time over the next frames of a sequence, without dropout.
 
-    Without dropout, as in use. A sequence in pieces gives the same as the whole, to rounding.
+    A sequence in pieces gives the same result as the whole, up to rounding.
+
+    Args:
+        lstm: LSTM of one direction.
+        inputs: (L, I), L > 0.
+        state: state after the previous frames; None at the start.
+
+    Returns:
+        Outputs (L, H), and the state after the last frame.
+
     Source: Hochreiter and Schmidhuber 1997; gates as in nn.LSTM.
     """
     if state is None:
         zeros = inputs.new_zeros(lstm.num_layers, lstm.hidden_size)
         state = zeros, zeros
     tracing: bool = is_tracing()  # type: ignore[no-untyped-call]
-    if len(inputs) >= MANY or tracing:  # onnx_graph: ONNX has an operator for all of it
+    if len(inputs) >= MANY or tracing:  # ONNX has an operator for a whole LSTM
         outputs, (h, c) = lstm(inputs.unsqueeze(1), (state[0].unsqueeze(1), state[1].unsqueeze(1)))
         return outputs.squeeze(1), (h.squeeze(1), c.squeeze(1))
     hidden, cells = [], []
@@ -50,14 +59,20 @@ def lstm_frames(
 
 
 def bf16_lstm(inputs: Tensor, lstm: nn.LSTM, layer: int) -> Tensor:
-    """One layer of `lstm`, forward in time and, if it has that direction, backward; zero states.
+    """Run one layer of an LSTM in bfloat16, from zero states, in all its directions.
 
-    inputs: (L, B, I), any float type -> (L, B, D*H) in bfloat16, as nn.LSTM orders them.
+    Args:
+        inputs: (L, B, I), any float type.
+        lstm: LSTM of one direction or two.
+        layer: number of the layer, from 0.
+
+    Returns:
+        Outputs (L, B, D*H) in bfloat16, in the order of nn.LSTM.
     """
     ways = [f"l{layer}", f"l{layer}_reverse"][: 1 + lstm.bidirectional]
     hidden = lstm.hidden_size
-    # tanh(x) = 2 sigmoid(2x) - 1: with the cell gate's rows doubled, one sigmoid serves all gates
-    # (and torch's sigmoid is ten times as fast as its tanh).
+    # One sigmoid serves all gates: tanh(x) = 2 sigmoid(2x) - 1, and the rows of the cell gate are
+    # doubled. torch's sigmoid is ten times faster than its tanh.
     double = torch.ones(4 * hidden, device=inputs.device)
     double[2 * hidden : 3 * hidden] = 2
     half = torch.bfloat16
@@ -65,7 +80,7 @@ def bf16_lstm(inputs: Tensor, lstm: nn.LSTM, layer: int) -> Tensor:
     gates = torch.stack(
         [
             functional.linear(
-                # the second direction reads the frames from last to first
+                # the backward direction reads the frames from last to first
                 inputs.flip(0) if way.endswith("reverse") else inputs,
                 (getattr(lstm, f"weight_ih_{way}") * double[:, None]).to(half),
                 ((getattr(lstm, f"bias_ih_{way}") + getattr(lstm, f"bias_hh_{way}")) * double).to(
@@ -84,10 +99,19 @@ def bf16_lstm(inputs: Tensor, lstm: nn.LSTM, layer: int) -> Tensor:
 def lstm_layers(
     lstm: nn.LSTM, inputs: Tensor, state: LSTMState | None = None
 ) -> tuple[Tensor, LSTMState | None]:
-    """All layers: inputs (L, B, I) -> outputs of the last (L, B, D*H), and the state after them.
+    """Run all layers of an LSTM.
 
-    Under autocast on a CPU in bfloat16, as `bf16_lstm`, with the dropout between layers that the
-    LSTM has, and without the state after them.
+    Under autocast on a CPU in bfloat16 without a given state, the layers run by `bf16_lstm`, with
+    the dropout of the LSTM between them.
+
+    Args:
+        lstm: LSTM of one direction or two.
+        inputs: (L, B, I).
+        state: state before the first frame; None for zeros.
+
+    Returns:
+        Outputs of the last layer (L, B, D*H), and the state after the last frame; None from
+        `bf16_lstm`.
     """
     autocast = inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     if not autocast or state is not None:
@@ -101,9 +125,10 @@ def lstm_layers(
 
 
 class _Recurrence(torch.autograd.Function):
-    """gates from the inputs (L, D, B, 4H) and recurrent weights (D, H, 4H) -> outputs (L, D, B, H).
+    """Autograd function from gates and recurrent weights (D, H, 4H) to outputs (L, D, B, H).
 
-    Gate order i, f, g, o as in nn.LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 1999).
+    The gates (L, D, B, 4H) hold the part of the inputs, in the order i, f, g, o of nn.LSTM
+    (Hochreiter and Schmidhuber 1997; Gers et al. 1999).
     """
 
     @staticmethod
@@ -147,7 +172,7 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(d_c, i, out=d[..., 2 * hidden : 3 * hidden])
             torch.mul(d_out, tanh_c, out=d[..., 3 * hidden :])
             d_c.mul_(f)
-            # sigmoid's derivative; for g = 2 sigmoid - 1 it is (1 - g²) / 2
+            # slope of the sigmoid; for g = 2 sigmoid - 1 it is (1 - g²) / 2
             slope = gate - gate * gate
             slope[..., 2 * hidden : 3 * hidden] = (1 - g * g) / 2
             d_gates[t] = d.mul_(slope)
@@ -163,12 +188,18 @@ PAPER = Heads(40, activation="tanh")  # Hershey et al. 2016
 
 
 class BLSTMEmbedding(EmbeddingNetwork):
-    """(Bidirectional) LSTMs over the frames.
+    """Trunk of (bidirectional) LSTMs over the frames.
 
-    layers, width: LSTM layers and units per direction; dropout: after every layer; if `causal`,
-    forward in time only, so that frames see what came before them alone, for streams. Under
-    autocast on a CPU the recurrence runs in bfloat16 (dpcl.networks.bf16_lstm), with the same
-    parameters.
+    Under autocast on a CPU the recurrence runs in bfloat16 (`bf16_lstm`), with the same parameters.
+
+    Args:
+        bins: number of frequency bins F.
+        layers: number of LSTM layers.
+        width: units per direction.
+        heads: heads and the sizes of their outputs.
+        dropout: probability, after every layer.
+        causal: forward in time only, for streams: a frame depends on itself and past frames.
+
     Source: Hershey et al. 2016, section 3.2.
     """
 
@@ -192,12 +223,12 @@ class BLSTMEmbedding(EmbeddingNetwork):
         )
 
     def encode(self, features: Tensor) -> Tensor:
-        """The recurrent part: features (B, L, F) -> (B, L, D*width), few numbers for a frame."""
+        """Encode features (B, L, F) by the recurrent layers: few values a frame (B, L, D*width)."""
         x = ((features - self.mean) / self.std).transpose(0, 1)  # (L, B, F)
         return lstm_layers(self.lstm, x)[0].transpose(0, 1)
 
     def encode_next(
         self, features: Tensor, state: LSTMState | None = None
     ) -> tuple[Tensor, LSTMState]:
-        """As `encode` for the next frames of a stream: features (L, F) -> (L, width), new state."""
+        """Encode the next frames (L, F) of a stream: frames (L, width) and the new state."""
         return lstm_frames(self.lstm, (features - self.mean) / self.std, state)

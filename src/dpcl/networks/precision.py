@@ -17,7 +17,7 @@ from torch.nn import functional
 
 @contextmanager
 def single_thread() -> Iterator[int]:
-    """This thread's own operations of torch without helpers; gives how many it had."""
+    """Run the torch operations of this thread without helper threads; yield the number before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -27,40 +27,40 @@ def single_thread() -> Iterator[int]:
 
 
 Precision = Literal["float32", "bfloat16", "int8"]
-# By how much another one must win: where two are about as fast, the more exact one runs.
+# Ratio of times by which another precision must win. Between similar times the more exact one runs.
 MARGIN = 1.2
-# Values of which a bfloat16 LSTM's inputs are to be a multiple: where the processor multiplies
-# bfloat16 in tiles, torch took 26 us a frame for 257 values and 6 for 264.
+# Input sizes of a bfloat16 LSTM are padded to a multiple of this. Where the processor multiplies
+# bfloat16 in tiles, torch took 26 us a frame for 257 values and 6 us for 264.
 MULTIPLE = 8
-PRODUCT = 256, 512, 1024  # rows, inner and columns, of the size of the networks'
+PRODUCT = 256, 512, 1024  # rows, inner size and columns of the timed product, as in the networks
 
 
 @cache
 def fastest() -> Precision:
-    """The precision in which products of the size of the networks' take the least time.
+    """Return the precision in which matrix products of the networks' size take the least time.
 
-    Processors with AVX-512 bfloat16 alone took from half to twice the time of float32. Takes some
-    milliseconds, once a process.
+    It is measured, because flags do not show it: processors with only AVX-512 bfloat16 took from
+    half to twice the time of float32. Takes some milliseconds, once per process.
     """
     best: Precision = "float32"
     with single_thread():
         seconds = _seconds(best)
         if torch.ops.mkldnn._is_mkldnn_bf16_supported():
             best, seconds = _quicker("bfloat16", best, seconds)
-        with suppress(ImportError, AttributeError, RuntimeError):  # torch means to drop it one day
+        with suppress(ImportError, AttributeError, RuntimeError):  # a later torch may drop it
             if torch.backends.quantized.engine in ("x86", "fbgemm", "onednn"):
                 best, seconds = _quicker("int8", best, seconds)
     return best
 
 
 def _quicker(other: Precision, best: Precision, seconds: float) -> tuple[Precision, float]:
-    """The other precision if it wins clearly, else the best one; and its time."""
+    """Return the other precision if it wins by MARGIN, else the best one; and its time in s."""
     time = _seconds(other)
     return (other, time) if MARGIN * time < seconds else (best, seconds)
 
 
 def _seconds(precision: Precision) -> float:
-    """The quickest of some products."""
+    """Return the least time of five products, in s."""
     product = _product(precision)
     times = []
     for _ in range(5):
@@ -71,6 +71,7 @@ def _seconds(precision: Precision) -> float:
 
 
 def _product(precision: Precision) -> Callable[[], Tensor]:
+    """Build a product of size PRODUCT in this precision, ready to call."""
     rows, inner, columns = PRODUCT
     left = torch.ones(rows, inner)
     if precision == "int8":
@@ -82,14 +83,14 @@ def _product(precision: Precision) -> Callable[[], Tensor]:
 
 
 def in_int8(module: nn.Module) -> nn.Module:
-    """A copy whose LSTMs and linear layers multiply 8-bit integers; for use, not for training.
+    """Return a copy whose LSTMs and linear layers multiply 8-bit integers; for inference only.
 
-    Weights and, in every call, activations are scaled to what 8 bits hold. Layers of other kinds
-    stay as they are.
+    Weights and, in every call, activations are scaled to the range of 8 bits. Layers of other kinds
+    stay unchanged.
     """
     from torch.ao.quantization import quantize_dynamic
 
-    with warnings.catch_warnings():  # that a later torch may not have it: see fastest
+    with warnings.catch_warnings():  # torch warns that it may drop quantisation: see fastest
         warnings.simplefilter("ignore")
         copy = deepcopy(module).eval()
         quantize_dynamic(copy, {nn.LSTM, nn.Linear}, inplace=True)  # type: ignore[no-untyped-call]
@@ -97,9 +98,10 @@ def in_int8(module: nn.Module) -> nn.Module:
 
 
 def in_bfloat16(module: nn.Module) -> nn.Module:
-    """A copy with weights in bfloat16, for processors that multiply them faster; not for training.
+    """Return a copy with weights in bfloat16, for inference only.
 
-    LSTMs take inputs of a multiple of MULTIPLE values there, the last ones zero: see lstm_input.
+    For processors that multiply bfloat16 faster. The inputs of LSTMs are padded with zeros to a
+    multiple of MULTIPLE values: see `lstm_input`.
     """
     copy = deepcopy(module).bfloat16().eval()
     for lstm in copy.modules():
@@ -113,13 +115,21 @@ def in_bfloat16(module: nn.Module) -> nn.Module:
 
 
 def lstm_input(inputs: Tensor, lstm: nn.LSTM) -> Tensor:
-    """inputs (..., I) -> as `lstm` takes them, which may be one of in_bfloat16 or in_int8."""
+    """Convert inputs to the type and the size that an LSTM takes.
+
+    Args:
+        inputs: (..., I).
+        lstm: LSTM, perhaps from `in_bfloat16` or `in_int8`.
+
+    Returns:
+        Inputs (..., I') of the type of the LSTM, padded with zeros.
+    """
     inputs = inputs.to(input_dtype(lstm))
     missing = lstm.input_size - inputs.shape[-1]
     return functional.pad(inputs, (0, missing)) if missing else inputs
 
 
 def input_dtype(layer: nn.Module) -> torch.dtype:
-    """What a layer takes: its weights' numbers, or float32 where these are integers."""
-    weight = next(layer.parameters(), None)  # layers in int8 have none
+    """Return the type of a layer's inputs: its weights' type, or float32 for integer weights."""
+    weight = next(layer.parameters(), None)  # layers in int8 have no parameters
     return torch.float32 if weight is None else weight.dtype

@@ -1,4 +1,4 @@
-"""Masks through the clustering: unfolded soft k-means, then an enhancement network."""
+"""Unfolded clustering: masks by steps of soft k-means, then by an enhancement network."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from dpcl.signal.features import FLOOR
 
 
 class UnfoldedSettings(Settings):
-    """Masks through the clustering: steps of soft k-means, then an enhancement network."""
+    """Settings of unfolded clustering: steps of soft k-means, then an enhancement network."""
 
     steps: int = Field(default=3, ge=1, le=20)
-    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # how hard, at first
+    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)  # initial sharpness of k-means
     learn_alpha: bool = True
-    # Frames of a block, whose centroids are of those before it, as in a stream; null: of all.
+    # Frames of a block. Each block takes its centroids from the frames before it, as in a stream;
+    # null: one block of all frames.
     block: int | None = Field(default=None, ge=1)
-    # bins that pull the centroids, and how much: as MaskSettings has them
+    # weights of the bins that pull the centroids, as in MaskSettings
     weighting: Weighting = "threshold"
     floor_db: float = Field(default=-40.0, lt=0)
     enhancement: Literal["blstm", "dual_path"] = "blstm"
-    layers: int = Field(default=1, ge=0, le=20)  # LSTMs or blocks of it; 0 without one
-    width: int = Field(
-        default=200, ge=1
-    )  # units per direction; of dual_path, channels of a band: 64, say
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every one of these layers
+    layers: int = Field(default=1, ge=0, le=20)  # LSTM layers or blocks of the enhancement; 0: none
+    width: int = Field(default=200, ge=1)  # units per direction; dual_path: channels, such as 64
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # after every layer of the enhancement
 
 
 class Unfolded(EmbeddingNetwork):
-    """A trunk whose embeddings are clustered inside, into masks of any number of sources.
+    """Trunk with the clustering inside: masks of any number of sources.
 
-    Hard k-means gives the first centroids, without a gradient; steps of soft k-means move them, and
-    their responsibilities are masks. Centroids that are known beforehand are taken as they are. An
-    enhancement network then hears the mixture beside each source's masked mixture, and its masks
-    take the place of those of the clustering. In a stream it is a trunk as any other.
-    The trunk's class comes after this one among the bases, and `unfold` after its constructor.
+    Hard k-means gives the first centroids, without a gradient. Steps of soft k-means move them; the
+    responsibilities are the masks. Known centroids are used without a step. An enhancement network
+    then gets the mixture and the masked mixture of each source, and its masks replace those of the
+    clustering. In a stream an `Unfolded` works like its trunk.
+    Among the base classes the trunk comes after this one. Call `unfold` after the constructor.
+
     Source: Isik et al. 2016, sections 2.4 and 2.5.
     """
 
     def unfold(self, settings: UnfoldedSettings) -> None:
-        """Give it what the clustering needs, and the enhancement network."""
+        """Add the parameters of the clustering, and the enhancement network."""
         self.unfolding = settings
-        log_alpha = torch.tensor(math.log(settings.alpha))  # alpha itself stays above zero
+        log_alpha = torch.tensor(math.log(settings.alpha))  # the logarithm keeps alpha positive
         if settings.learn_alpha:
             self.log_alpha = nn.Parameter(log_alpha)
         else:
@@ -64,20 +64,20 @@ class Unfolded(EmbeddingNetwork):
             self.enhance = kind(bins, settings.layers, settings.width, settings.dropout)
 
     def encode(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> these and what the trunk encoded, side by side (B, L, F + H)."""
+        """Encode features (B, L, F): features and encoded frames of the trunk (B, L, F + H)."""
         return torch.cat([features, super().encode(features)], dim=-1)
 
     def encode_next(self, features: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """As `encode` for the next frames of a stream: features (L, F) -> (L, F + H), new state."""
+        """Encode the next frames (L, F) of a stream: frames (L, F + H) and the new state."""
         encoded, state = super().encode_next(features, state)
         return torch.cat([features, encoded], dim=-1), state
 
     def embed(self, encoded: Tensor) -> Tensor:
-        """What was encoded of each frame (B, L, H) -> embeddings (B, L*F, K), float32 rows."""
+        """Embed the bins of encoded frames (B, L, F + H): float32 rows (B, L*F, K)."""
         return super().embed(encoded[..., len(self.mean) :])
 
     def gives_masks(self, num_sources: int) -> bool:
-        """Any number: the masks come from the clustering."""
+        """Return True for any positive number: the clustering gives the masks."""
         return num_sources > 0
 
     def infer_masks(
@@ -87,16 +87,23 @@ class Unfolded(EmbeddingNetwork):
         embeddings: Tensor | None = None,
         centroids: Tensor | None = None,
     ) -> Tensor:
-        """What was encoded of each frame (B, L, H) -> masks (B, C, L, F), adding up to one.
+        """Cluster the embeddings of encoded frames into masks, and enhance these.
 
-        embeddings: (B, L*F, K), if they are there; centroids: (B, C, K), where they are known, in
-        whose order the masks come. No step moves these: they may be of a long recording, and in a
-        window in which one source is silent they would share out the others.
+        Args:
+            encoded: (B, L, F + H), from `encode`.
+            num_sources: number of sources C.
+            embeddings: (B, L*F, K), if computed already.
+            centroids: (B, C, K), if known; the masks follow their order. No step moves them: they
+                may be those of a long recording, and steps in a window with a silent source would
+                divide up the other sources.
+
+        Returns:
+            Masks (B, C, L, F), summing to one.
         """
         features = encoded[..., : len(self.mean)].float()
         if embeddings is None:
             embeddings = self.embed(encoded)
-        # Features are log magnitudes relative to the loudest bin.
+        # exp(features) are magnitudes relative to the loudest bin
         weights = bin_weights(features.exp(), self.unfolding.weighting, self.unfolding.floor_db)
         alpha = self.log_alpha.float().exp()
         steps, block = self.unfolding.steps, self.unfolding.block
@@ -112,30 +119,31 @@ class Unfolded(EmbeddingNetwork):
         if not self.unfolding.layers:
             return masks
         scores: Tensor = self.enhance(self._scaled(features), self._masked(features, masks))
-        # Scores change what the clustering said, so that untrained ones, all zero, change nothing.
+        # Scores are added to the log masks, so that untrained ones, all zero, change nothing.
         return (_log(masks) + scores).softmax(1)
 
     def _masked(self, features: Tensor, masks: Tensor) -> Tensor:
-        """(B, L, F), (B, C, L, F) -> the features of each masked mixture (B, C, L, F)."""
+        """Return the features (B, C, L, F) of the masked mixtures."""
         masked = features.unsqueeze(1) + _log(masks)
         return self._scaled(masked.clamp_min(math.log(FLOOR)))
 
     def _scaled(self, features: Tensor) -> Tensor:
+        """Normalise features by the mean and the deviation of the training features."""
         return (features - self.mean) / self.std
 
 
 class UnfoldedBLSTM(Unfolded, BLSTMEmbedding):
-    """As in Isik et al. 2016."""
+    """Unfolded clustering on the BLSTM of Isik et al. 2016."""
 
 
 class UnfoldedConvolutional(Unfolded, ConvolutionalEmbedding):
-    """With convolutions in place of the BLSTM."""
+    """Unfolded clustering on convolutions."""
 
 
 class UnfoldedDualPath(Unfolded, DualPathEmbedding):
-    """With a dual-path network in place of the BLSTM."""
+    """Unfolded clustering on a dual-path network."""
 
 
 def _log(masks: Tensor) -> Tensor:
-    """Their logarithm, cut where features are: beyond it there is no gradient to explode."""
+    """Return the log of masks, cut at the floor of features so that no gradient explodes."""
     return masks.clamp_min(FLOOR).log()

@@ -1,1 +1,1 @@
-"""Recordings longer than a network hears at once, and recordings that are not over yet."""
+"""Recordings of any length through any separator, and streams."""

@@ -1,4 +1,4 @@
-"""The analyses of all windows of a recording between the passes, in memory or on disk."""
+"""Cache for the analyses of all windows of a recording between the passes, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpcl.recordings.workers import Workers
 from dpcl.separators.base import Analysis
 from dpcl.signal.windows import Windows
 
-IN_MEMORY = 1 << 26  # bytes that are kept in memory; the rest goes to a temporary file
+IN_MEMORY = 1 << 26  # largest number of bytes in memory; beyond it, a temporary file holds them
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,10 +24,10 @@ Result = TypeVar("Result")
 class WindowCache:
     """Analyses of one window after another, of the same shapes each time (see `Analyses`).
 
-    One window stays as it is. Of more, the tensors are kept in half precision.
+    The tensors of several windows are stored in half precision, a single window at full precision.
 
     Args:
-        windows: of the recording.
+        windows: windows of the recording.
         workers: threads that `map` and `replace` use.
     """
 
@@ -40,10 +40,13 @@ class WindowCache:
         return self._spool.count if self._one is None else 1
 
     def keep(self, analysed: Analysis) -> None:
-        """Keep the analyses of the next windows: tensors whose first dimension is the window.
+        """Add the analyses of the next windows.
+
+        Args:
+            analysed: tensors whose first dimension is the window.
 
         Raises:
-            InputError: There is no room for them.
+            InputError: There is no space for them.
         """
         if self.windows.count == 1:
             self._one = tuple(tensor[0] for tensor in analysed)
@@ -52,13 +55,13 @@ class WindowCache:
             self._spool.write(window)
 
     def map(self, function: Callable[[int, Analysis], Result]) -> Iterator[Result]:
-        """Call `function` with number and analysis of every window, in threads, in order."""
+        """Call `function` with number and analysis of each window, in threads; yield in order."""
         return self._workers.map(lambda pair: function(*pair), enumerate(self._read()))
 
     def replace(
         self, function: Callable[[int, Analysis], tuple[Analysis, Result]]
     ) -> Iterator[Result]:
-        """As `map`; the analysis that `function` returns replaces the one that it was given."""
+        """Work like `map`; the analysis that `function` returns replaces the one that it got."""
         if self.windows.count == 1:
             ((self._one, result),) = self.map(function)
             yield result
@@ -73,20 +76,21 @@ class WindowCache:
             old.close()
 
     def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Call `function` with other items in the same threads, in order."""
+        """Call `function` with each of `items`, in the same threads; yield in order."""
         return self._workers.map(function, items)
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove all analyses and the temporary file."""
         self._one = None
         self._spool.close()
 
     @property
     def closed(self) -> bool:
-        """Whether everything was removed."""
+        """True if everything was removed."""
         return self._spool.closed
 
     def _read(self) -> Iterator[Analysis]:
+        """Yield the analyses of all windows."""
         if self._one is not None:
             return iter([self._one])
         return self._spool.read()
@@ -101,30 +105,35 @@ class _Spool:
         self.count = 0
 
     def write(self, tensors: tuple[Tensor, ...]) -> None:
+        """Append the tensors of one window."""
         self._shapes = [tensor.shape for tensor in tensors]
         try:
             for tensor in tensors:
                 self._file.write(tensor.to(torch.float16).contiguous().numpy().tobytes())
         except OSError as error:
             raise InputError(
-                f"{tempfile.gettempdir()}: no room for temporary data ({error.strerror}); free some"
-                " space, or name another folder in TMPDIR"
+                f"{tempfile.gettempdir()}: no space for temporary data ({error.strerror}); free"
+                " some space, or set TMPDIR to another folder"
             ) from error
         self.count += 1
 
     def read(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the tensors of all windows, from the first."""
         self._file.seek(0)
         for _ in range(self.count):
             yield tuple(self._tensor(shape) for shape in self._shapes)
 
     def close(self) -> None:
+        """Remove the file."""
         self._file.close()
 
     @property
     def closed(self) -> bool:
+        """True if the file was removed."""
         closed: bool = self._file.closed
         return closed
 
     def _tensor(self, shape: torch.Size) -> Tensor:
+        """Read the next tensor, as float32."""
         values = bytearray(self._file.read(2 * math.prod(shape)))
         return torch.frombuffer(values, dtype=torch.float16).float().view(shape)

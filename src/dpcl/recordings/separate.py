@@ -1,12 +1,12 @@
-"""The driver: any recording through any separator, in flat memory.
+"""Driver: runs any recording through any separator, in constant memory.
 
     analyse   every window, in threads, once
-    link      once: how many sources, which is which in every window
+    link      once: number of sources, and their order in every window
     masks     every window, in threads; cross-faded, applied to the recording's own spectrum
 
 A separator works on one channel at its own rate. Its masks are applied to the spectrum of every
-channel at the recording's rate. So nothing is resampled, a stereo image stays, and the sources (and
-the background) sum to the recording. Files: dpcl.apps.files.
+channel at the recording's rate. So nothing is resampled, the stereo image is kept, and the sources
+(and the background) sum to the recording. Files: dpcl.apps.files.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from dpcl.signal.band import Band
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 from dpcl.signal.windows import Windows
 
-ANALYSED, LINKED = 0.5, 0.9  # shares of the time, about, that have passed after these steps
-VALUES = 1 << 22  # values of a spectrum that are masked at once
+ANALYSED, LINKED = 0.5, 0.9  # approximate shares of the time after these two steps
+VALUES = 1 << 22  # values of the masked spectra in one block
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The next stretch of a separated recording.
+    """Next piece of a separated recording.
 
     Attributes:
         sources: (C, channels, n); with the background they sum to the recording.
-        background: (channels, n), None for a separator without one.
-        masks: (C, l, F) of the recording's STFT, of the l frames that were masked last.
+        background: (channels, n); None for a separator without one.
+        masks: (C, l, F) of the recording's STFT, for the l frames that were masked last.
     """
 
     sources: Tensor
@@ -57,16 +57,16 @@ class Piece:
 
 
 class RecordingSeparation:
-    """The separation of one recording; a context manager, as it may hold a temporary file.
+    """Separation of one recording; a context manager, because it may hold a temporary file.
 
     Args:
         recording: samples that can be read more than once.
         separator: any separator.
         num_sources: number of sources; None to estimate it.
-        most: limit of the estimated number.
-        report: called with the share of the work that is done, of 1.
-        scanned: result of `scan`, if it is known already.
-        threads: number of threads; None for as many as torch uses.
+        most: upper limit of the estimated number.
+        report: function called with the share of the work that is done, of 1.
+        scanned: result of `scan`; None to scan the recording.
+        threads: number of threads; None for the number that torch uses.
         background: False shares the background among the sources.
 
     Raises:
@@ -87,8 +87,8 @@ class RecordingSeparation:
         self.recording, self.wanted, self.most = recording, num_sources, most
         self.background = background
         self.scan = scanned or scan(recording)
-        # Everything is computed near full scale: squares of very loud or very soft samples leave
-        # the range of float32. A power of two changes no other bit.
+        # All values are scaled near 1, since squares of very large or very small samples exceed
+        # the range of float32. A power of two is exact.
         self._exponent = math.frexp(self.scan.peak)[1]
         self._scaled = replace(self.scan, peak=math.ldexp(self.scan.peak, -self._exponent))
         self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
@@ -117,10 +117,10 @@ class RecordingSeparation:
 
     @torch.no_grad()
     def analyse(self) -> None:
-        """Step 1: analyse every window and keep the result."""
+        """Step 1: analyse every window and cache the result."""
         spectra = self._spectra()
         most = max(1, self.separator.windows_at_once)
-        # Equally many windows for each thread: none waits for the others at the end.
+        # Every thread gets the same number of windows, so that none waits at the end.
         rounds = -(-self.windows.count // (most * self._workers.number))
         batch = -(-self.windows.count // (rounds * self._workers.number))
         for analysed in self._workers.map(self._analyse, self.windows.gather(spectra, batch)):
@@ -129,7 +129,11 @@ class RecordingSeparation:
 
     @torch.no_grad()
     def link(self) -> Link:
-        """Step 2: find the number of sources and which is which; the first call does the work."""
+        """Step 2: link the windows; the first call does the work.
+
+        Returns:
+            The link, with the number of sources.
+        """
         if self._link is None:
             if not len(self._cache):
                 self.analyse()
@@ -138,23 +142,27 @@ class RecordingSeparation:
         return self._link
 
     def pieces(self) -> Iterator[Piece]:
-        """Step 3: yield the separated recording from its beginning, some seconds at a time."""
+        """Step 3: yield the separated recording from its beginning, some seconds at a time.
+
+        Yields:
+            Pieces, in order.
+        """
         link = self.link()
         stft = self.band.stft
         analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
         rows = link.num_sources + link.background
 
-        def apply(both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            masks, spectrum = both
-            # One set of masks for all channels keeps the image.
+        def apply(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            masks, spectrum = pair
+            # All channels share the masks, which keeps the stereo image.
             wide = self.band.extend(masks, (spectrum / self._scaled.peak).abs().mean(0))
             if link.background and not self.background:
                 wide = _without_background(wide)
             return wide, synthesis.frames(wide[:, None] * spectrum)
 
         def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)
-            sources = link.num_sources
             samples = _times_power(samples, self._exponent)
+            sources = link.num_sources
             rest = samples[sources] if len(samples) > sources else None
             return Piece(samples[:sources], rest, masks[:sources])
 
@@ -170,13 +178,13 @@ class RecordingSeparation:
 
     @torch.no_grad()
     def embeddings(self) -> Tensor | None:
-        """Return the embeddings (L, F', K) of the separator's STFT where one window holds all."""
+        """Return the embeddings (L, F', K) of a recording of one window; None for a longer one."""
         if self.windows.count > 1:
             return None
         return next(self._cache.map(lambda _, analysis: self.separator.embeddings(analysis)))
 
     def _spectra(self) -> Iterator[Tensor]:
-        """Blocks (l, F') of the spectrum as the separator takes it: one channel, its own band."""
+        """Yield blocks (l, F') of the spectrum of the analysed channel in the separator's band."""
         mono = (self._scaled.mono(block).unsqueeze(0) for block in self._blocks())
         return (self.band.crop(s[0]) for s in _frames(mono, BlockSTFT(self.band.stft)))
 
@@ -184,18 +192,20 @@ class RecordingSeparation:
         """Yield blocks (channels, n) of the recording, scaled to a peak of 0.5 to 1."""
         return (_times_power(block, -self._exponent) for block in blocks(self.recording))
 
-    @torch.no_grad()  # in every thread anew, as in the next one
+    @torch.no_grad()  # gradient mode is a setting of each thread; the same below
     def _analyse(self, spectra: Tensor) -> tuple[Tensor, ...]:
+        """Analyse spectra (W, L, F') of some windows."""
         return self.separator.analyse(spectra[:, None])
 
     @torch.no_grad()
     def _masks(self, window: int, analysis: tuple[Tensor, ...]) -> Tensor:
+        """Estimate the masks of one window."""
         assert self._link is not None
         return self.separator.masks(window, analysis, self._link)
 
 
 def _times_power(samples: Tensor, exponent: int) -> Tensor:
-    """Multiply by 2**exponent, also where that number is beyond float32; clip at its limit."""
+    """Multiply by 2**exponent, which may exceed float32; clip the result at its limit."""
     limit = np.finfo(np.float32).max
     with np.errstate(over="ignore"):
         scaled = np.ldexp(samples.numpy(), exponent)
@@ -203,14 +213,14 @@ def _times_power(samples: Tensor, exponent: int) -> Tensor:
 
 
 def _without_background(masks: Tensor) -> Tensor:
-    """Masks (C + 1, l, F), the last of the background -> (C, l, F) that share it in proportion."""
+    """Share the last of masks (C + 1, l, F) among the others in proportion: (C, l, F)."""
     sources = masks[:-1]
     total = sources.sum(0, keepdim=True)
     return torch.where(total > 1e-6, sources / total.clamp_min(1e-6), 1 / len(sources))
 
 
 def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
-    """Blocks of samples (channels, n) -> blocks of frames (channels, l, F)."""
+    """Yield blocks of frames (channels, l, F) for blocks of samples (channels, n)."""
     for block in samples:
         yield analysis.push(block)
     yield analysis.finish()
@@ -219,7 +229,7 @@ def _frames(samples: Iterator[Tensor], analysis: BlockSTFT) -> Iterator[Tensor]:
 def _in_step(
     masks: Iterator[Tensor], spectra: Iterator[Tensor], size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of masks (C, l, F') and of spectrum (channels, l', F), cut to the same l <= size."""
+    """Yield masks (C, l, F') and spectra (channels, l, F) of the same l <= size frames."""
     mask = spectrum = torch.zeros(0, 0, 0)
     while True:
         if not mask.shape[1]:
@@ -229,9 +239,9 @@ def _in_step(
             mask = following
         while not spectrum.shape[1]:
             spectrum = next(spectra)
-        both = min(mask.shape[1], spectrum.shape[1], size)
-        yield mask[:, :both], spectrum[:, :both]
-        mask, spectrum = mask[:, both:], spectrum[:, both:]
+        count = min(mask.shape[1], spectrum.shape[1], size)
+        yield mask[:, :count], spectrum[:, :count]
+        mask, spectrum = mask[:, count:], spectrum[:, count:]
 
 
 def separate_recording(
@@ -242,7 +252,7 @@ def separate_recording(
     background: bool = True,
     threads: int | None = None,
 ) -> Separation:
-    """Separate samples in memory with a separator that is loaded already.
+    """Separate samples in memory with a separator.
 
     Args:
         samples: (T,) or (channels, T), floating point of any level.
@@ -250,11 +260,11 @@ def separate_recording(
         separator: any separator.
         sources: number of sources, 1 to 10; estimated if omitted.
         background: False shares the background among the sources.
-        threads: number of threads; None for as many as torch uses.
+        threads: number of threads; None for the number that torch uses.
 
     Returns:
         Sources (C, T) or (C, channels, T), masks (C, L, F) of the recording's own STFT, embeddings
-        (L, F', K) of up to one window, and the background where the separator estimates it.
+        (L, F', K) of a recording of one window, and the background if the separator estimates it.
 
     Raises:
         InputError: The samples are empty, not finite, of another shape or integers, or the number
@@ -295,15 +305,16 @@ def separate(
         samples: (T,) or (channels, T), floating point of any level.
         sample_rate: in Hz, 1,000 to 1,000,000.
         sources: number of sources, 1 to 10; estimated if omitted.
-        model: name of a model that ships, of a method (`casa`, `spectral`), or a weights file.
+        model: name of a shipped model or of a method (`casa`, `spectral`), or path of a weights
+            file.
 
     Returns:
-        Sources (C, T) or (C, channels, T) of the same rate, length and level, that with the
-        background sum to the recording; see `Separation`.
+        Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
+        they sum to the recording; see `Separation`.
 
     Raises:
         InputError: The samples are empty, not finite, of another shape or integers (which have no
-            full scale), a number or rate is out of range, or the model is unknown.
+            full scale), the number of sources or the rate is out of range, or the model is unknown.
 
     Example:
         >>> import dpcl, torch
@@ -314,11 +325,11 @@ def separate(
 
 
 class LoadedSeparator:
-    """A separator with the driver around it: mixture in, sources out.
+    """Callable separator: mixture in, sources out.
 
     Attributes:
-        separator: the three verbs.
-        sample_rate: of the mixtures, in Hz.
+        separator: the separator that the driver runs.
+        sample_rate: sample rate of the mixtures in Hz.
     """
 
     def __init__(self, separator: Separator) -> None:
@@ -329,9 +340,9 @@ class LoadedSeparator:
         """Separate mixtures at `sample_rate`.
 
         Args:
-            mixture: (..., T); a batch is separated one by one.
-            num_sources: number of sources; if omitted it is estimated for one mixture, and is the
-                largest estimate for several.
+            mixture: (..., T), floating point; a batch is separated one by one.
+            num_sources: number of sources. If omitted it is estimated; a batch gets the largest
+                estimate.
 
         Returns:
             Sources (..., C, T) and masks (..., C, L, F).
@@ -368,10 +379,10 @@ def load_separator(name: str = "default") -> LoadedSeparator:
     """Load a shipped model, another method or a weights file as a callable.
 
     Args:
-        name: as `model` of `separate`.
+        name: name of a shipped model or of a method, or path of a weights file.
 
     Returns:
-        The callable; the weights are kept for the next call.
+        The callable; its weights stay in memory for the next call.
 
     Raises:
         InputError: The name is unknown, or dpcl did not write the file.

@@ -1,4 +1,4 @@
-"""A stream of samples in, its sources out, as they come: one window behind, and no more."""
+"""Separation of streams: samples in, sources out, with a latency of one window."""
 
 from __future__ import annotations
 
@@ -19,34 +19,43 @@ from dpcl.separators.registry import load_network
 from dpcl.signal.band import Band
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
-AT_ONCE = 10.0  # s of a long block that are worked on at once: memory stays flat
-LOUDEST = 1e14  # of a sample: squares of its spectrum stay within float32
+AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant
+LOUDEST = 1e14  # largest magnitude of a sample: squares of its spectrum stay within float32
 
 
 @dataclass
 class StreamPosition:
-    """Where a stream stands. copy.deepcopy makes a copy to go back to."""
+    """State of a stream; copy.deepcopy makes a copy to return to."""
 
     analysis: BlockSTFT
     synthesis: BlockISTFT
     masks: StreamState
-    samples: int = 0  # that were pushed
+    samples: int = 0  # number of samples pushed
 
 
 class StreamSeparator:
-    """Separates a stream block by block, however it is cut.
+    """Separator of a stream, block by block; the sizes of the blocks do not matter.
 
-    stream = StreamSeparator("causal", num_sources=2, sample_rate=16000)
-    for block in blocks:           # (n,) of any length
-        play(stream.push(block))   # (C, n'), they add up to the mixture
-    play(stream.flush())           # what is left; then the next stream can begin
+    Nothing is resampled. The network gets its band of a spectrum at the stream's own rate, and its
+    masks are applied to that spectrum. `state` holds everything that is kept from block to block.
+    It runs in one thread. A second thread makes blocks of 20 ms no faster, and five times slower
+    where other programs keep the cores busy.
 
-    model: a shipped one's name, a .safetensors path or a Model, whose network must hear forward in
-    time only; sample_rate: of the stream, Hz, the network's own if left out. Nothing is resampled:
-    the network hears its band in a spectrum of the stream's own rate, and its masks are laid there.
-    `state` is all that is kept from block to block. It works in one thread: a second one makes
-    blocks of 20 ms no faster, and where other programs keep the cores busy, five times slower.
-    Raises InputError for another model and for a number of sources or a rate out of range.
+    Args:
+        model: name of a shipped model, path of a .safetensors file, or a Model. Its network must be
+            causal.
+        num_sources: number of sources, 1 to 10.
+        sample_rate: sample rate of the stream in Hz; None for the network's own.
+
+    Raises:
+        InputError: The model is not causal, or the number of sources or the rate is out of range.
+
+    Example:
+        >>> stream = StreamSeparator("causal", num_sources=2, sample_rate=16000)
+        >>> pieces = [stream.push(torch.randn(800)) for _ in range(4)]  # (2, n) each
+        >>> pieces.append(stream.flush())  # the rest; then the next stream can begin
+        >>> torch.cat(pieces, dim=-1).shape  # the sources sum to the mixture
+        torch.Size([2, 3200])
     """
 
     def __init__(
@@ -65,11 +74,11 @@ class StreamSeparator:
 
     @property
     def latency(self) -> int:
-        """Samples by which what comes out lags behind what went in, at most: one window."""
+        """Largest number of samples by which the output lags the input: one window."""
         return self.band.stft.window
 
     def reset(self) -> None:
-        """Forget all that was heard: a new stream begins."""
+        """Discard the state: a new stream begins."""
         self.state = StreamPosition(
             BlockSTFT(self.band.stft),
             BlockISTFT(self.band.stft),
@@ -77,10 +86,17 @@ class StreamSeparator:
         )
 
     def push(self, samples: ArrayLike | Tensor) -> Tensor:
-        """The next samples (T,), floating point -> sources (C, T') as far as they are settled.
+        """Separate the next samples.
 
-        Raises InputError for another shape, integers (which say no full scale), NaN or infinity;
-        the stream then stands where it stood.
+        Args:
+            samples: (T,), floating point; any length.
+
+        Returns:
+            Sources (C, T') of all samples that are complete; T' is not always T.
+
+        Raises:
+            InputError: The samples have another shape, are integers (which have no full scale), NaN
+                or infinite. The stream is then unchanged.
         """
         block = _checked(samples)
         size = round(AT_ONCE * self.sample_rate)
@@ -89,23 +105,24 @@ class StreamSeparator:
         return torch.cat(pieces, dim=-1)
 
     def flush(self) -> Tensor:
-        """The sources of the rest (C, T'), up to the last sample pushed; then a reset."""
+        """Return the sources (C, T') of the rest, up to the last sample pushed, and reset."""
         state = self.state
         if not state.samples:
             return torch.zeros(self.num_sources, 0)
         state.synthesis.length = state.samples
         with single_thread(), torch.no_grad():
-            rest = self._settle(state.analysis.finish())
+            rest = self._synthesise(state.analysis.finish())
             rest = torch.cat([rest, state.synthesis.finish()], dim=-1)
         self.reset()
         return rest
 
     def _push(self, block: Tensor) -> Tensor:
+        """Separate the next samples (n,) of at most AT_ONCE s."""
         self.state.samples += len(block)
-        return self._settle(self.state.analysis.push(block))
+        return self._synthesise(self.state.analysis.push(block))
 
-    def _settle(self, spectrum: Tensor) -> Tensor:
-        """spectrum (l, F) of the frames that are complete -> what they settle (C, n)."""
+    def _synthesise(self, spectrum: Tensor) -> Tensor:
+        """Separate complete frames (l, F): the samples (C, n) that they complete."""
         if not len(spectrum):
             return spectrum.real.new_zeros(self.num_sources, 0)
         magnitude = spectrum.abs()
@@ -114,13 +131,13 @@ class StreamSeparator:
 
 
 def _checked(samples: ArrayLike | Tensor) -> Tensor:
-    """float32 (T,), or InputError."""
+    """Return samples as float32 (T,), or raise InputError."""
     array = as_floats(samples)
     if array.ndim != 1:
-        raise InputError(f"samples of shape {array.shape}: a stream is one channel, give (T,)")
-    if not (np.abs(array) <= LOUDEST).all():  # NaN is not, either
+        raise InputError(f"samples of shape {array.shape} are no stream of one channel; give (T,)")
+    if not (np.abs(array) <= LOUDEST).all():  # false for NaN too
         raise InputError(
-            f"the samples hold NaN or values beyond {LOUDEST:g}, where full scale is 1; leave them"
-            " out of the stream"
+            f"the samples hold NaN or values beyond {LOUDEST:g}, where full scale is 1; omit them"
+            " from the stream"
         )
     return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""Threads that each work alone, some steps ahead of who takes their results."""
+"""Worker threads that run a few items ahead of the consumer of their results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Some threads, each of which runs torch's operations without helpers.
+    """Threads that each run torch's operations without helper threads.
 
-    torch shares every small operation among threads that wait for each other at its end: on two
-    idle cores an LSTM in int8 takes 1.5 times as long that way, and where other programs keep the
-    cores busy everything takes many times as long.
-    number: of threads; None: as many as torch uses in the thread that asks.
+    torch splits every small operation among threads that wait for each other at its end. On two
+    idle cores an LSTM in int8 takes 1.5 times the time that way. Where other programs keep the
+    cores busy, everything takes many times the time.
+
+    Args:
+        number: number of threads; None for the number that torch uses in the calling thread.
     """
 
     def __init__(self, number: int | None = None) -> None:
@@ -28,7 +30,15 @@ class Workers:
         self._pool = ThreadPoolExecutor(self.number, initializer=_begin)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """function of each item, in order; `number` + 1 of them at work or done ahead, at most."""
+        """Apply a function to each item in threads; yield results in order.
+
+        Args:
+            function: function of one item.
+            items: items; at most `number` + 1 of them are running or finished ahead.
+
+        Yields:
+            Result of each item.
+        """
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(self._pool.submit(function, item))
@@ -38,12 +48,12 @@ class Workers:
             yield waiting.popleft().result()
 
     def close(self) -> None:
-        """Forget what has not begun, and wait for what has."""
+        """Cancel items that are not running, and wait for the others."""
         self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._before)  # what threads made later begin with
+        torch.set_num_threads(self._before)  # later threads start with this number
 
 
 def _begin() -> None:
-    """Set up a thread: both settings are a thread's own."""
+    """Initialise a thread: both settings belong to the thread."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

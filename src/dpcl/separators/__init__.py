@@ -1,1 +1,1 @@
-"""Separators: each takes a mixture and returns its sources."""
+"""Separators: they estimate the masks of the sources in a mixture."""

@@ -1,4 +1,4 @@
-"""The one shape: a separator estimates masks, window by window; a driver does everything else."""
+"""Protocol of separators: they estimate masks window by window; a driver does everything else."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Separation:
-    """Separated sources.
+    """Separated sources of a mixture.
 
     Attributes:
         sources: waveforms (..., C, T); with the background they sum to the mixture.
-        masks: (..., C, L, F), the background's not included.
-        embeddings: (..., L, F, K) of the separator's STFT, where one window held the recording.
-        background: waveform (..., T) of the part that belongs to no source, where the separator
-            estimates it.
+        masks: (..., C, L, F), without the mask of the background.
+        embeddings: (..., L, F, K) of the separator's STFT; None if the recording has several
+            windows.
+        background: waveform (..., T) of the part that belongs to no source; None if the separator
+            does not estimate it.
     """
 
     sources: Tensor
@@ -39,12 +40,12 @@ class Separation:
 
 @dataclass(frozen=True)
 class Link:
-    """The facts of a whole recording: its number of sources, and which is which in a window.
+    """Result of linking the windows of a recording.
 
     Attributes:
         num_sources: number of sources C; the background is not one of them.
         background: the masks have one more row, the last, for the background.
-        state: anything that the separator's own `masks` needs.
+        state: values that the separator's own `masks` needs.
     """
 
     num_sources: int
@@ -53,36 +54,36 @@ class Link:
 
 
 class Analyses(Protocol):
-    """The analyses of all windows of a recording, in order; they can be read more than once."""
+    """Analyses of all windows of a recording, in order; they can be read more than once."""
 
     windows: Windows
 
     def map(self, function: Callable[[int, Analysis], Result]) -> Iterator[Result]:
-        """Call `function` with number and analysis of every window, in threads, in order."""
+        """Call `function` with number and analysis of each window, in threads; yield in order."""
         ...
 
     def replace(
         self, function: Callable[[int, Analysis], tuple[Analysis, Result]]
     ) -> Iterator[Result]:
-        """As `map`; the analysis that `function` returns replaces the one that it was given."""
+        """Work like `map`; the analysis that `function` returns replaces the one that it got."""
         ...
 
     def each(self, function: Callable[[Any], Result], items: Any) -> Iterator[Result]:
-        """Call `function` with other items in the same threads, in order."""
+        """Call `function` with each of `items`, in the same threads; yield in order."""
         ...
 
 
 class Separator(ABC):
-    """Masks of the sources of a recording, window by window.
+    """Base class of separators: masks of the sources of a recording, window by window.
 
     The driver (dpcl.recordings.separate) calls `analyse` for all windows, `link` once, and `masks`
     for all windows. Files, pictures, scores and validation run through it.
 
     Attributes:
         sample_rate: in Hz.
-        stft: of `sample_rate`.
-        window_seconds: longest window; infinite for one window per recording.
-        overlap_seconds: two neighbouring windows share at least this.
+        stft: STFT at `sample_rate`.
+        window_seconds: length of the longest window in s; infinite for one window per recording.
+        overlap_seconds: least overlap of two neighbouring windows in s.
     """
 
     sample_rate: int
@@ -92,12 +93,12 @@ class Separator(ABC):
 
     @property
     def windows_at_once(self) -> int:
-        """Number of windows in one call of `analyse`, at most."""
+        """Largest number of windows in one call of `analyse`."""
         return 1
 
     @abstractmethod
     def analyse(self, spectra: Tensor) -> Analysis:
-        """Analyse some windows; any thread calls it.
+        """Analyse some windows; called from any thread.
 
         Args:
             spectra: complex (W, M, L, F), W windows of M channels.
@@ -108,25 +109,28 @@ class Separator(ABC):
 
     @abstractmethod
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
-        """Find the number of sources, and which is which in every window; once per recording.
+        """Estimate the number of sources and match them across windows; once per recording.
 
         Args:
-            analyses: of all windows.
+            analyses: analyses of all windows.
             num_sources: number of sources; None to estimate it.
-            most: limit of the estimate.
+            most: upper limit of the estimated number.
+
+        Returns:
+            The link, which `masks` receives.
         """
 
     @abstractmethod
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
-        """Estimate the masks of one window; any thread calls it.
+        """Estimate the masks of one window; called from any thread.
 
         Args:
-            window: its number.
-            analysis: of this window.
-            link: of the recording.
+            window: number of the window, from 0.
+            analysis: analysis of the window.
+            link: link of the recording.
 
         Returns:
-            (C, L, F), or (C + 1, L, F) where `link.background`; they sum to one in every bin.
+            Masks (C, L, F), or (C + 1, L, F) if `link.background`; they sum to one in every bin.
         """
 
     def embeddings(self, analysis: Analysis) -> Tensor | None:
@@ -134,17 +138,17 @@ class Separator(ABC):
         return None
 
     def prepared(self, windows: int) -> Separator:
-        """Return the form of this separator that is fastest on this number of windows."""
+        """Return the form of this separator that is fastest for this number of windows."""
         return self
 
 
 class WindowSeparator(Separator):
-    """A separator that knows one window at a time: `estimate` is all that a subclass defines.
+    """Base class of separators that see one window at a time; a subclass defines `estimate`.
 
     Sources are matched from window to window where neighbours overlap (`link_by_overlap`).
     """
 
-    default_sources: int = 2  # number of sources where none is given
+    default_sources: int = 2  # number of sources if none is given
 
     @abstractmethod
     def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
@@ -153,18 +157,18 @@ class WindowSeparator(Separator):
         Args:
             spectrum: complex (L, F).
             num_sources: number of sources C.
-            start: the first frame of the window in the recording.
+            start: first frame of the window in the recording.
 
         Returns:
             Masks (C, L, F) that sum to one in every bin.
         """
 
     def analyse(self, spectra: Tensor) -> Analysis:
-        """Keep the spectra of the first channel: masks need the number of sources."""
+        """Keep the spectra of the first channel, because masks need the number of sources."""
         return (torch.view_as_real(spectra[:, 0].contiguous()),)
 
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
-        """Estimate the masks of every window, and match them to those of the window before."""
+        """Estimate the masks of every window and match them to those of the previous window."""
         count = num_sources or min(self.default_sources, most)
         starts = analyses.windows.starts
 
@@ -175,7 +179,7 @@ class WindowSeparator(Separator):
         return Link(count, state=link_by_overlap(analyses, estimated))
 
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
-        """Return the masks of one window in the order of the recording."""
+        """Return the masks (C, L, F) of one window in the order of the recording."""
         masks: Tensor = analysis[0][link.state[window]]
         return masks / masks.sum(0)  # half precision between the passes rounds them
 
@@ -183,17 +187,20 @@ class WindowSeparator(Separator):
 def link_by_overlap(
     analyses: Analyses, estimate: Callable[[int, Analysis], tuple[Tensor, Tensor]]
 ) -> list[Tensor]:
-    """Estimate the masks of every window, and find the order that is that of the first window.
+    """Estimate the masks of every window and match their sources to those of the first window.
 
     In the frames that two windows share, each source of the later one is assigned to the source of
-    the earlier one with the most similar masks, weighted by magnitude (assignment of Kuhn 1955).
+    the earlier one with the most similar masks, weighted by magnitude.
 
     Args:
-        analyses: replaced by the masks (C, L, F) of every window.
-        estimate: from number and analysis of a window to masks (C, L, F) and magnitude (L, F).
+        analyses: analyses of all windows; each is replaced by the masks (C, L, F) of its window.
+        estimate: function of number and analysis of a window that returns masks (C, L, F) and
+            magnitude (L, F).
 
     Returns:
         An order (C,) for every window.
+
+    Source: assignment of Kuhn 1955.
     """
     from scipy.optimize import linear_sum_assignment  # slow to import
 
@@ -222,8 +229,8 @@ class Context:
     """Facts about one mixture that only some separators need, at the separator's sample rate.
 
     Attributes:
-        mixture: (T,).
-        references: its sources (C, T), for oracles.
+        mixture: samples (T,).
+        references: sources of the mixture (C, T), for oracles.
         talkers: a model of each talker, learned from other speech, for NMF and the factorial HMM.
     """
 
@@ -233,6 +240,15 @@ class Context:
 
 
 def need_number(name: str, known: int, num_sources: int) -> None:
-    """Raise InputError unless a separator with `known` sources is asked for this number."""
+    """Raise InputError unless a separator of `known` sources can separate `num_sources`.
+
+    Args:
+        name: name of the separator, for the message.
+        known: number of sources that the separator has references or models of.
+        num_sources: number of sources that was requested.
+
+    Raises:
+        InputError: The two numbers differ.
+    """
     if num_sources != known:
         raise InputError(f"{name}: has {known} sources, not {num_sources}; give --sources {known}")

@@ -1,7 +1,7 @@
-"""Deep clustering: embed every STFT bin, cluster the embeddings, mask the mixture.
+"""Deep clustering: embed every STFT bin, cluster the embeddings, apply the masks to the mixture.
 
-Networks with a mask head beside the embeddings run here too: they differ in whose masks are taken
-(`MaskSettings.head`). A network without embeddings is a `MaskNetwork`.
+Networks with a mask head beside the embeddings run here too; `MaskSettings.head` chooses the masks.
+A network without embeddings is a `MaskNetwork`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from dpcl.separators.masks import (
 from dpcl.signal.bins import bin_weights, level_weights
 from dpcl.signal.features import FLOOR, first_bin, loud_level
 
-# Frames whose embeddings fit into a processor's cache: a third faster than a window at once. A
-# multiple of the strides of the activity and voice networks.
+# Frames embedded at a time. Their embeddings fit into a processor's cache, which is a third faster
+# than a whole window. A multiple of the strides of the activity and voice networks.
 FRAMES = 160
-FEW = 5  # windows, up to which a faster precision is not worth the time of its conversion
-# Windows in one call of the network, at most; an hour takes 1.25 GB with 20 in float32. In bfloat16
-# they take half of that, and of 8 windows an LSTM takes up to twice the time.
+FEW = 5  # largest number of windows for which conversion to a faster precision does not pay
+# Largest number of windows in one call of the network. 20 windows in float32 take 1.25 GB for an
+# hour. In bfloat16 they take half of that, and with only 8 windows an LSTM takes up to twice the
+# time.
 BATCH, BATCH_BFLOAT16 = 12, 20
-BATCH_PER_BIN = 2  # of a network that keeps values of every bin, which are many
-REACH = 3.0  # s before and after a frame that decide whether a source is active in it
-# Masks use the mean of the log odds of activity within STEADY s, multiplied by DECIDED. On
-# conversations of `valid` this gains 0.5 to 1.1 dB SI-SDRi.
+BATCH_PER_BIN = 2  # the same limit for a network that keeps values of every bin: they are many
+REACH = 3.0  # s on each side of a frame that decide if a source is active in it
+# Smoothing and sharpening of activity: masks use the mean of its log odds within STEADY s,
+# multiplied by DECIDED. On conversations of `valid` this gains 0.5 to 1.1 dB SI-SDRi.
 STEADY = 0.5
 DECIDED = 2.0
 
@@ -55,13 +56,13 @@ Finish = Callable[[Tensor, Tensor, MaskSettings], Tensor]
 
 @dataclass(frozen=True)
 class Clusters:
-    """What the masks of a recording need: `Link.state` of deep clustering.
+    """`Link.state` of deep clustering: the values that the masks of a recording need.
 
     Attributes:
         centroids: (C, K).
-        several: the recording has more than one window, so that sources come and go.
-        odds: log odds (C, l) that each source is active, of every window; None without an activity
-            network. The analyses then hold mask logits instead of encoded frames.
+        several: the recording has more than one window, so that sources become active and inactive.
+        odds: log odds (C, l) that each source is active, for every window; None without an activity
+            network. With log odds, the analyses hold mask logits instead of encoded frames.
     """
 
     centroids: Tensor
@@ -70,12 +71,16 @@ class Clusters:
 
 
 class DeepClustering(Separator):
-    """A trained embedding network as a separator.
+    """Separator that clusters the embeddings of a trained network.
 
-    One k-means serves the whole recording. Its analyses are the encoded frames (L, H) and the
-    magnitudes (L, F) of each window.
+    One k-means serves the whole recording. The analysis of a window holds its encoded frames (L, H)
+    and its magnitudes (L, F).
+
+    Args:
+        model: model whose network has an embedding head.
+
     Source: Hershey et al. 2016, section 3.3; soft masks as in Isik et al. 2016 (soft k-means),
-    their alpha half our sharpness.
+    whose alpha is half our sharpness.
     """
 
     def __init__(self, model: Model) -> None:
@@ -85,7 +90,7 @@ class DeepClustering(Separator):
 
     @property
     def windows_at_once(self) -> int:
-        """Number of windows that one call of the network takes, at most."""
+        """Largest number of windows in one call of the network."""
         if self.model.network.per_bin:
             return BATCH_PER_BIN
         bfloat16 = input_dtype(self.model.network) == torch.bfloat16
@@ -108,14 +113,14 @@ class DeepClustering(Separator):
         return other
 
     def analyse(self, spectra: Tensor) -> Analysis:
-        """Encode the frames of some windows: (W, 1, L, F) -> encoded (W, L, H), magnitudes."""
+        """Encode the frames of windows (W, 1, L, F): frames (W, L, H), magnitudes (W, L, F)."""
         magnitudes = spectra.abs().mean(1)  # (W, L, F)
         network = self.model.network
         features = self._features(magnitudes).to(network.mean.device)
         return network.encode(features).cpu(), magnitudes
 
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
-        """Count the sources, cluster a sample of all windows, find who is active when."""
+        """Estimate the number of sources, cluster a sample of all windows, detect activity."""
         windows = analyses.windows
         hops = self.sample_rate / self.stft.hop  # frames per second
         sampling = Sampling(windows, self.stft.bins, max(1, round(STRETCH * hops)))
@@ -131,7 +136,7 @@ class DeepClustering(Separator):
         points, weights, frames = join_samples(list(analyses.map(sampled)), size)
         count = num_sources
         if count is None:
-            count = self.count(points, weights, frames, most, self._frame_signs(analyses))
+            count = self.count(points, weights, frames, most, self._frame_cues(analyses))
         several = windows.count > 1
         stretches = sampling.stretches(frames) if several else None
         centroids = self.centroids(points, count, weights, stretches)
@@ -159,10 +164,10 @@ class DeepClustering(Separator):
         return torch.cat([masks * (1 - background), background[None]])
 
     def _own_masks(self, analysis: Analysis, clusters: Clusters) -> Tensor:
-        """Masks (C, L, F) of one window without the background."""
+        """Estimate masks (C, L, F) of one window, without the background."""
         encoded, magnitude = analysis[0][None], analysis[1][None]
         centroids = clusters.centroids[None]
-        if clusters.several and self.soft:  # in ten seconds most sources are active
+        if clusters.several and self.soft:  # in one window of 10 s most sources are active
             reach = round(REACH * self.sample_rate / self.stft.hop)
             return active_masks(self._logits(encoded, centroids), self.audible(magnitude), reach)[0]
         if self.model.settings.masks.head != "embedding":
@@ -185,7 +190,7 @@ class DeepClustering(Separator):
         return network.embed(encoded.to(network.mean.device)).cpu()
 
     def weights(self, magnitude: Tensor) -> Tensor:
-        """Return how much each bin of a magnitude (..., L, F) pulls centroids, (..., L*F)."""
+        """Return the weights (..., L*F) in the clustering of the bins of magnitudes (..., L, F)."""
         settings, signal = self.model.settings.masks, self.model.settings.signal
         if signal.level == "quantile":
             first = first_bin(signal.sample_rate, signal.window)
@@ -205,14 +210,17 @@ class DeepClustering(Separator):
         most: int,
         more: Tensor | None = None,
     ) -> int:
-        """Estimate the number of sources, at most `most`; 2 for a model without a counter.
+        """Estimate the number of sources; 2 for a model without a counter.
 
         Args:
             points: embeddings (N, K).
             weights: (N,).
-            frames: (N,), the frame of each embedding.
-            most: limit.
-            more: cues of the frame-wise head, where there is one.
+            frames: (N,), frame of each embedding.
+            most: upper limit of the number.
+            more: cues of the frame-wise head; None without that head.
+
+        Returns:
+            The number of sources, at most `most`.
         """
         settings = self.model.settings.count
         if settings is None:
@@ -227,10 +235,17 @@ class DeepClustering(Separator):
         weights: Tensor,
         stretches: Tensor | None = None,
     ) -> Tensor:
-        """Cluster embeddings ([B,] N, K) of weights ([B,] N) into centroids ([B,] C, K).
+        """Cluster embeddings into centroids.
 
-        stretches: (N,), the stretch of time of each embedding of one long recording, in which
-        k-means may look for those with one source alone (see solo_centroids).
+        Args:
+            embeddings: ([B,] N, K).
+            num_sources: number of sources C.
+            weights: ([B,] N).
+            stretches: (N,), stretch of time of each embedding of one long recording. k-means may
+                then prefer stretches with one source alone (see `solo_centroids`).
+
+        Returns:
+            Centroids ([B,] C, K).
         """
         if self.model.settings.masks.centroids == "kmeans":
             if stretches is not None:
@@ -244,69 +259,69 @@ class DeepClustering(Separator):
 
     @property
     def background(self) -> bool:
-        """Whether the background has a mask of its own."""
+        """True if the background has a mask of its own."""
         return self.model.network.heads.background
 
     def _of_talkers(self, encoded: Tensor, weights: Tensor) -> Tensor:
-        """Weights (L, F) without the share that is likely background."""
+        """Return weights (L, F) without the share that is likely background."""
         return weights * (1 - self._background(encoded)) if self.background else weights
 
-    def _frame_signs(self, analyses: Analyses) -> Tensor | None:
-        """Signs of the number of sources from the frame-wise head, None without that head."""
+    def _frame_cues(self, analyses: Analyses) -> Tensor | None:
+        """Return cues of the number of sources from the frame-wise head, None without it."""
         network = self.model.network
         if not (self.background and network.heads.counts):
             return None
 
-        def of_window(window: int, analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
+        def window_counts(window: int, analysis: Analysis) -> tuple[Tensor, Tensor, Tensor]:
             encoded, magnitude = analysis
             counts = network.frame_counts(encoded[None].to(network.mean.device))
             weights = self.weights(magnitude).view_as(magnitude)
             kept = self._of_talkers(encoded, weights).sum()
             return counts[0].softmax(-1).cpu(), weights.sum(), kept
 
-        probabilities, totals, kept = zip(*analyses.map(of_window), strict=True)
+        probabilities, totals, kept = zip(*analyses.map(window_counts), strict=True)
         total = torch.stack(totals).sum()
         share = 1 - torch.stack(kept).sum() / total.clamp_min(1e-9)
         return frame_cues(torch.cat(probabilities), share)
 
     def _background(self, encoded: Tensor) -> Tensor:
-        """Encoded frames (L, H) -> probability (L, F) that the background dominates a bin."""
+        """Predict the probability (L, F) that the background dominates a bin."""
         network = self.model.network
         odds = network.background(encoded[None].to(network.mean.device))
         return odds.view(len(encoded), -1).sigmoid().cpu()
 
     @property
     def soft(self) -> bool:
-        """Whether sources share bins."""
+        """True if sources share bins."""
         settings = self.model.settings.masks
         return settings.sharpness is not None or settings.head == "masks"
 
     def _activity(self, analyses: Analyses, centroids: Tensor) -> list[Tensor]:
-        """Log odds (C, l) of every window; its analysis becomes the mask logits (C, L, F)."""
+        """Predict log odds (C, l) for every window; its analysis becomes mask logits (C, L, F)."""
         activity = self.model.activity
         assert activity is not None
         cues: list[Tensor] = []
         voices: list[Voices] = []
         found = analyses.replace(lambda _, analysis: self._talkers(analysis, centroids))
-        for told, voice in found:
-            cues.append(told)
+        for window_cues, voice in found:
+            cues.append(window_cues)
             voices.append(voice)
         return activity.detect_activity(cues, voices, analyses.each)
 
     def _talkers(
         self, analysis: Analysis, centroids: Tensor
     ) -> tuple[Analysis, tuple[Tensor, Voices]]:
-        """Mask logits of one window, and the cues of who is active in it."""
+        """Return mask logits of one window, and its cues and voices for the activity network."""
         encoded, magnitude = analysis
         assert self.model.activity is not None
         whitening = self._whitening(centroids)
         if whitening is None:
             whitening = torch.eye(centroids.shape[-1]).to(centroids)
-        logits, some = [], []
+        logits, strided = [], []
         for block in self._embedded(encoded[None]):
             logits.append(self._of_bins(mask_logits, block, centroids[None])[0])
-            some.append(block[0, ::VOICE_STRIDE])
-        embeddings = torch.cat(some)  # (l', F, K)
+            strided.append(block[0, ::VOICE_STRIDE])
+        embeddings = torch.cat(strided)  # (l', F, K)
         every = STRIDE // VOICE_STRIDE
         audible = self.audible(magnitude)[::STRIDE]
         cues = cluster_cues(embeddings[::every], audible, centroids, whitening)
@@ -321,26 +336,26 @@ class DeepClustering(Separator):
         return kept, (cues, Voices(voice(levels), loudness))
 
     def _gated(self, logits: Tensor, odds: Tensor) -> Tensor:
-        """Mask logits (C, L, F), log odds (C, l) -> masks without the sources that are silent."""
+        """Return masks of logits (C, L, F) without the sources inactive by log odds (C, l)."""
         around = round(STEADY * self.sample_rate / (self.stft.hop * STRIDE))
         odds = functional.pad(odds, (around, around), mode="replicate")
         steady = functional.avg_pool1d(odds, 2 * around + 1, 1)
         return gate(logits, functional.logsigmoid(DECIDED * steady), STRIDE)
 
     def _whitening(self, like: Tensor) -> Tensor | None:
-        """The model's (K, K), if it has one, in the precision and on the device of `like`."""
+        """Return the model's whitening (K, K) in the type and on the device of `like`, or None."""
         rows = self.model.settings.whitening
         return None if rows is None else like.new_tensor(rows)
 
     def _logits(self, encoded: Tensor, centroids: Tensor) -> Tensor:
-        """(B, L, H), (B, C, K) -> the log of masks (B, C, L, F), up to a constant of each bin."""
+        """Return the log of masks (B, C, L, F), up to a constant of each bin."""
         if self.model.settings.masks.head != "embedding":
             return self._joined(encoded, centroids).clamp_min(FLOOR).log()
         blocks = self._embedded(encoded)
         return torch.cat([self._of_bins(mask_logits, x, centroids) for x in blocks], dim=2)
 
     def _embedded(self, encoded: Tensor) -> Iterator[Tensor]:
-        """(B, L, H) -> embeddings (B, FRAMES, F, K) of its frames, the last ones fewer."""
+        """Yield embeddings (B, l, F, K) of FRAMES frames at a time; the last block is shorter."""
         for frames in torch.split(encoded, FRAMES, 1):
             yield self.embed(frames).view(*frames.shape[:2], self.stft.bins, -1)
 
@@ -350,9 +365,9 @@ class DeepClustering(Separator):
         return found.view(*found.shape[:2], *embeddings.shape[1:3])
 
     def _joined(self, encoded: Tensor, centroids: Tensor) -> Tensor:
-        """(B, L, H), (B, C, K) -> masks (B, C, L, F) of the head, the clusters, or both.
+        """Return masks (B, C, L, F) of the head, of the clusters, or of both, from (B, L, H).
 
-        Those of the head come in the order of the centroids, which hold for all windows.
+        Masks of the head follow the order of the centroids, which serve all windows.
         """
         network, settings, num_sources = (
             self.model.network,
@@ -371,11 +386,16 @@ class DeepClustering(Separator):
         return own if settings.head == "masks" else geometric_mean(own, masks)
 
     def _features(self, spectrum: Tensor) -> Tensor:
+        """Compute the network's features of a spectrum, in float32."""
         return self.model.settings.signal.features(spectrum).float()
 
 
 class MaskNetwork(WindowSeparator):
-    """A trained mask network without embeddings (uPIT, say): a fixed number of sources."""
+    """Separator with a trained mask network without embeddings, such as uPIT.
+
+    Args:
+        model: model whose network has a mask head; it fixes the number of sources.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -384,12 +404,16 @@ class MaskNetwork(WindowSeparator):
         self.default_sources = model.network.heads.masks
 
     def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
-        """Estimate the masks (C, L, F) of one window with the network's mask head."""
+        """Estimate the masks (C, L, F) of one window with the network's mask head.
+
+        Raises:
+            InputError: The mask head has another number of sources.
+        """
         network = self.model.network
         if not network.gives_masks(num_sources):
             raise InputError(
-                f"the network gives masks of {network.heads.masks} sources, not of {num_sources};"
-                " use one with embeddings, which serves any number"
+                f"the network has masks of {network.heads.masks} sources, not of {num_sources};"
+                " choose a --model with embeddings, which separates any number"
             )
         features = self.model.settings.signal.features(spectrum[None]).float()
         encoded = network.encode(features.to(network.mean.device))

@@ -1,4 +1,4 @@
-"""Sample the embeddings of every window of a recording, so that one clustering serves all of it."""
+"""Sample the embeddings of all windows of a recording: one clustering serves all of them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from dpcl.signal.windows import Windows
 
-POINTS = 200_000  # embeddings that are clustered, about
-STRETCH = 0.5  # s in which one source may be alone
-# Frames from one sampled frame to the next, at most. Beyond, a stretch has too few frames to show
-# whether one source is alone in it, and whole stretches are skipped instead.
+POINTS = 200_000  # approximate number of embeddings that are clustered
+STRETCH = 0.5  # s, length of a stretch, in which one source may be alone
+# Frames from one sampled frame to the next, at most. Larger steps leave a stretch too few frames to
+# show that one source is alone in it; whole stretches are skipped instead.
 THINNEST = 8
-SPARSEST = 20  # at least one frame in SPARSEST of a window is sampled
-QUIET_DB = -50.0  # a window whose loudest bin lies below this, relative to the recording's, is out
+SPARSEST = 20  # frames of a window per sampled frame, at most
+QUIET_DB = -50.0  # loudest bin of a window, relative to the recording's: below it, no weight
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample of the embeddings of one window.
+    """Sample of the embeddings of one window.
 
     Attributes:
-        points: (n, K).
-        weights: (n,); each point carries the weight of the points that were skipped for it.
-        frames: (n,), the frame of each point in the recording.
+        points: embeddings (n, K).
+        weights: (n,); each point also carries the weight of the points skipped for it.
+        frames: (n,), frame of each point in the recording.
         loudest: largest magnitude of the window.
     """
 
@@ -38,12 +38,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The choice of frames and bins that are sampled.
+    """Choice of the frames and bins that are sampled.
 
     Attributes:
-        windows: of the recording; frames are numbered window by window, overlaps twice.
-        bins: F of a frame.
-        stretch: frames of a stretch.
+        windows: windows of the recording; frames are numbered window by window, overlaps twice.
+        bins: number of bins F of a frame.
+        stretch: number of frames of a stretch.
     """
 
     windows: Windows
@@ -58,14 +58,19 @@ class Sampling:
         weights: Tensor,
         embed: Callable[[Tensor], Tensor],
     ) -> Sample:
-        """Sample one window; bins without weight are skipped, unless all are taken.
+        """Sample the embeddings of one window.
+
+        Bins without weight are skipped, unless the recording is so short that all bins are taken.
 
         Args:
-            window: its number.
-            encoded: (L, H).
+            window: number of the window, from 0.
+            encoded: encoded frames (L, H).
             magnitude: (L, F).
             weights: (L, F).
-            embed: encoded frames (1, l, H) -> embeddings (1, l*F, K).
+            embed: function from encoded frames (1, l, H) to embeddings (1, l*F, K).
+
+        Returns:
+            The sample.
         """
         first, loudest = window * self.windows.length, float(magnitude.amax())
         wanted = POINTS // self.windows.count
@@ -83,15 +88,15 @@ class Sampling:
         return Sample(points, chosen[picked] * share, numbers, loudest)
 
     def stretches(self, frames: Tensor) -> Tensor:
-        """Return a number for the stretch of each frame (n,); no stretch spans two windows."""
+        """Return the number of the stretch of each frame (n,); no stretch spans two windows."""
         length = self.windows.length
         return frames // length * length + frames % length // self.stretch
 
     def _frames(self, random: torch.Generator) -> Tensor:
-        """Frames (n,) of a window that are sampled: each costs the embeddings of all its bins.
+        """Choose the frames (n,) of a window that are sampled.
 
-        They hold about four times the points that are wanted, and are evenly spaced, or fill some
-        stretches evenly.
+        Every frame costs the embeddings of all its bins. The frames hold about four times the
+        number of points that are needed. They are evenly spaced, or fill some stretches evenly.
         """
         bins = self.windows.length * self.bins
         every = min(SPARSEST, max(1, bins * self.windows.count // (4 * POINTS)))
@@ -107,10 +112,17 @@ class Sampling:
 
 
 def join_samples(samples: Sequence[Sample], size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Join the samples of all windows: points (N, K), weights (N,), frames (N,).
+    """Join the samples of all windows.
 
-    Points of windows far quieter than the recording get no weight. A silent recording gives one
-    point without weight. size: K.
+    Points of windows far quieter than the recording get no weight.
+
+    Args:
+        samples: samples of all windows, in order.
+        size: values K of an embedding.
+
+    Returns:
+        Points (N, K), weights (N,) and frames (N,); for a silent recording one point without
+        weight.
     """
     points = torch.cat([sample.points for sample in samples])
     if not len(points):

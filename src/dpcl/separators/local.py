@@ -1,4 +1,4 @@
-"""Local clustering: every stretch of 100 frames on its own, put in order by the references."""
+"""Local clustering: segments of 100 frames by themselves, in the order of the references."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from dpcl.separators.base import Context, WindowSeparator, need_number
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.masks import masks_from_centroids
 
-SEGMENT = 100  # frames
+SEGMENT = 100  # approximate number of frames of a segment
 
 
 class LocalClustering(WindowSeparator):
-    """Deep clustering whose k-means sees about 100 frames at a time; an oracle joins the parts.
+    """Deep clustering of segments of about 100 frames, joined by an oracle.
 
-    The score is that of a network that need not keep sources apart over time: the references
-    decide which cluster of a segment is which source.
+    The references decide which cluster of a segment is which source. So the score is the one of a
+    network that does not need to keep sources apart over time.
+
+    Args:
+        name: name of the separator, for error messages.
+        model: model whose network has an embedding head.
+        context: context of the mixture, with references.
+
+    Raises:
+        InputError: The context has no references.
+
     Source: Hershey et al. 2016, section 4 ("local" clustering).
     """
 
     def __init__(self, name: str, model: Model, context: Context) -> None:
-        """Raises InputError for a context without references."""
+        """Raise InputError for a context without references."""
         if context.references is None:
             raise InputError(
                 f"{name}: needs the references of the mixture; use it with `dpcl evaluate`"
@@ -53,7 +62,7 @@ class LocalClustering(WindowSeparator):
         return torch.cat([_in_order(self._masks(v, w), x, s) for v, w, x, s in parts], dim=1)
 
     def _masks(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        """vectors (L, F, K), weights (L, F) -> masks (C, L, F) in no particular order."""
+        """Cluster vectors (L, F, K) with weights (L, F) into masks (C, L, F), in no set order."""
         points = vectors.flatten(0, 1)[None]  # (1, L*F, K)
         count = len(self.references)
         centroids = self.separator.centroids(points, count, weights.reshape(1, -1))
@@ -62,13 +71,13 @@ class LocalClustering(WindowSeparator):
 
 
 def _in_order(masks: Tensor, spectrum: Tensor, sources: Tensor) -> Tensor:
-    """Masks (C, L, F) in the order in which the masked mixture is nearest to the sources.
+    """Return masks (C, L, F) in the order in which the masked mixture is nearest to the sources.
 
-    spectrum (L, F), sources (C, L, F). The least squared error over all orders: the energies do
-    not depend on the order, so the correlations decide.
+    The order has the least squared error of all orders. Energies do not depend on the order, so the
+    correlations of sources (C, L, F) and masked spectrum (L, F) decide.
     """
     from scipy.optimize import linear_sum_assignment
 
-    through = masks * spectrum
-    agreement = torch.einsum("clf,dlf->cd", sources.conj(), through).real  # (C, C)
+    masked = masks * spectrum
+    agreement = torch.einsum("clf,dlf->cd", sources.conj(), masked).real  # (C, C)
     return masks[linear_sum_assignment(agreement.cpu().numpy(), maximize=True)[1].tolist()]

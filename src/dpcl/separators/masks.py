@@ -12,10 +12,18 @@ from dpcl.model import MaskSettings
 
 
 def masks_from_centroids(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
-    """embeddings (B, N, K), centroids (B, C, K) -> masks (B, C, N), adding up to one in each bin.
+    """Compute masks from the distances of embeddings to centroids.
 
-    Binary ones (sharpness None) say which centroid is nearest; soft ones share a bin by its
-    similarity to the centroids, which loses less where the network is in doubt.
+    Binary masks (sharpness None) give each bin to the nearest centroid. Soft masks share a bin by
+    its similarity to the centroids, which loses less where the network is uncertain.
+
+    Args:
+        embeddings: (B, N, K).
+        centroids: (B, C, K).
+        settings: sharpness and similarity.
+
+    Returns:
+        Masks (B, C, N), summing to one in each bin.
     """
     if settings.sharpness is None:
         distances = torch.cdist(embeddings, centroids)  # (B, N, C)
@@ -25,60 +33,88 @@ def masks_from_centroids(embeddings: Tensor, centroids: Tensor, settings: MaskSe
 
 
 def mask_logits(embeddings: Tensor, centroids: Tensor, settings: MaskSettings) -> Tensor:
-    """embeddings (B, N, K), centroids (B, C, K) -> the log of soft masks, up to a constant."""
+    """Compute the log of soft masks, up to a constant of each bin.
+
+    Args:
+        embeddings: (B, N, K).
+        centroids: (B, C, K).
+        settings: sharpness and similarity.
+
+    Returns:
+        Logits (B, C, N).
+    """
     if settings.similarity == "cosine":
         centroids = functional.normalize(centroids, dim=-1)
     return (settings.sharpness or 1.0) * (centroids @ embeddings.mT)
 
 
 def match_order(masks: Tensor, clustered: Tensor) -> Tensor:
-    """The masks (B, C, ...) of each item, put in the order in which they agree most with others.
+    """Reorder the masks of each item so that they agree best with other masks.
 
-    clustered: (B, C, ...), masks of the same sources in the order that is wanted. Agreement is the
-    sum over bins of the products of what both have over an equal share, so that bins in which
-    neither is sure say nothing.
+    Agreement is the sum over bins of the products of both masks, each minus an even share. So bins
+    in which neither is certain do not count.
+
+    Args:
+        masks: (B, C, ...).
+        clustered: (B, C, ...), masks of the same sources in the order that is wanted.
+
+    Returns:
+        Masks (B, C, ...) in that order.
+
+    Example:
+        >>> masks = torch.tensor([[[0.9, 0.2], [0.1, 0.8]]])
+        >>> match_order(masks, masks.flip(1))
+        tensor([[[0.1000, 0.8000],
+                 [0.9000, 0.2000]]])
     """
-    from scipy.optimize import linear_sum_assignment  # slow to load, and few networks need it
+    from scipy.optimize import linear_sum_assignment  # slow to import, and few networks need it
 
     share = 1 / masks.shape[1]
-    ours, others = (x.flatten(2) - share for x in (masks, clustered))  # (B, C, N)
-    agreement = (others @ ours.mT).numpy(force=True)  # (B, C, C)
+    own, wanted = (x.flatten(2) - share for x in (masks, clustered))  # (B, C, N)
+    agreement = (wanted @ own.mT).numpy(force=True)  # (B, C, C)
     orders = [linear_sum_assignment(item, maximize=True)[1] for item in agreement]
     return torch.stack([item[order] for item, order in zip(masks, orders, strict=True)])
 
 
 def geometric_mean(masks: Tensor, clustered: Tensor) -> Tensor:
-    """The geometric mean of two sets of masks (B, C, ...), scaled to add up to one in each bin."""
+    """Return the geometric mean of two sets of masks (B, C, ...), summing to one in each bin."""
     return (0.5 * (masks.clamp_min(1e-6).log() + clustered.clamp_min(1e-6).log())).softmax(1)
 
 
-# Of the audible bins around, the share from which a source counts as active in full, of two or
-# three; of more, a little under an even share.
+# Share of the audible bins near a frame from which a source counts as fully active: ENOUGH of all
+# bins for two or three sources, EVEN of an even share for more.
 ENOUGH = 0.3
 EVEN = 0.9
-LEAST = 1e-3  # activity of a source that has no bin
-SILENT = 1e-5  # of one that is known not to talk, see gate
-STEPS = 3
-STRIDE = 4  # one frame of so many tells who is active
+LEAST = 1e-3  # activity of a source that owns no bin
+SILENT = 1e-5  # least activity in `gate`
+STEPS = 3  # number of updates of shares and masks
+STRIDE = 4  # frames from one activity estimate to the next
 
 
 def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
-    """Masks (..., C, L, F) in which sources that own little around a frame are held back.
+    """Compute masks in which sources with few bins near a frame are attenuated.
 
-    scores: (..., C, L, F), log of the masks as they would be up to what is common to all sources;
-    audible: (..., L, F), 1 for the bins that count and 0 for the others; reach: frames before and
-    after one. A source's share of the audible bins within reach, up to ENOUGH of them, scales its
-    masks, and with new masks come new shares, STEPS times. Leaves sources that are active as they
-    are: where all of them are, shares themselves would take from the weaker and give to the strong.
-    Source: the mixing proportions of soft k-means (expectation maximisation), local and capped.
+    The share of a source in the audible bins within reach, up to ENOUGH of them, scales its masks.
+    New masks give new shares, STEPS times. Active sources stay unchanged: without the limit, shares
+    would take from the weaker of them and give to the stronger.
+
+    Args:
+        scores: (..., C, L, F), log of the masks, up to a term that all sources share.
+        audible: (..., L, F), 1 for the bins that count, 0 for the others.
+        reach: frames on each side of a frame.
+
+    Returns:
+        Masks (..., C, L, F), summing to one in each bin.
+
+    Source: mixing proportions of soft k-means (expectation maximisation), local and limited.
     """
     sources = scores.shape[-3]
     enough = min(ENOUGH, EVEN / sources)
-    some, counts = scores[..., ::STRIDE, :], audible[..., ::STRIDE, :].unsqueeze(-3)
+    strided, counts = scores[..., ::STRIDE, :], audible[..., ::STRIDE, :].unsqueeze(-3)
     reach = reach // STRIDE
-    activity = scores.new_ones(*some.shape[:-1], 1)  # (..., C, L / STRIDE, 1)
+    activity = scores.new_ones(*strided.shape[:-1], 1)  # (..., C, L / STRIDE, 1)
     for _ in range(STEPS):
-        owned = ((some + activity.log()).softmax(-3) * counts).sum(-1)  # (..., C, L / STRIDE)
+        owned = ((strided + activity.log()).softmax(-3) * counts).sum(-1)  # (..., C, L / STRIDE)
         around = functional.avg_pool1d(
             functional.pad(owned.flatten(0, -2), (reach, reach)), 2 * reach + 1, 1
         ).view_as(owned)
@@ -88,7 +124,15 @@ def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
 
 
 def gate(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
-    """Masks (..., C, L, F) of scores (..., C, L, F) and the log activity (..., C, l) of every
-    stride-th frame, which holds until the next."""
-    each = activity.clamp_min(math.log(SILENT)).repeat_interleave(stride, -1)
-    return (scores + each[..., : scores.shape[-2], None]).softmax(-3)
+    """Compute masks from scores and activity.
+
+    Args:
+        scores: (..., C, L, F), log of the masks, up to a term that all sources share.
+        activity: (..., C, l), log activity of every stride-th frame; it holds until the next one.
+        stride: frames from one activity to the next.
+
+    Returns:
+        Masks (..., C, L, F), summing to one in each bin.
+    """
+    per_frame = activity.clamp_min(math.log(SILENT)).repeat_interleave(stride, -1)
+    return (scores + per_frame[..., : scores.shape[-2], None]).softmax(-3)

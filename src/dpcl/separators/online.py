@@ -1,4 +1,4 @@
-"""Deep clustering that waits for nothing: masks of a frame from that frame and those before it."""
+"""Deep clustering of streams: the masks of a frame depend on that frame and on past frames only."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ from dpcl.signal.features import running_log_magnitude
 
 @dataclass(frozen=True)
 class StreamState:
-    """All that the masks of the next frames depend on."""
+    """State of a stream: everything that the masks of the next frames depend on."""
 
     clusters: OnlineClusters
-    network: Any = None  # the state of its encode_next
+    network: Any = None  # state of `encode_next`
     loudest: Tensor | None = None  # () natural log of the loudest bin so far
 
 
 class OnlineDeepClustering(WindowSeparator):
-    """A network that hears forward in time only, and centroids that follow what it hears.
+    """Separator with a causal network, and centroids that follow the embeddings.
 
-    A separator as any other for whole mixtures; `masks` is the same rule frame by frame, and
-    dpcl.recordings.stream makes a stream of it.
-    Raises InputError for a network that hears backwards too, or relative to the whole mixture.
+    It separates whole mixtures like any other separator, by the same rule frame by frame.
+    dpcl.recordings.stream turns it into a stream.
+
+    Args:
+        model: model with a causal network and a running level.
+
+    Raises:
+        InputError: The network is not causal, or its level is not the running one.
     """
 
     window_seconds = math.inf  # the state runs from the first frame to the last
@@ -41,8 +46,8 @@ class OnlineDeepClustering(WindowSeparator):
         settings = model.settings
         if not model.network.causal or settings.signal.level != "running":
             raise InputError(
-                "the model needs the whole recording before it can begin, so it cannot follow a"
-                " stream; give a causal one with a running level, such as `causal`"
+                "the model is not causal, or has no running level, and cannot separate a stream;"
+                " use `causal`"
             )
         self.model = model
         self.sample_rate = settings.signal.sample_rate
@@ -53,7 +58,7 @@ class OnlineDeepClustering(WindowSeparator):
         return self.step(spectrum.abs(), self.start(num_sources))[0]
 
     def start(self, num_sources: int) -> StreamState:
-        """Return the state before the first frame."""
+        """Return the state at the start of a stream."""
         return StreamState(
             start(num_sources, self.stft.bins, self.model.settings.network.embedding)
         )
@@ -63,23 +68,25 @@ class OnlineDeepClustering(WindowSeparator):
 
         Args:
             magnitude: (L, F).
-            state: after the frames before.
+            state: state after the previous frames.
 
         Returns:
-            Masks (C, L, F) that sum to one, equal ones until the sources differ; the new state.
+            Masks (C, L, F) that sum to one, even shares until the sources differ; and the new
+            state.
         """
         settings = self.model.settings.masks
         with torch.no_grad():
             hop = self.stft.hop / self.sample_rate
             features, loudest = running_log_magnitude(magnitude, hop, state.loudest)
-            hidden, network = self.model.network.encode_next(features.float(), state.network)
-            embeddings = self.model.network.embed(hidden[:, None])  # (L, F, K)
-            # Relative to the loudest so far, as the features are: bin_weights would look ahead.
+            encoded, network = self.model.network.encode_next(features.float(), state.network)
+            embeddings = self.model.network.embed(encoded[:, None])  # (L, F, K)
+            # Levels are relative to the loudest bin so far, like the features; bin_weights would
+            # look ahead.
             audible = features >= settings.floor_db / 20 * math.log(10)
             relative = torch.where(audible, features.exp(), torch.zeros_like(features))
             weights = weigh(relative, settings.weighting)
             centroids, clusters = follow(embeddings, weights, state.clusters, hop)  # (L, C, K)
             masks = masks_from_centroids(embeddings, centroids, settings)  # (L, C, F)
-            known = centroids.any(-1).any(-1)  # (L,)
-            masks = torch.where(known[:, None, None], masks, 1 / centroids.shape[1])
+            found = centroids.any(-1).any(-1)  # (L,)
+            masks = torch.where(found[:, None, None], masks, 1 / centroids.shape[1])
         return masks.transpose(0, 1), StreamState(clusters, network, loudest)

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, for programs in other languages: magnitudes in, embeddings out."""
+"""Networks as ONNX graphs, for programs in other languages: magnitudes in, embeddings out."""
 
 from __future__ import annotations
 
@@ -14,21 +14,31 @@ from dpcl.errors import InputError
 from dpcl.model import Model
 from dpcl.signal.features import FLOOR, FORGETTING
 
-OPSET = 17  # the first with layer norms
-FRAMES = 40  # of the example that is traced; the graph takes any number
+OPSET = 17  # first ONNX operator set with layer norms
+FRAMES = 40  # frames of the traced example; the graph takes any number
 
 
 def onnx_graph(model: Model) -> bytes:
-    """The network of a model as an ONNX file, features included: what is left is STFT and k-means.
+    """Export the network of a model as an ONNX file, features included.
 
-    magnitude (L, F) of a mixture's STFT, any L -> embeddings (L, F, K) and, of a mask head, masks
-    (L, C, F). A network that follows streams takes a frame at a time: magnitude (F,), loudest (),
-    state_0, state_1, … -> embeddings (F, K), masks (C, F), next_loudest, next_state_0, …, which go
-    in with the next frame; before the first one they are zeros.
+    STFT and k-means remain for the calling program.
+    For a network of whole recordings, the input is `magnitude` (L, F) of a mixture's STFT, any L.
+    The outputs are `embeddings` (L, F, K) and, from a mask head, `masks` (L, C, F).
+    A network for streams takes one frame: `magnitude` (F,), `loudest` (), `state_0`, `state_1`, …
+    Its outputs are `embeddings` (F, K), `masks` (C, F), `next_loudest`, `next_state_0`, … The
+    `next_` outputs are inputs with the next frame; at the start they are zeros.
     Metadata: sample_rate in Hz, window and hop in samples of the STFT (dpcl.signal.stft.STFT), and
     how clusters become masks (MaskSettings; binary ones without a sharpness).
-    Raises InputError for a network that needs all frames at once and hears them relative to those
-    before; ImportError without onnx.
+
+    Args:
+        model: model to export.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        InputError: The network needs all frames at once but its level is the running one.
+        ImportError: onnx is not installed.
     """
     import onnx
 
@@ -36,25 +46,25 @@ def onnx_graph(model: Model) -> bytes:
     streams = settings.signal.level == "running"
     if streams and not model.network.causal:
         raise InputError(
-            "the network hears the whole recording at once, each frame relative to those before:"
-            " ONNX has nothing for that; train one with signal.level=whole"
+            "the network encodes the whole recording at once with a running level, which ONNX does"
+            " not support; train one with `signal.level` whole"
         )
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of every size that stays the same
+        warnings.simplefilter("ignore")  # about every size that stays constant
         graph = _Step(model) if streams else _Whole(model)
         torch.onnx.export(
             graph.eval(),
             graph.example,
-            file,  # type: ignore[arg-type]  # the stubs know of no file objects
+            file,  # type: ignore[arg-type]  # the stubs have no file objects
             input_names=graph.inputs,
             output_names=graph.outputs,
             dynamic_axes=graph.frames,
             opset_version=OPSET,
-            dynamo=False,  # the newer exporter writes out an LSTM frame by frame, for one length
+            dynamo=False,  # the newer exporter unrolls an LSTM frame by frame, for one length
         )
     made = onnx.load_model_from_string(file.getvalue())
-    if not streams:  # torch wrote zeros for as many frames as the example has; none stand for zeros
+    if not streams:  # drop torch's initial states, zeros of the example's size: none mean zeros
         for node in made.graph.node:
             if node.op_type == "LSTM":
                 node.input[5:7] = ["", ""]  # initial_h, initial_c
@@ -66,14 +76,14 @@ def onnx_graph(model: Model) -> bytes:
 
 
 class _Graph(nn.Module):
-    """What is traced: a module, an example of what it takes, and the names of what goes in and out.
+    """Module to trace, an example of its inputs, and the names of its inputs and outputs.
 
-    Frames come first everywhere, so that one frame is what is left without that axis.
+    Frames are the first axis everywhere, so that a graph for one frame only lacks that axis.
     """
 
     example: tuple[Tensor, ...]
     inputs: list[str]
-    frames: dict[str, dict[int, str]]  # which axes of what can have any length
+    frames: dict[str, dict[int, str]]  # axes of any length, for each input and output
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -82,18 +92,18 @@ class _Graph(nn.Module):
         self.outputs = ["embeddings"] * bool(heads.embedding) + ["masks"] * bool(heads.masks)
 
     def read(self, encoded: Tensor) -> list[Tensor]:
-        """What was encoded (1, L, H) -> what the heads say of it: (L, F, K), (L, C, F)."""
+        """Read the heads from encoded frames (1, L, H): embeddings (L, F, K), masks (L, C, F)."""
         network, heads = self.network, self.network.heads
-        said = []
+        outputs = []
         if heads.embedding:
-            said.append(network.embed(encoded).view(-1, len(network.mean), heads.embedding))
+            outputs.append(network.embed(encoded).view(-1, len(network.mean), heads.embedding))
         if heads.masks:
-            said.append(network.infer_masks(encoded, heads.masks)[0].transpose(0, 1))
-        return said
+            outputs.append(network.infer_masks(encoded, heads.masks)[0].transpose(0, 1))
+        return outputs
 
 
 class _Whole(_Graph):
-    """All frames of a mixture at once."""
+    """Graph of all frames of a mixture at once."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -107,7 +117,7 @@ class _Whole(_Graph):
 
 
 class _Step(_Graph):
-    """One frame of a stream, and all that the next one hangs on."""
+    """Graph of one frame of a stream and of the state that the next frame depends on."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -115,7 +125,7 @@ class _Step(_Graph):
         _, state = self.network.encode_next(magnitude[None])
         _, later = self.network.encode_next(magnitude[None], state)
         leaves, self.layout = tree_flatten(state)
-        # What a network merely keeps at hand stays the same from frame to frame.
+        # Parts of the state that stay identical from frame to frame are constants of the graph.
         self.kept = [
             one if one is other else None
             for one, other in zip(leaves, tree_leaves(later), strict=True)
@@ -128,7 +138,7 @@ class _Step(_Graph):
         self.fade = 10 ** (-FORGETTING / 20 * self.signal.hop / self.signal.sample_rate)
 
     def forward(self, magnitude: Tensor, loudest: Tensor, *states: Tensor) -> list[Tensor]:
-        # As running_log_magnitude, but not in logarithms: zero is then where nothing was encoded.
+        # The level follows running_log_magnitude without logarithms: its state can start at zero.
         loudest = torch.maximum(self.fade * loudest, magnitude.amax())
         level = torch.where(loudest > 0, loudest, torch.ones_like(loudest))
         features = (magnitude / level).clamp_min(FLOOR).log()
@@ -139,7 +149,7 @@ class _Step(_Graph):
         )
         after = zip(tree_leaves(state), self.kept, strict=True)
         return [
-            *(said[0] for said in self.read(encoded[None])),
+            *(output[0] for output in self.read(encoded[None])),
             loudest,
             *(x for x, kept in after if kept is None),
         ]

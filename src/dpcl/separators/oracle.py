@@ -1,8 +1,7 @@
-"""Oracle separators: the masks that the references give, and the mixture itself.
+"""Oracle separators: masks computed from the references, and the mixture itself.
 
-All masks lie in [0, 1] and sum to one in every bin, silent ones too, so that the sources sum to
-the mixture whether or not the references do. The STFT is the paper's: 32 ms windows every 8 ms at
-8 kHz.
+All masks lie in [0, 1] and sum to one in every bin, silent ones included. So the sources sum to the
+mixture, even if the references do not. The STFT is the paper's: 32 ms windows every 8 ms at 8 kHz.
 """
 
 from __future__ import annotations
@@ -25,13 +24,24 @@ Rule = Callable[[Tensor, Tensor], Tensor]  # references (C, L, F), mixture (L, F
 
 
 class Oracle(WindowSeparator):
-    """Masks by a rule on the references: an upper bound (or a lower one), not a method."""
+    """Separator with masks by a rule on the references.
+
+    An oracle is an upper bound (or a lower one), not a method.
+
+    Args:
+        name: name of the separator, for error messages.
+        rule: function from references (C, L, F) and mixture (L, F) to masks (C, L, F).
+        context: context of the mixture, with mixture and references.
+
+    Raises:
+        InputError: The context lacks the references, or they have another length than the mixture.
+    """
 
     sample_rate = SAMPLE_RATE
     stft = _stft
 
     def __init__(self, name: str, rule: Rule, context: Context) -> None:
-        """Raises InputError for a context without the references, or of another length."""
+        """Raise InputError for a context without the references, or with another length."""
         references, mixture = context.references, context.mixture
         if references is None or mixture is None:
             raise InputError(
@@ -44,7 +54,7 @@ class Oracle(WindowSeparator):
             )
         self.name, self.rule = name, rule
         self.references = _stft(references)  # (C, L, F)
-        self.mixture = _stft(mixture)  # (L, F), of the references' level
+        self.mixture = _stft(mixture)  # (L, F), at the level of the references
         self.default_sources = len(references)
 
     def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
@@ -55,12 +65,27 @@ class Oracle(WindowSeparator):
 
 
 def mixture(references: Tensor, spectrum: Tensor) -> Tensor:
-    """Give every source an equal share of the mixture: the score of doing nothing."""
+    """Give every source an equal share of the mixture: the score without separation.
+
+    Args:
+        references: spectra (C, L, F) of the sources.
+        spectrum: spectrum (L, F) of the mixture.
+
+    Returns:
+        Masks (C, L, F), summing to one in each bin.
+    """
     return torch.full_like(references.abs(), 1 / len(references))
 
 
 def ibm(references: Tensor, spectrum: Tensor) -> Tensor:
-    """Ideal binary mask: each bin goes whole to the reference that is strongest in it.
+    """Compute the ideal binary mask: each bin belongs to the strongest reference in it.
+
+    Args:
+        references: spectra (C, L, F) of the sources.
+        spectrum: spectrum (L, F) of the mixture.
+
+    Returns:
+        Masks (C, L, F), summing to one in each bin.
 
     Source: Wang 2005, "On ideal binary mask as the computational goal of auditory scene analysis".
     """
@@ -69,7 +94,14 @@ def ibm(references: Tensor, spectrum: Tensor) -> Tensor:
 
 
 def irm(references: Tensor, spectrum: Tensor) -> Tensor:
-    """Ideal ratio mask: each reference's share of the sum of their magnitudes.
+    """Compute the ideal ratio mask: the share of each reference in the sum of their magnitudes.
+
+    Args:
+        references: spectra (C, L, F) of the sources.
+        spectrum: spectrum (L, F) of the mixture.
+
+    Returns:
+        Masks (C, L, F), summing to one in each bin.
 
     Source: Erdogan et al. 2015, Table 1 ("ideal ratio mask"); equal shares in silent bins.
     """
@@ -79,12 +111,21 @@ def irm(references: Tensor, spectrum: Tensor) -> Tensor:
 
 
 def psm(references: Tensor, spectrum: Tensor) -> Tensor:
-    """Phase-sensitive mask, truncated: the best masks in [0, 1] that sum to one.
+    """Compute the phase-sensitive mask, truncated: the best masks in [0, 1] that sum to one.
 
-    a = |S| cos(phase difference) / |X| is the best real mask (Erdogan et al. 2015, sec. 4). The
-    masks here are the point of the simplex nearest to a, and so the least squared error
-    sum |mask X - S|^2 of all masks in [0, 1] that sum to one. For two sources that sum to the
-    mixture this is plain truncation to [0, 1]. Equal shares in silent bins.
+    a = |S| cos(phase difference) / |X| is the best real mask. The masks here are the point of the
+    simplex nearest to a. So they have the least squared error sum |mask X - S|^2 of all masks in
+    [0, 1] that sum to one. For two sources that sum to the mixture this is plain truncation. Silent
+    bins get equal shares.
+
+    Args:
+        references: spectra (C, L, F) of the sources.
+        spectrum: spectrum (L, F) of the mixture.
+
+    Returns:
+        Masks (C, L, F), summing to one in each bin.
+
+    Source: Erdogan et al. 2015, section 4.
     """
     in_phase = (references * torch.sgn(spectrum).conj()).real  # |S| cos(phase difference)
     magnitude = spectrum.abs()
@@ -93,14 +134,15 @@ def psm(references: Tensor, spectrum: Tensor) -> Tensor:
 
 
 def _nearest_on_simplex(points: Tensor) -> Tensor:
-    """Nearest non-negative values that add up to one over dim -3 (Duchi et al. 2008, Fig. 1)."""
-    points = points.nan_to_num()  # a mixture bin that all but cancels divides to infinity
-    # A common shift changes nothing, and whoever is 1 below the largest gets nothing: so this
-    # is exact, and keeps large ratios from swallowing the one that is to be shared.
+    """Return the nearest values >= 0 that sum to one over dim -3 (Duchi et al. 2008, Fig. 1)."""
+    points = points.nan_to_num()  # a mixture bin near zero divides to infinity
+    # The shift and the clamp are exact: a common shift changes nothing, and a value 1 below the
+    # largest gets 0. They keep the sum of 1 from vanishing beside large ratios.
     points = (points - points.amax(dim=-3, keepdim=True)).clamp(min=-1)  # (..., C, L, F)
     ranked = points.sort(dim=-3, descending=True).values
     counts = torch.arange(1, points.shape[-3] + 1, dtype=points.dtype, device=points.device)
-    shifts = (ranked.cumsum(dim=-3) - 1) / counts[:, None, None]  # if the first 1, 2, ... C stay
+    # shifts if the first 1, 2, ... C values stay positive
+    shifts = (ranked.cumsum(dim=-3) - 1) / counts[:, None, None]
     staying = (ranked > shifts).sum(dim=-3, keepdim=True)  # (..., 1, L, F), at least 1
     return (points - shifts.gather(-3, staying - 1)).clamp(min=0)
 

@@ -1,4 +1,4 @@
-"""Separators by name: networks that ship, weights files, and the methods beside them."""
+"""Separators by name: shipped models, weights files, and methods without a trained network."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from dpcl.model import Model, load_model
 from dpcl.separators.base import Context, Separator
 from dpcl.shipped import shipped_models, weights_path
 
-LOCAL, LIVE = ":local", ":live"  # suffixes of a model's name
+LOCAL, LIVE = ":local", ":live"  # suffixes to the name of a model
 
 Needs = Literal["mixture", "references", "talkers"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to separate, before it knows the mixture.
+    """A way to separate, before its mixture is given.
 
     Attributes:
-        name: as `build` takes it.
-        sample_rate: of the mixture, in Hz.
-        build: from the context of a mixture to its separator.
-        needs: what the context must hold: nothing beyond the mixture, its references, or models of
-            its talkers.
-        learn: recordings (T,) of one talker -> the model of this talker, where those are needed.
-        weights: the model's file, for a trained network.
+        name: name of the method, for `build`.
+        sample_rate: sample rate of the mixture in Hz.
+        build: function from the context of a mixture to its separator.
+        needs: facts that the context must hold: only the mixture, its references, or models of its
+            talkers.
+        learn: function from recordings (T,) of one talker to the model of this talker; None if the
+            method needs no such models.
+        weights: weights file of a trained network; None for other methods.
     """
 
     name: str
@@ -43,7 +44,12 @@ class Method:
 
 
 def method_of(separator: Separator, name: str = "") -> Method:
-    """Return the method that always is this separator."""
+    """Return the method that builds this separator for every mixture.
+
+    Args:
+        separator: any separator.
+        name: name of the method.
+    """
     return Method(name, separator.sample_rate, lambda context: separator)
 
 
@@ -52,23 +58,30 @@ def find_method(name: str) -> Method:
 
     Args:
         name: `mixture`, `ibm`, `irm` or `psm` (from the references); `nmf` or `fhmm` (from models
-            of the talkers); `casa` or `spectral` (without training); a model that ships; a
-            .safetensors file. `MODEL:local` clusters stretches of 100 frames, which the references
-            put in order. `MODEL:live` separates as in a stream; `live` is `causal:live`.
+            of the talkers); `casa` or `spectral` (without training); a shipped model; a
+            .safetensors file. `MODEL:local` clusters segments of 100 frames, put in order by the
+            references. `MODEL:live` separates as in a stream; `live` is `causal:live`.
+
+    Returns:
+        The method.
 
     Raises:
         InputError: The name is unknown, or dpcl did not write the file.
+
+    Example:
+        >>> find_method("ibm").needs
+        'references'
     """
     if name in _CLASSICAL:
         return _CLASSICAL[name]()
-    model, how = _split(name)
+    model, suffix = _split(name)
     network = load_network(model)
-    if how == LIVE:
+    if suffix == LIVE:
         from dpcl.separators.online import OnlineDeepClustering
 
         return _trained(name, model, OnlineDeepClustering(network))
     separator = separator_of(network)
-    if how == LOCAL:
+    if suffix == LOCAL:
         from dpcl.separators.local import LocalClustering
 
         def local(context: Context) -> Separator:
@@ -79,14 +92,21 @@ def find_method(name: str) -> Method:
 
 
 def separator_of(model: Model) -> Separator:
-    """Return the separator of a trained network."""
+    """Return the separator of a trained network, with or without embeddings."""
     from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
 
     return DeepClustering(model) if model.settings.network.embedding else MaskNetwork(model)
 
 
 def build(name: str, context: Context | None = None) -> Separator:
-    """Build the separator of a name; see `find_method`.
+    """Build the separator of a name.
+
+    Args:
+        name: name of a method, see `find_method`.
+        context: context of the mixture, for methods that need more than the mixture.
+
+    Returns:
+        The separator.
 
     Raises:
         InputError: The name is unknown, or the context lacks what the method needs.
@@ -95,7 +115,13 @@ def build(name: str, context: Context | None = None) -> Separator:
 
 
 def load_network(name: str = "default") -> Model:
-    """Load the model that ships under this name, or that a .safetensors file holds.
+    """Load a shipped model or a .safetensors file; the last four files stay in memory.
+
+    Args:
+        name: name of a shipped model, or path of a .safetensors file.
+
+    Returns:
+        The model.
 
     Raises:
         InputError: The name is unknown, or dpcl did not write the file.
@@ -104,33 +130,39 @@ def load_network(name: str = "default") -> Model:
     if path.suffix != ".safetensors" and not path.is_file():
         names = ", ".join(model.name for model in shipped_models())
         raise InputError(f"unknown model {name!r}; give a .safetensors file or one of: {names}")
-    # A training may have replaced the file, or one went to another folder, since the last call.
+    # Time and absolute path are the cache key: since the last call a training may have replaced the
+    # file, or the working folder may have changed.
     written = path.stat().st_mtime_ns if path.is_file() else 0
     return _load(path.absolute(), written)
 
 
 @lru_cache(maxsize=4)
 def _load(path: Path, written: int) -> Model:
+    """Load a model; `written` is the time of the file, a part of the cache key."""
     return load_model(path)
 
 
 def _file(name: str) -> Path:
+    """Return the weights file of a shipped model, or `name` as a path."""
     return weights_path(name) or Path(name)
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A separator's name as that of its model and LOCAL, LIVE or ""."""
+    """Split the name of a separator into the name of its model and its suffix, or ""."""
     if name == "live":
         return "causal", LIVE
-    how = next((how for how in (LOCAL, LIVE) if name.endswith(how)), "")
-    return name.removesuffix(how), how
+    suffix = next((suffix for suffix in (LOCAL, LIVE) if name.endswith(suffix)), "")
+    return name.removesuffix(suffix), suffix
 
 
 def _trained(name: str, model: str, separator: Separator) -> Method:
+    """Return the method of a separator with a weights file."""
     return Method(name, separator.sample_rate, lambda context: separator, weights=_file(model))
 
 
 def _oracle(name: str) -> Callable[[], Method]:
+    """Return the constructor of the method of an oracle."""
+
     def find() -> Method:
         from dpcl.separators.oracle import ORACLES, SAMPLE_RATE, Oracle
 
@@ -143,36 +175,41 @@ def _oracle(name: str) -> Callable[[], Method]:
 
 
 def _casa() -> Method:
+    """Return the method `casa`."""
     from dpcl.separators.classical.casa import Casa
 
     return method_of(Casa(), "casa")
 
 
 def _spectral() -> Method:
+    """Return the method `spectral`."""
     from dpcl.separators.classical.spectral import Spectral
 
     return method_of(Spectral(), "spectral")
 
 
 def _nmf() -> Method:
+    """Return the method `nmf`."""
     from dpcl.separators.classical.nmf import NMF, learn_dictionary
 
-    def known(context: Context) -> Separator:
+    def nmf(context: Context) -> Separator:
         return NMF(_talkers("nmf", context))
 
-    return Method("nmf", NMF.sample_rate, known, "talkers", learn_dictionary)
+    return Method("nmf", NMF.sample_rate, nmf, "talkers", learn_dictionary)
 
 
 def _fhmm() -> Method:
+    """Return the method `fhmm`."""
     from dpcl.separators.classical.fhmm import FactorialHMM, learn_talker
 
-    def known(context: Context) -> Separator:
+    def fhmm(context: Context) -> Separator:
         return FactorialHMM(_talkers("fhmm", context))
 
-    return Method("fhmm", FactorialHMM.sample_rate, known, "talkers", learn_talker)
+    return Method("fhmm", FactorialHMM.sample_rate, fhmm, "talkers", learn_talker)
 
 
 def _talkers(name: str, context: Context) -> Sequence[Any]:
+    """Return the models of the talkers in a context, or raise InputError."""
     if not context.talkers:
         raise InputError(f"{name}: needs other speech of the talkers; use it with `dpcl evaluate`")
     return context.talkers

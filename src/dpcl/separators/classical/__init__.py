@@ -1,1 +1,1 @@
-"""Methods without a trained network: what deep clustering is compared with."""
+"""Methods without a trained network, for comparison with deep clustering."""

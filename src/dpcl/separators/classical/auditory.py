@@ -12,23 +12,42 @@ from torch.nn import functional
 
 from dpcl.signal.stft import STFT
 
-ORDER = 4
-RESPONSE = 0.128  # s of impulse response kept; at 50 Hz it has then died away by 60 dB
-BANDWIDTH = 1.019  # of a filter of order 4, in ERB (Patterson et al. 1988)
+ORDER = 4  # order of the gammatone filters
+RESPONSE = 0.128  # s of impulse response; at 50 Hz it then lies 60 dB below its peak
+BANDWIDTH = 1.019  # bandwidth of a filter of order 4, in ERB (Patterson et al. 1988)
 
 
 def erb(frequencies: Tensor) -> Tensor:
-    """Equivalent rectangular bandwidth in Hz at frequencies in Hz (Glasberg and Moore 1990)."""
+    """Return the equivalent rectangular bandwidth in Hz at frequencies in Hz.
+
+    Example:
+        >>> erb(torch.tensor([1000.0])).round()
+        tensor([133.])
+
+    Source: Glasberg and Moore 1990.
+    """
     return 24.7 * (4.37e-3 * frequencies + 1)
 
 
 def erb_rate(frequencies: Tensor) -> Tensor:
-    """The number of ERBs below frequencies in Hz (Glasberg and Moore 1990, eq. 4)."""
+    """Return the number of ERBs below frequencies in Hz.
+
+    Source: Glasberg and Moore 1990, equation 4.
+    """
     return 21.4 * (4.37e-3 * frequencies + 1).log10()
 
 
 def centre_frequencies(channels: int, lowest: float, highest: float) -> Tensor:
-    """So many frequencies (channels,) in Hz, at equal steps of the ERB rate, both ends included."""
+    """Return frequencies at equal steps of the ERB rate, both ends included.
+
+    Args:
+        channels: number of frequencies.
+        lowest: first frequency in Hz.
+        highest: last frequency in Hz.
+
+    Returns:
+        Frequencies (channels,) in Hz, float64.
+    """
     ends = erb_rate(torch.tensor([lowest, highest], dtype=torch.float64))
     rates = ends[0] + (ends[1] - ends[0]) * torch.linspace(0, 1, channels, dtype=torch.float64)
     return (10 ** (rates / 21.4) - 1) / 4.37e-3
@@ -36,12 +55,19 @@ def centre_frequencies(channels: int, lowest: float, highest: float) -> Tensor:
 
 @dataclass(frozen=True)
 class GammatoneFilterbank:
-    """Filters of order 4, spaced by ERB, of unit gain at their centre frequencies.
+    """Gammatone filters of order 4, spaced by ERB, of unit gain at their centre frequencies.
 
-    Their envelopes and fine structures peak together: each response is brought forward by the
-    delay of its envelope, 3 / (2 pi b), so that a click is one vertical line over all channels.
-    Sources: Patterson et al. 1988; the alignment as in Brown and Cooke 1994; see
-    Wang and Brown 2006.
+    Envelopes and fine structures of the filters peak together: each response is advanced by the
+    delay of its envelope, 3 / (2 pi b). So a click is one vertical line over all channels.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: number of filters.
+        lowest: lowest centre frequency in Hz.
+        highest: highest centre frequency in Hz.
+
+    Sources: Patterson et al. 1988; the alignment as in Brown and Cooke 1994; see Wang and Brown
+    2006.
     """
 
     sample_rate: int  # Hz
@@ -55,24 +81,29 @@ class GammatoneFilterbank:
         return centre_frequencies(self.channels, self.lowest, self.highest)
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """samples (T,) -> analytic responses (channels, T).
+        """Filter samples.
 
-        The real part is what the filter lets through, the magnitude its envelope.
+        Args:
+            samples: (T,) at `sample_rate`.
+
+        Returns:
+            Analytic responses (channels, T): the real part is the output of the filter, the
+            magnitude its envelope.
         """
         kernel = round(RESPONSE * self.sample_rate)
         size = fast_length(samples.shape[-1] + kernel)
         spectrum = torch.fft.rfft(samples, size)  # (size // 2 + 1,)
         gains = self._gains(size).to(spectrum.dtype)  # (channels, size // 2 + 1)
-        # Frequencies below zero stay empty: what comes back is the analytic signal.
+        # Negative frequencies stay zero: the inverse transform is the analytic signal.
         responses: Tensor = torch.fft.ifft(2 * spectrum * gains, size)
         return responses[:, : samples.shape[-1]]
 
     def _gains(self, size: int) -> Tensor:
-        """Gains (channels, size // 2 + 1) at the frequencies of a transform of `size` samples."""
+        """Return gains (channels, size // 2 + 1) for a Fourier transform of `size` samples."""
         centres = self.centres[:, None]  # (channels, 1)
         widths = BANDWIDTH * erb(centres)
         frequencies = torch.fft.rfftfreq(size, 1 / self.sample_rate, dtype=torch.float64)
-        # The transform of t³ exp(-2 pi b t) exp(2 pi i f t), up to its scale.
+        # Fourier transform of t³ exp(-2 pi b t) exp(2 pi i f t), up to its scale.
         gains: Tensor = (1 + 1j * (frequencies - centres) / widths) ** -ORDER
         lead = (ORDER - 1) / (2 * math.pi * widths)  # s
         gains = gains * torch.exp(2j * math.pi * (frequencies - centres) * lead)
@@ -80,52 +111,73 @@ class GammatoneFilterbank:
 
 
 def fast_length(samples: int) -> int:
-    """The least 2^i 3^k, k < 4, not below `samples`: Fourier transforms of primes are slow."""
+    """Return the smallest 2^i 3^k, k < 4, that is not below `samples`, for fast Fourier transforms.
+
+    Transforms of prime lengths are slow.
+
+    Example:
+        >>> fast_length(1000)
+        1024
+    """
     lengths = [3**k << max(0, (-(-samples // 3**k) - 1).bit_length()) for k in range(4)]
     return int(min(lengths))
 
 
-# A frame this far (in power) below the channel's loudest holds nothing but rounding.
+# Power of a frame, relative to the loudest, below which it holds only rounding errors.
 NOTHING = 1e-10
 
 
 def correlogram(signals: Tensor, window: int, hop: int, lags: int) -> Tensor:
-    """Normalised autocorrelation of each channel around every hop-th sample, by FFT.
-
-    signals: (channels, T); window, hop: samples; frame l holds the window centred on sample l hop,
-    as that of an STFT does. Returns (channels, L, lags), L = ceil(T / hop) + 1, in [-1, 1], lag 0
-    first:
+    """Compute the normalised autocorrelation of each channel around every hop-th sample, by FFT.
 
         A(lag) = sum_n x(n) x(n + lag) / sqrt(sum_n x(n)² sum_n x(n + lag)²)
 
-    with n over the window; 0 where there is silence. A signal of period p has A(p) = 1, whatever
-    its level does from one period to the next. Sources: Licklider 1951; normalised as in Hu and
-    Wang 2010.
+    with n over the window, and 0 in silence. A signal of period p has A(p) = 1, also if its level
+    changes from one period to the next. Frame l holds the window centred on sample l hop, like a
+    frame of an STFT.
+
+    Args:
+        signals: (channels, T).
+        window: samples of a window.
+        hop: samples between frames.
+        lags: number of lags, from 0.
+
+    Returns:
+        Correlograms (channels, L, lags) in [-1, 1], L = ceil(T / hop) + 1.
+
+    Sources: Licklider 1951; normalised as in Hu and Wang 2010.
     """
     samples = signals.shape[-1]
-    half = (window + lags) // 2  # frame and its lagged copy lie around the centre together
+    half = (window + lags) // 2  # frame and lagged copy are centred together
     size = window + lags
     padded = torch.nn.functional.pad(signals, (half, size + -samples % hop))
     frames = padded.unfold(-1, size, hop)[:, : -(-samples // hop) + 1]  # (channels, L, size)
-    length = fast_length(size)  # what wraps around comes out beyond the lags asked for
+    length = fast_length(size)  # circular wrapping affects only lags beyond `lags`
     lagged = torch.fft.rfft(frames, length)
     still = torch.fft.rfft(frames[..., :window], length)
     products = torch.fft.irfft(still.conj() * lagged, length)[..., :lags]
     power = torch.nn.functional.pad(frames.double().square().cumsum(-1), (1, 0))
     energies = (power[..., window : window + lags] - power[..., :lags]).to(signals.dtype)
     norms = (energies[..., :1] * energies).clamp_min(0).sqrt()
-    # The loudest of the frame, not of all: 100 times the level must change nothing.
+    # The floor is relative to the loudest of the channel: 100 times the level must change nothing.
     least = NOTHING * energies.amax(dim=(-2, -1), keepdim=True).clamp_min(0)
-    heard = norms > least
-    return torch.where(heard, products / norms.where(heard, 1), 0).clamp(-1, 1)
+    audible = norms > least
+    return torch.where(audible, products / norms.where(audible, 1), 0).clamp(-1, 1)
 
 
 def cross_channel_correlation(correlograms: Tensor) -> Tensor:
-    """How alike the autocorrelations of a channel and the next one are.
+    """Correlate the autocorrelations of neighbouring channels.
 
-    correlograms (channels, L, lags) -> (channels, L) in [-1, 1]: the correlation coefficient over
-    lags of channels c and c + 1; the last channel repeats the one before. Near 1 where one
-    harmonic or formant drives both. Source: Wang and Brown 1999.
+    The correlation is near 1 where one harmonic or formant drives both channels.
+
+    Args:
+        correlograms: (channels, L, lags).
+
+    Returns:
+        Correlation coefficients (channels, L) in [-1, 1], over lags of channels c and c + 1; the
+        last channel repeats the one before it.
+
+    Source: Wang and Brown 1999.
     """
     if len(correlograms) == 1:
         return correlograms.new_ones(correlograms.shape[:2])
@@ -135,42 +187,65 @@ def cross_channel_correlation(correlograms: Tensor) -> Tensor:
     return torch.cat([pairs, pairs[-1:]])
 
 
-JUMP = 4  # steps of the pitch grid that a voice may glide from one frame to the next
-NEVER = -1e9
+JUMP = 4  # largest glide of a voice from one frame to the next, in steps of the pitch grid
+NEVER = -1e9  # score of an impossible move
 
 
 def lag_grid(lowest: float, highest: float, sample_rate: int, step: float = 0.03) -> Tensor:
-    """Periods (G,) in samples, fractional, from that of `highest` to that of `lowest` (Hz).
+    """Return a grid of pitch periods, from the period of `highest` to the period of `lowest`.
 
-    Neighbours differ by the ratio exp(step), so that a step is an interval, as pitch is heard.
+    Neighbours differ by the ratio exp(step), so that a step is a musical interval.
+
+    Args:
+        lowest: lowest pitch in Hz.
+        highest: highest pitch in Hz.
+        sample_rate: in Hz.
+        step: natural logarithm of the ratio of neighbours.
+
+    Returns:
+        Periods (G,) in samples, fractional.
     """
     ends = (math.log(sample_rate / highest), math.log(sample_rate / lowest))
     return torch.exp(torch.arange(*ends, step, dtype=torch.float64)).float()
 
 
 def at_lags(correlograms: Tensor, lags: Tensor) -> Tensor:
-    """correlograms (..., whole lags) at fractional lags (G,), by linear interpolation."""
+    """Interpolate correlograms linearly at fractional lags.
+
+    Args:
+        correlograms: (..., lags), at whole lags from 0.
+        lags: (G,) in samples.
+
+    Returns:
+        Correlograms (..., G).
+    """
     low = lags.floor().long()
     high = (low + 1).clamp(max=correlograms.shape[-1] - 1)
     return torch.lerp(correlograms[..., low], correlograms[..., high], lags - low)
 
 
 def explained(periodicity: Tensor, weights: Tensor, aperiodic: float, voiced: float) -> Tensor:
-    """How well each pair of pitches explains each frame, beyond what noise would.
-
-    periodicity: (channels, L, G), the correlogram at the grid's lags; weights: (channels, L);
-    aperiodic: the periodicity that a unit has without any pitch; voiced: the cost of a pitch.
-    Returns (L, G + 1, G + 1), symmetric; index G stands for no pitch.
+    """Score how well each pair of pitches explains each frame, beyond the score of noise.
 
         score(a, b) = sum_c w_c (max(A_c(a), A_c(b), aperiodic) - aperiodic) - voiced * pitches
 
-    Each unit goes to the pitch that fits it better: the mask and the pitches are found together.
-    Sources: the three state spaces (no, one, two pitches) of Wu, Wang and Brown 2003.
+    Each unit belongs to the pitch that fits it better: the mask and the pitches are found together.
+
+    Args:
+        periodicity: (channels, L, G), correlogram at the lags of the grid.
+        weights: (channels, L).
+        aperiodic: periodicity of a unit without pitch.
+        voiced: cost of a pitch.
+
+    Returns:
+        Scores (L, G + 1, G + 1), symmetric; index G stands for no pitch.
+
+    Source: the three state spaces (no, one, two pitches) of Wu, Wang and Brown 2003.
     """
     channels, frames, lags = periodicity.shape
     gains = torch.nn.functional.pad((periodicity - aperiodic).clamp_min(0), (0, 1))
     scores = gains.new_empty(frames, lags + 1, lags + 1)
-    for frame in range(frames):  # all at once would take channels times the memory
+    for frame in range(frames):  # all frames at once would take `channels` times the memory
         gain = gains[:, frame]  # (channels, G + 1)
         pairs = torch.maximum(gain[:, :, None], gain[:, None])  # (channels, G + 1, G + 1)
         scores[frame] = (weights[:, frame] @ pairs.view(channels, -1)).view(lags + 1, lags + 1)
@@ -180,11 +255,21 @@ def explained(periodicity: Tensor, weights: Tensor, aperiodic: float, voiced: fl
 
 
 def best_tracks(scores: Tensor, glide: float, start: float, stop: float) -> Tensor:
-    """The best two tracks through scores (L, G + 1, G + 1) -> grid indices (L, 2), G: no pitch.
+    """Find the best two pitch tracks through scores.
 
-    A track pays `glide` a step of the grid that it moves, at most JUMP a frame, `start` to begin
-    and `stop` to end. The pair is one hidden state (Viterbi 1967; for pitch: Wu, Wang and Brown
-    2003), but each track moves by itself, so a step maximises over one and then over the other.
+    The pair is one hidden state, but each track moves by itself. So a step maximises over one track
+    and then over the other.
+
+    Args:
+        scores: (L, G + 1, G + 1).
+        glide: cost of one step of the grid; a track moves at most JUMP steps a frame.
+        start: cost of the start of a track.
+        stop: cost of the end of a track.
+
+    Returns:
+        Grid indices (L, 2); G stands for no pitch.
+
+    Sources: Viterbi 1967; for pitch, Wu, Wang and Brown 2003.
     """
     frames, states, _ = scores.shape
     best = scores[0]
@@ -204,7 +289,7 @@ def best_tracks(scores: Tensor, glide: float, start: float, stop: float) -> Tens
 
 
 def _move(best: Tensor, glide: float, start: float, stop: float) -> tuple[Tensor, Tensor]:
-    """One step of the track in dimension 0: the best scores (G + 1, S), and where from."""
+    """Move the track in dimension 0 by one frame: the best scores (G + 1, S) and their origins."""
     voiced, silent = best[:-1], best[-1]
     grid = len(voiced)
     padded = torch.nn.functional.pad(voiced, (0, 0, JUMP, JUMP), value=NEVER)
@@ -223,25 +308,33 @@ STFT_8K = STFT(window=256, hop=64)
 FILTERS = GammatoneFilterbank(SAMPLE_RATE, channels=64)
 HOP = 128  # samples, 16 ms: every second frame of the STFT
 WINDOW = 256  # samples
-BLOCK, MARGIN = 1024 * HOP, 16 * HOP  # samples heard at once, and to either side of them
-LOWEST, HIGHEST = 70.0, 440.0  # Hz, of the pitch of men, women and children
-# Above it a filter passes several harmonics, whose beating, the envelope, carries the pitch.
+BLOCK, MARGIN = 1024 * HOP, 16 * HOP  # samples of a block, and of a margin on each side of it
+LOWEST, HIGHEST = 70.0, 440.0  # Hz, range of the pitch of men, women and children
+# Frequency above which a filter passes several harmonics. Their beating, the envelope, then carries
+# the pitch.
 RESOLVED = 800.0  # Hz
-BEATING = (50.0, 550.0)  # Hz, the band of envelopes that can be pitch (Hu and Wang 2010)
-FLOOR_DB = -50.0  # units this far under the loudest are not heard
+BEATING = (50.0, 550.0)  # Hz, band of envelopes that can be pitch (Hu and Wang 2010)
+FLOOR_DB = -50.0  # level of a unit, relative to the loudest, below which it is not audible
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The units of a mixture: 64 channels, a frame every 16 ms."""
+    """Auditory scene: the units of a mixture in 64 channels, with a frame every 16 ms.
 
-    power: Tensor  # (channels, L), relative to the loudest unit; all zero for silence
-    periodicity: Tensor  # (channels, L, G): correlogram at LAGS, above RESOLVED of the envelope
-    alike: Tensor  # (channels, L): cross-channel correlation
+    Attributes:
+        power: (channels, L), relative to the loudest unit; zero for silence.
+        periodicity: (channels, L, G), correlogram at LAGS; above RESOLVED, correlogram of the
+            envelope.
+        alike: (channels, L), cross-channel correlation.
+    """
+
+    power: Tensor
+    periodicity: Tensor
+    alike: Tensor
 
     @property
     def heard(self) -> Tensor:
-        """Which units (channels, L) are loud enough to tell anything."""
+        """Units (channels, L) loud enough to be audible, bool."""
         return self.power > 10 ** (FLOOR_DB / 10)
 
 
@@ -249,9 +342,15 @@ LAGS = lag_grid(LOWEST, HIGHEST, SAMPLE_RATE)  # (G,)
 
 
 def listen(mixture: Tensor) -> Scene:
-    """mixture (T,) at 8 kHz, of any level -> its scene; L = ceil(T / 128) + 1.
+    """Compute the auditory scene of a mixture.
 
-    Memory is about 1 MB for a second, and 300 MB for the block of 16 s that is at work.
+    Memory is about 1 MB for a second, and 300 MB for the current block of 16 s.
+
+    Args:
+        mixture: (T,) at 8 kHz, of any level.
+
+    Returns:
+        The scene, of L = ceil(T / 128) + 1 frames.
     """
     loudest = mixture.abs().max()
     mixture = mixture.float() / torch.where(loudest > 0, loudest, 1)
@@ -269,7 +368,7 @@ def listen(mixture: Tensor) -> Scene:
 
 
 def _units(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Power, periodicity and likeness of the next channel, of the units of (T,) samples."""
+    """Compute power, periodicity and cross-channel correlation of the units of samples (T,)."""
     responses = FILTERS(samples)  # (channels, T)
     envelopes = responses.abs()
     resolved = int((FILTERS.centres < RESOLVED).sum())
@@ -284,21 +383,30 @@ def _units(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def unit_power(samples: Tensor) -> Tensor:
-    """Mean power (channels, L) of samples (T,) in each unit, at their own scale."""
+    """Return the mean power (channels, L) of samples (T,) in each unit, at their own scale."""
     return _power(FILTERS(samples).abs())
 
 
 def _power(envelopes: Tensor) -> Tensor:
+    """Average the squares of envelopes (channels, T) over the window of each frame."""
     power = envelopes.square()
     power = functional.pad(power, (WINDOW // 2, WINDOW // 2 + -power.shape[-1] % HOP))
     return functional.avg_pool1d(power[:, None], WINDOW, HOP)[:, 0]
 
 
 def unit_masks_to_bins(masks: Tensor, frames: int) -> Tensor:
-    """Masks of units (C, channels, L) -> of the bins of `STFT_8K` (C, frames, F), linearly.
+    """Interpolate masks of units linearly into masks of the bins of `STFT_8K`.
 
-    Between the centres of neighbouring channels, and between frames; beyond the outer channels
-    the outer ones count. Weights add up to one, and so masks that add up to one still do.
+    Interpolation runs between the centres of neighbouring channels, and between frames. Bins beyond
+    the outer channels get the masks of those channels. The weights sum to one, so masks that sum to
+    one still do.
+
+    Args:
+        masks: (C, channels, L).
+        frames: number of frames of the STFT.
+
+    Returns:
+        Masks (C, frames, F).
     """
     bins = torch.arange(STFT_8K.bins) * (SAMPLE_RATE / STFT_8K.window)  # Hz
     centres = FILTERS.centres.to(masks.dtype)
@@ -314,9 +422,9 @@ def unit_masks_to_bins(masks: Tensor, frames: int) -> Tensor:
 
 
 def _beating(envelopes: Tensor) -> Tensor:
-    """Envelopes (channels, T) within the band of pitch, their levels taken away."""
+    """Filter envelopes (channels, T) to the band of pitch, which removes their levels."""
     samples = envelopes.shape[-1]
-    size = fast_length(samples + SAMPLE_RATE // 20)  # the start is kept out of the end
+    size = fast_length(samples + SAMPLE_RATE // 20)  # padding keeps the start out of the end
     frequencies = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     band = (frequencies > BEATING[0]) & (frequencies < BEATING[1])
     beating: Tensor = torch.fft.irfft(torch.fft.rfft(envelopes, size) * band, size)
@@ -326,9 +434,16 @@ def _beating(envelopes: Tensor) -> Tensor:
 def masks_by_units(
     spectrum: Tensor, sources: int, unit_masks: Callable[[Scene, int], Tensor]
 ) -> Tensor:
-    """Return the masks (C, L, F) of a spectrum (L, F) of STFT_8K, from its auditory scene.
+    """Estimate masks of a spectrum from its auditory scene.
 
-    unit_masks: from a scene and C to masks (C, channels, L) of its units that sum to one.
+    Args:
+        spectrum: complex (L, F), from STFT_8K.
+        sources: number of sources C.
+        unit_masks: function from a scene and C to masks (C, channels, L) of its units that sum to
+            one.
+
+    Returns:
+        Masks (C, L, F).
     """
     frames = len(spectrum)
     samples = STFT_8K.inverse(spectrum, max(1, (frames - 1) * STFT_8K.hop))

@@ -21,14 +21,20 @@ from dpcl.separators.classical.voices import (
     harmonicity,
 )
 
-SMOOTHING = (0.25, 0.5, 0.25)  # over frames of 16 ms
+SMOOTHING = (0.25, 0.5, 0.25)  # weights of neighbouring frames, 16 ms apart
 
 
 def level_changes(power: Tensor, floor: float = 1e-5) -> Tensor:
-    """How fast each channel's level rises, in dB a frame; falls are negative.
+    """Compute the rise of each channel's level, in dB a frame; falls are negative.
 
-    power (channels, L), relative to the loudest unit -> (channels, L): the change from the frame
-    before, of the level smoothed over frames. Source: Hu and Wang 2007.
+    Args:
+        power: (channels, L), relative to the loudest unit.
+        floor: smallest power that is distinguished.
+
+    Returns:
+        Changes (channels, L) from the previous frame, of the level smoothed over frames.
+
+    Source: Hu and Wang 2007.
     """
     levels = 10 * power.clamp_min(floor).log10()
     padded = torch.nn.functional.pad(levels[:, None], (1, 1), mode="replicate")
@@ -41,14 +47,22 @@ def segments(
 ) -> Tensor:
     """Number the segments of a scene.
 
-    heard: (channels, L) of which units there is anything; changes: (channels, L) from
-    `level_changes`; alike: (channels, L) from `cross_channel_correlation`. Returns (channels, L)
-    int64 from 0 on, -1 where nothing is heard.
+    A stretch of a channel runs from an onset to an offset or to the next onset. Onsets and offsets
+    are peaks of the level change of more than `edge`. Stretches of neighbouring channels are one
+    segment if their mean correlation, over the frames of both, exceeds `likeness`.
 
-    A channel's stretch runs from an onset to an offset or the next onset: peaks of the level's
-    change of more than `edge` dB a frame. Stretches of neighbouring channels are one segment where
-    the mean correlation of the frames that both last is over `likeness`. Sources: Hu and Wang
-    2004 and 2007 (onsets and offsets), Wang and Brown 1999 (cross-channel correlation).
+    Args:
+        heard: (channels, L) bool, units that are audible.  <!-- word -->
+        changes: (channels, L) in dB a frame, from `level_changes`.
+        alike: (channels, L), from `cross_channel_correlation`.
+        edge: least level change at a border, in dB a frame.
+        likeness: least mean correlation of stretches of one segment.
+
+    Returns:
+        Numbers (channels, L), int64 from 0; -1 for inaudible units.
+
+    Sources: Hu and Wang 2004 and 2007 (onsets and offsets), Wang and Brown 1999 (cross-channel
+    correlation).
     """
     channels, frames = heard.shape
     steep = changes.abs()
@@ -67,21 +81,31 @@ def segments(
     return torch.where(heard, torch.from_numpy(labels).long()[runs.clamp(min=0)], -1)
 
 
-COEFFICIENTS = 12  # of the gammatone cepstrum, without the first, which is the level
-TIMBRE = 0.5  # weight of a coefficient beside that of the log pitch, both of unit variance
-TOGETHER = 3.0  # cost a frame of two contours of one talker that sound at once
-STARTS = 16
-SWEEPS = 8
+COEFFICIENTS = 12  # coefficients of the gammatone cepstrum, without the first, which is the level
+TIMBRE = 0.5  # weight of a coefficient; the log pitch has weight 1, and all have unit variance
+TOGETHER = 3.0  # cost per frame of two contours of one talker at the same time
+STARTS = 16  # starts of the local search
+SWEEPS = 8  # passes of the local search over all contours
 
 
 def voice_features(
     scene: Scene, tracks: Tensor, masks: Tensor, found: Sequence[Contour]
 ) -> tuple[Tensor, Tensor]:
-    """Features (K, 1 + COEFFICIENTS) of K contours, and how many frames each lasts (K,).
+    """Compute the features of K contours.
 
-    masks: (2, channels, L), which units are either track's. Features are the means over frames of
-    the log pitch and of the gammatone cepstrum (cosine transform over channels of the cubic root
-    of the power under the mask), each scaled by its spread over all frames of all contours.
+    Features are means over frames of the log pitch and of the gammatone cepstrum: the cosine
+    transform over channels of the cubic root of the power under the mask. Each is divided by its
+    spread over all frames of all contours.
+
+    Args:
+        scene: scene of the mixture.
+        tracks: (L, 2), pitch tracks.
+        masks: (2, channels, L), units of each track.
+        found: the contours.
+
+    Returns:
+        Features (K, 1 + COEFFICIENTS), and the number of frames (K,) of each contour.
+
     Sources: Zhao, Shao and Wang 2012 (GFCC); Hu and Wang 2013, who group contours by them.
     """
     channels = len(scene.power)
@@ -96,24 +120,35 @@ def voice_features(
         timbre = (cosines @ power.pow(1 / 3)).T  # (frames, COEFFICIENTS)
         pitch = -LAGS[tracks[span, contour.track]].log()[:, None]
         frames.append(torch.cat([pitch, timbre], 1))
-    together = torch.cat(frames)
-    together = together - together.mean(0)
-    spread = together.square().mean(0).sqrt().clamp_min(1e-6)
+    joined = torch.cat(frames)
+    joined = joined - joined.mean(0)
+    spread = joined.square().mean(0).sqrt().clamp_min(1e-6)
     weights = torch.tensor([1.0] + [TIMBRE] * COEFFICIENTS)
     lengths = [len(part) for part in frames]
-    scaled = torch.split_with_sizes(together / spread * weights, lengths)
+    scaled = torch.split_with_sizes(joined / spread * weights, lengths)
     return torch.stack([part.mean(0) for part in scaled]), torch.tensor(lengths).float()
 
 
 def group_contours(
     features: Tensor, lengths: Tensor, found: Sequence[Contour], talkers: int
 ) -> Tensor:
-    """A talker 0 ... C - 1 for each of K contours, given their features (K, D), lengths (K,).
+    """Assign each of K contours to a talker.
 
-    Least within-talker scatter, a frame counting once, with a price on overlaps of one talker with
-    himself: local search from the tracks themselves and from random starts. For features whitened
-    by their total scatter this is the trace criterion of Hu and Wang 2013, whose beam search it
-    replaces.
+    The assignment has the least scatter within talkers, where every frame counts once, plus a price
+    for overlapping contours of one talker. Local search starts from the tracks themselves and from
+    random assignments.
+
+    Args:
+        features: (K, D).
+        lengths: (K,), number of frames of each contour.
+        found: the contours.
+        talkers: number of talkers C.
+
+    Returns:
+        Talkers 0 ... C - 1 (K,).
+
+    Source: for features whitened by their total scatter this is the trace criterion of Hu and Wang
+    2013; local search replaces their beam search.
     """
     starts = torch.tensor([contour.start for contour in found])
     stops = torch.tensor([contour.stop for contour in found])
@@ -137,7 +172,7 @@ def group_contours(
 def _scatter(
     features: Tensor, lengths: Tensor, labels: Tensor, talkers: int
 ) -> tuple[Tensor, Tensor]:
-    """Squared distances to the talkers' means times lengths, and one-hot labels, both (R, K, C)."""
+    """Return squared distances to talkers' means times lengths, and one-hot labels: (R, K, C)."""
     shares = torch.nn.functional.one_hot(labels, talkers).float()
     weighted = shares * lengths[:, None]
     totals = weighted.sum(1)[..., None].clamp_min(1e-9)  # (R, C, 1)
@@ -146,21 +181,22 @@ def _scatter(
     return distances * lengths[:, None], shares
 
 
-# Chosen on the validation list.
-SHARPNESS = 3.0  # of the masks, by difference of periodicity
-TIMBRE_SHARPNESS = 10.0  # of the masks under which timbre is measured
-COMMON = 0.6  # how much a unit's evidence is that of its segment
+# These three values were chosen on the validation list.
+SHARPNESS = 3.0  # sharpness of the masks, by difference of periodicity
+TIMBRE_SHARPNESS = 10.0  # sharpness of the masks under which timbre is measured
+COMMON = 0.6  # weight of the mean of its segment in a unit's evidence
 
 
 class Casa(WindowSeparator):
-    """A small system of auditory scene analysis, which hears without having learned.
+    """Separator by a small system of auditory scene analysis, without learning.
 
-    Gammatone filterbank, correlogram, and two pitches followed with their masks by turns
-    (simultaneous grouping; Wang and Brown 2006; Hu and Wang 2010); segments between onsets and
-    offsets, over which evidence is shared (Hu and Wang 2004, 2007); contours clustered into
-    talkers by pitch and gammatone cepstra (sequential grouping; Hu and Wang 2013). Two talkers at
-    most are voiced at once, also where more are asked for. The published systems give a unit whole
-    to one talker; here masks are soft, a softmax of the evidence, since a wrong half costs less.
+    Gammatone filterbank and correlogram come first. Two pitches and their masks are then tracked in
+    turns (simultaneous grouping; Wang and Brown 2006; Hu and Wang 2010). Segments between onsets
+    and offsets share their evidence (Hu and Wang 2004, 2007). Contours are clustered into talkers
+    by pitch and gammatone cepstra (sequential grouping; Hu and Wang 2013).
+    At most two talkers are voiced at once, also if more sources are requested. The published
+    systems assign a whole unit to one talker. Here masks are soft, a softmax of the evidence,
+    because a wrong half costs less.
     """
 
     sample_rate = SAMPLE_RATE
@@ -172,7 +208,15 @@ class Casa(WindowSeparator):
 
 
 def unit_masks(scene: Scene, talkers: int) -> Tensor:
-    """Masks of the units of a scene, (C, channels, L), adding up to one."""
+    """Estimate the masks of the units of a scene.
+
+    Args:
+        scene: scene of the mixture.
+        talkers: number of talkers C.
+
+    Returns:
+        Masks (C, channels, L), summing to one.
+    """
     tracks = follow_voices(scene)
     found = contours(tracks)
     evidence = scene.power.new_full((talkers, *scene.power.shape), APERIODIC)
@@ -189,8 +233,8 @@ def unit_masks(scene: Scene, talkers: int) -> Tensor:
 
 
 def _shared(evidence: Tensor, parts: Tensor) -> Tensor:
-    """Evidence (C, channels, L) drawn towards its mean over each segment of `parts`."""
-    index = parts.flatten() + 1  # what is not heard counts as one segment, left as it is
+    """Move evidence (C, channels, L) towards its mean over each segment of `parts`."""
+    index = parts.flatten() + 1  # inaudible units are segment 0, left unchanged
     count = torch.bincount(index).clamp_min(1)
     flat = evidence.flatten(1)
     sums = flat.new_zeros(len(flat), len(count)).index_add(1, index, flat)

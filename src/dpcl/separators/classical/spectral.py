@@ -23,23 +23,35 @@ from dpcl.separators.classical.auditory import (
 from dpcl.separators.classical.casa import level_changes
 from dpcl.separators.classical.voices import follow_voices, harmonicity
 
-RIDGE = 1e-6  # of the largest eigenvalue: landmarks that all but repeat each other say nothing new
+# Least eigenvalue, relative to the largest: landmarks that nearly repeat each other add nothing.
+RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
 class SpectralEmbedding:
-    """The top of the normalised affinity D^-½ W D^-½, D its row sums."""
+    """Largest eigenpairs of the normalised affinity D^-½ W D^-½, with the row sums D."""
 
     values: Tensor  # (K,) eigenvalues, largest first; at most 1
     vectors: Tensor  # (N, K) eigenvectors of unit length
 
 
 def dense_embedding(affinity: Tensor, dimensions: int) -> SpectralEmbedding:
-    """affinity W (N, N), symmetric, at least zero -> its top `dimensions` eigenpairs.
+    """Compute the largest eigenpairs of a normalised affinity.
 
-    All of them are computed and the top kept: N² memory, N³ time. A point without affinity to any,
-    itself included, has a row of zeros. Source: Ng, Jordan and Weiss 2001, steps 2 and 3. Raises
-    ValueError for a matrix that is not square and for more dimensions than it has.
+    All eigenpairs are computed: N² memory, N³ time. A point without affinity to any point, itself
+    included, has a row of zeros.
+
+    Args:
+        affinity: W (N, N), symmetric, at least zero.
+        dimensions: number of eigenpairs K.
+
+    Returns:
+        Eigenvalues (K,) and eigenvectors (N, K).
+
+    Raises:
+        ValueError: The matrix is not square, or has fewer dimensions.
+
+    Source: Ng, Jordan and Weiss 2001, steps 2 and 3.
     """
     if affinity.ndim != 2 or affinity.shape[0] != affinity.shape[1]:
         raise ValueError(f"affinity must be (N, N); got {tuple(affinity.shape)}")
@@ -50,11 +62,21 @@ def dense_embedding(affinity: Tensor, dimensions: int) -> SpectralEmbedding:
 
 
 def low_rank_embedding(factor: Tensor, dimensions: int) -> SpectralEmbedding:
-    """The same for an affinity W = Z Zᵀ given by its factor Z (N, K): NK memory, NK² time.
+    """Compute the largest eigenpairs of an affinity W = Z Zᵀ from its factor: NK memory, NK² time.
 
-    Its nonzero eigenvalues are those of (D^-½ Z)ᵀ (D^-½ Z), of K x K. This is what lets deep
-    clustering's affinity V Vᵀ do without an N x N matrix. Row sums that are not positive, which an
-    approximate or signed affinity can have, leave their point out (a row of zeros).
+    The nonzero eigenvalues are those of (D^-½ Z)ᵀ (D^-½ Z), of K x K. So deep clustering's affinity
+    V Vᵀ needs no N x N matrix. An approximate or signed affinity can have row sums that are not
+    positive; their points get a row of zeros.
+
+    Args:
+        factor: Z (N, K).
+        dimensions: number of eigenpairs.
+
+    Returns:
+        Eigenvalues (dimensions,) and eigenvectors (N, dimensions).
+
+    Raises:
+        ValueError: The factor is not a matrix, or has fewer columns.
     """
     if factor.ndim != 2:
         raise ValueError(f"factor must be (N, K); got {tuple(factor.shape)}")
@@ -67,13 +89,23 @@ def low_rank_embedding(factor: Tensor, dimensions: int) -> SpectralEmbedding:
 
 
 def nystrom_factor(to_landmarks: Tensor, landmarks: Tensor) -> Tensor:
-    """The factor Z (N, M) of the Nystrom approximation Z Zᵀ of an affinity.
+    """Compute the factor Z of the Nystrom approximation Z Zᵀ of an affinity.
 
-    to_landmarks: (N, M), affinities of all points to M of them; landmarks: (M,), which these are.
-    Z Zᵀ = B A⁻¹ Bᵀ with A the rows of B = to_landmarks that are landmarks; directions in which A
-    has next to nothing (or less than nothing) are left out. With all points as landmarks Z Zᵀ is
-    the affinity itself, if it is positive semidefinite. Sources: Williams and Seeger 2001; Fowlkes
-    et al. 2004. Raises ValueError for shapes that do not belong together.
+    Z Zᵀ = B A⁻¹ Bᵀ, where B is `to_landmarks` and A holds its rows that are landmarks. Directions
+    in which A is nearly zero, or negative, are omitted. With all points as landmarks Z Zᵀ is the
+    affinity itself, if it is positive semidefinite.
+
+    Args:
+        to_landmarks: (N, M), affinities of all points to M of them.
+        landmarks: (M,), indices of these points.
+
+    Returns:
+        Factor (N, M).
+
+    Raises:
+        ValueError: The shapes do not match.
+
+    Sources: Williams and Seeger 2001; Fowlkes et al. 2004.
     """
     if to_landmarks.ndim != 2 or landmarks.shape != to_landmarks.shape[1:]:
         raise ValueError(
@@ -89,9 +121,16 @@ def nystrom_factor(to_landmarks: Tensor, landmarks: Tensor) -> Tensor:
 
 
 def spectral_clusters(embedding: SpectralEmbedding, num_clusters: int, seed: int = 0) -> Tensor:
-    """How near each point is to each cluster: cosines (N, C) in [-1, 1]; the argmax is its label.
+    """Cluster the rows of the first C eigenvectors, each scaled to unit length, by k-means.
 
-    k-means of the rows of the first C eigenvectors, each row scaled to unit length.
+    Args:
+        embedding: largest eigenpairs.
+        num_clusters: number of clusters C.
+        seed: seed of k-means.
+
+    Returns:
+        Cosines (N, C) of points and clusters, in [-1, 1]; the argmax is the label.
+
     Source: Ng, Jordan and Weiss 2001, steps 4 to 6.
     """
     rows = functional.normalize(embedding.vectors[:, :num_clusters], dim=1)
@@ -100,39 +139,51 @@ def spectral_clusters(embedding: SpectralEmbedding, num_clusters: int, seed: int
 
 
 def _inverse_root(values: Tensor) -> Tensor:
-    """1 / √value, 0 where there is none."""
+    """Return 1 / √value, and 0 for values that are not positive."""
     positive = values > torch.finfo(values.dtype).tiny
     return torch.where(positive, values.where(positive, 1).rsqrt(), 0)
 
 
 def _check_dimensions(dimensions: int, available: int) -> None:
+    """Raise ValueError unless the number of eigenvectors is available."""
     if not 1 <= dimensions <= available:
-        raise ValueError(f"{dimensions} eigenvectors of {available}; take 1 to {available}")
+        raise ValueError(f"dimensions {dimensions}: not available; take 1 to {available}")
 
 
 CUES = ("time", "frequency", "onset", "modulation", "harmonicity")
-ONSET_FRAMES = 3
-MODULATION_FRAMES = 9  # 144 ms: syllables rise and fall at 4 Hz
+ONSET_FRAMES = 3  # frames of the onset cue
+MODULATION_FRAMES = 9  # frames of the modulation cue: 144 ms, as syllables rise and fall at 4 Hz
+# Size of the unit of each cue, in s, ERB, dB a frame, dB and periodicity.
 UNITS = {"time": 0.1, "frequency": 2.0, "onset": 5.0, "modulation": 5.0, "harmonicity": 0.3}
 
 
 @dataclass(frozen=True)
 class KernelWeights:
-    """Two products of kernels and their shares, as `benchmarks/learn_kernels.py` learns them."""
+    """Weights of two products of kernels, learned by `benchmarks/learn_kernels.py`."""
 
     exponents: tuple[tuple[float, ...], ...]  # (2, cues), at least zero
-    shares: tuple[float, ...]  # (2,), adding up to one
+    shares: tuple[float, ...]  # (2,), summing to one
 
 
 def cue_features(scene: Scene, tracks: Tensor) -> dict[str, Tensor]:
-    """What each cue compares: (N, D) for the N units heard, in units of UNITS, frame by frame.
+    """Compute the features that each cue compares.
 
-    time: s; frequency: ERB rate; onset: rise of the level over three frames, dB a frame;
-    modulation: the level's course over 144 ms, its mean taken away, dB; harmonicity: how much
-    better the unit fits the first pitch than the second (`follow_voices`).
+        - time: s
+        - frequency: ERB rate
+        - onset: rise of the level over three frames, dB a frame
+        - modulation: course of the level over 144 ms, without its mean, dB
+        - harmonicity: how much better the unit fits the first pitch than the second
+          (`follow_voices`)
+
+    Args:
+        scene: scene of the mixture.
+        tracks: (L, 2), from `follow_voices`.
+
+    Returns:
+        Features (N, D) of each cue for the N audible units, divided by UNITS, frame by frame.
     """
     channels, frames = scene.power.shape
-    heard = scene.heard.T  # (L, channels): frame by frame
+    audible = scene.heard.T  # (L, channels): frame by frame
     seconds = torch.arange(frames)[:, None] * (HOP / SAMPLE_RATE)
     rates = erb_rate(FILTERS.centres).float()
     first, second = harmonicity(scene, tracks)
@@ -146,18 +197,27 @@ def cue_features(scene: Scene, tracks: Tensor) -> dict[str, Tensor]:
         "modulation": courses / MODULATION_FRAMES**0.5,
         "harmonicity": (first - second).T[..., None],
     }
-    return {cue: values[cue][heard] / UNITS[cue] for cue in CUES}
+    return {cue: values[cue][audible] / UNITS[cue] for cue in CUES}
 
 
 def cue_distances(features: dict[str, Tensor], others: dict[str, Tensor]) -> Tensor:
-    """Squared distances of N units to M others by each cue, (cues, N, M)."""
+    """Return squared distances (cues, N, M) of N units to M others by each cue."""
     return torch.stack([torch.cdist(features[cue], others[cue]).square() for cue in CUES])
 
 
 def combined(distances: Tensor, exponents: Tensor, shares: Tensor) -> Tensor:
-    """The affinity sum_p share_p prod_k exp(-exponent_pk d_k): (cues, N, M) -> (N, M) in [0, 1].
+    """Combine distances into an affinity sum_p share_p prod_k exp(-exponent_pk d_k).
 
-    A sum of products of powers of Gaussian kernels, positive semidefinite like each of them.
+    A sum of products of powers of Gaussian kernels is positive semidefinite like each of them.
+
+    Args:
+        distances: (cues, N, M).
+        exponents: (products, cues).
+        shares: (products,).
+
+    Returns:
+        Affinity (N, M) in [0, 1].
+
     Source: Bach and Jordan 2006.
     """
     products = torch.exp(-torch.einsum("pk,knm->pnm", exponents, distances))
@@ -165,30 +225,32 @@ def combined(distances: Tensor, exponents: Tensor, shares: Tensor) -> Tensor:
 
 
 def _around(values: Tensor, frames: int) -> Tensor:
-    """Values (channels, L) of the frames around each -> (L, channels, frames)."""
+    """Return the values (L, channels, frames) around each frame of values (channels, L)."""
     padded = functional.pad(values[:, None], (frames // 2, frames // 2), mode="replicate")
     return padded[:, 0].unfold(-1, frames, 1).transpose(0, 1)
 
 
-# By benchmarks/learn_kernels.py, in the order of CUES: time, frequency, onset, modulation,
-# harmonicity.
+# Weights learned by benchmarks/learn_kernels.py, in the order of CUES: time, frequency, onset,
+# modulation, harmonicity.
 LEARNED = KernelWeights(
     exponents=((0.194, 0.018, 0.353, 0.019, 0.134), (0.001, 0.017, 0.03, 0.02, 2.301)),
     shares=(0.627, 0.373),
 )
-LANDMARKS = 300
-MOST_DENSE = 1000  # units: a second of eigenvectors
+LANDMARKS = 300  # number of landmarks
+MOST_DENSE = 1000  # largest number of units for the dense affinity: eigenvectors take a second
 SEGMENT = 20 * SAMPLE_RATE // HOP  # frames that are clustered at once
-OVERLAP = SEGMENT // 10  # frames in which the next segment is linked to the ones before
-SHARPNESS = 2.0  # of the masks, by cosine
+OVERLAP = SEGMENT // 10  # frames in which a segment is linked to the previous ones
+SHARPNESS = 2.0  # sharpness of the masks, by cosine
 
 
 class Spectral(WindowSeparator):
-    """Bach and Jordan 2006 with the cues of this package: an affinity of pairs of units, cut.
+    """Separator that cuts an affinity of pairs of auditory units.
 
-    Segments of up to 20 s are clustered at once, by the dense affinity where they have at most
-    1000 units and by Nystrom's with 300 landmarks where they have more. Their clusters are linked
-    by the assignment that agrees best where segments overlap (Kuhn 1955).
+    Segments of up to 20 s are clustered at once: by the dense affinity up to 1000 units, by
+    Nystrom's with 300 landmarks for more. Clusters of overlapping segments are linked by the
+    assignment that agrees best (Kuhn 1955).
+
+    Source: Bach and Jordan 2006, with the cues of this package.
     """
 
     sample_rate = SAMPLE_RATE
@@ -200,7 +262,15 @@ class Spectral(WindowSeparator):
 
 
 def unit_masks(scene: Scene, talkers: int) -> Tensor:
-    """Masks of the units of a scene, (C, channels, L), adding up to one; shared if not heard."""
+    """Estimate the masks of the units of a scene; inaudible units get equal shares.
+
+    Args:
+        scene: scene of the mixture.
+        talkers: number of talkers C.
+
+    Returns:
+        Masks (C, channels, L), summing to one.
+    """
     features = cue_features(scene, follow_voices(scene))
     frame_of, channel_of = scene.heard.T.nonzero().T  # (N,), in the order of the features
     masks = scene.power.new_full((scene.power.shape[1], len(scene.power), talkers), 1 / talkers)
@@ -212,15 +282,15 @@ def unit_masks(scene: Scene, talkers: int) -> Tensor:
         cosines = spectral_clusters(_embedding(part, talkers), talkers)
         shares = (SHARPNESS * cosines).softmax(1)  # (N', C)
         places = (frame_of[inside], channel_of[inside])
-        known = places[0] < start + OVERLAP  # linked where the segment before has been
-        agreement = masks[places][known].T @ shares[known]  # (C, C)
+        shared = places[0] < start + OVERLAP  # units that the previous segment holds too
+        agreement = masks[places][shared].T @ shares[shared]  # (C, C)
         order = linear_sum_assignment(-agreement.numpy())[1]
         masks[places] = shares[:, torch.from_numpy(order)]
     return masks.permute(2, 1, 0)
 
 
 def _embedding(features: dict[str, Tensor], dimensions: int) -> SpectralEmbedding:
-    """The top eigenvectors of the learned affinity of N units."""
+    """Compute the largest eigenpairs of the learned affinity of N units."""
     exponents, shares = torch.tensor(LEARNED.exponents), torch.tensor(LEARNED.shares)
     count = len(features["time"])
     if count <= MOST_DENSE:

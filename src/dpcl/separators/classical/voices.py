@@ -1,4 +1,4 @@
-"""Who is voiced when, at which pitch: two tracks through a scene, and their contours."""
+"""Voiced stretches of two talkers: two pitch tracks through a scene, and their contours."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 
 from dpcl.separators.classical.auditory import LAGS, Scene, best_tracks, explained
 
-UNVOICED = len(LAGS)  # the grid index that stands for no pitch
+UNVOICED = len(LAGS)  # grid index that stands for no pitch
 
-# Chosen on the validation list.
-EVIDENCE = 15.0  # what a periodicity of one in all channels is worth, in the units of all costs
+# The values below were chosen on the validation list.
+EVIDENCE = 15.0  # score of a periodicity of one in all channels, in the units of all costs
 VOICED = 0.2  # cost of a pitch in a frame
-OCTAVE = 0.03  # periodicity taken off for every octave down: multiples of a period fit as well
-GLIDE, START, STOP = 0.1, 0.3, 0.1  # a step of 3 %; the beginning and the end of a contour
+OCTAVE = 0.03  # periodicity subtracted for each octave down: multiples of a period fit too
+GLIDE, START, STOP = 0.1, 0.3, 0.1  # costs of a step of 3 %, and of a contour's start and end
 APERIODIC = 0.4  # periodicity of a unit without pitch
 LOUDNESS = 0.1  # exponent of a unit's power in its weight
 REGISTER = (0.1, 0.15)  # weight and spread, in ln Hz, of a talker's own pitch
-ROUNDS = 4
-BLOCK = 2000  # frames, 32 s, whose states are held at once
+ROUNDS = 4  # rounds of registers and tracks
+BLOCK = 2000  # frames, 32 s, whose states are in memory at once
 
 
 @dataclass(frozen=True)
 class Contour:
-    """One voiced stretch of a track: frames start to stop, its end not included."""
+    """Voiced stretch of a track: frames from `start` up to, not including, `stop`."""
 
     track: int
     start: int
@@ -33,12 +33,20 @@ class Contour:
 
 
 def follow_voices(scene: Scene) -> Tensor:
-    """The pitches of two talkers (L, 2), indices into LAGS or UNVOICED.
+    """Track the pitches of two talkers.
 
-    As in the tandem algorithm, masks and pitches are found by turns, beginning with the best
-    tracks on no assumption: each round learns a talker's register, the mean of his log pitch, and
-    the next prefers for each track what lies near its register, so that a track stays with its
-    talker over pauses. Sources: Hu and Wang 2010 (tandem); the tracks Wu, Wang and Brown 2003.
+    As in the tandem algorithm, masks and pitches are found in turns, starting with the best tracks
+    on no assumption. Each round estimates a talker's register, the mean of their log pitch. The
+    next round prefers pitches near the register of each track. So a track stays with its talker
+    across pauses.
+
+    Args:
+        scene: scene of the mixture.
+
+    Returns:
+        Tracks (L, 2), indices into LAGS or UNVOICED.
+
+    Sources: Hu and Wang 2010 (tandem); Wu, Wang and Brown 2003 (tracks).
     """
     heights = -LAGS.log()
     tracks = _tracks(scene, torch.zeros(2, len(LAGS)))
@@ -59,7 +67,15 @@ def follow_voices(scene: Scene) -> Tensor:
 
 
 def contours(tracks: Tensor, jump: int = 3) -> list[Contour]:
-    """Voiced stretches of both tracks (L, 2), cut where the pitch leaps by more than `jump`."""
+    """Find the voiced stretches of both tracks.
+
+    Args:
+        tracks: (L, 2).
+        jump: largest step of the pitch within a contour, in steps of the grid.
+
+    Returns:
+        Contours of the first track, then of the second, in order of time.
+    """
     found = []
     for track in range(2):
         pitches = [*tracks[:, track].tolist(), UNVOICED]
@@ -75,14 +91,22 @@ def contours(tracks: Tensor, jump: int = 3) -> list[Contour]:
 
 
 def harmonicity(scene: Scene, tracks: Tensor) -> Tensor:
-    """Periodicity of each unit at both tracks' pitches (2, channels, L); APERIODIC without one."""
+    """Return the periodicity of each unit at the pitches of both tracks.
+
+    Args:
+        scene: scene of the mixture.
+        tracks: (L, 2).
+
+    Returns:
+        Periodicity (2, channels, L); APERIODIC in frames without pitch.
+    """
     periodicity = torch.nn.functional.pad(scene.periodicity, (0, 1), value=APERIODIC)
     frames = torch.arange(len(tracks))
     return torch.stack([periodicity[:, frames, tracks[:, talker]] for talker in range(2)])
 
 
 def _tracks(scene: Scene, preference: Tensor) -> Tensor:
-    """Tracks (L, 2) under preferences (2, G) of either track for pitches, block by block."""
+    """Find tracks (L, 2) with preferences (2, G) of each track for pitches, block by block."""
     weights = EVIDENCE / len(scene.power) * scene.heard * scene.power**LOUDNESS
     discounts = OCTAVE * (LAGS / LAGS[0]).log2()
     first, second = torch.nn.functional.pad(preference, (0, 1))
