@@ -48,16 +48,17 @@ def conditioned_loss(
     weights = level_weights(mixture.abs(), level, first, objective.floor_db)  # (B, N)
     of_talkers = weights * ~dominates
 
-    encoded = network.encode(level_log_magnitude(mixture, first, level))
-    embeddings = network.embed(encoded)  # (B, N, K)
+    predicted = network.predict(level_log_magnitude(mixture, first, level))
+    embeddings = predicted.embeddings  # (B, N, K)
     assignments = ideal_assignments(spectra)  # (B, N, C)
     loss = affinity_loss(embeddings, assignments, of_talkers).mean()
-    log_odds = network.background(encoded)  # (B, N)
+    log_odds = predicted.background  # (B, N)
+    assert log_odds is not None
     loss = loss + objective.background * background_loss(log_odds, dominates, weights).mean()
     if objective.counts:
+        assert predicted.counts is not None
         counts = active_talkers(magnitudes, level, first)  # (B, L)
-        logits = network.frame_counts(encoded)
-        loss = loss + objective.counts * count_loss(logits, counts).mean()
+        loss = loss + objective.counts * count_loss(predicted.counts, counts).mean()
     if objective.waveform:
         present = batch.sources.square().mean(-1) > SILENT  # (B, C)
         centroids = functional.normalize(attractors(embeddings, assignments, of_talkers), dim=-1)
