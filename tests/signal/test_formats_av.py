@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from dpcl.errors import InputError
 from dpcl.signal import av as module
@@ -132,6 +133,22 @@ def test_what_is_there_of_a_cut_off_file_is_read_and_said(encode: Encode, name: 
         samples = collected(reader)
         assert reader.cut_off
         assert 0.8 * kind[3] < samples.shape[1] < 2.4 * kind[3]
+
+
+@pytest.mark.parametrize("kind", [("CAF", "PCM_16"), ("VOC", "PCM_U8"), ("OGG", "OPUS")])
+def test_a_file_that_libsndfile_refuses_as_malformed_is_not_taken_for_whole(
+    kind: tuple[str, str],
+) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, tone(48000)[0], 48000, format=kind[0], subtype=kind[1])
+    data = file.getvalue()
+    for part in (0.5, 0.9):
+        try:
+            with AudioReader(data[: int(part * len(data))]) as reader:
+                collected(reader)
+                assert reader.cut_off
+        except InputError as error:
+            assert "malformed" in str(error)
 
 
 def test_a_film_whose_index_is_missing_is_one_sentence(encode: Encode, tmp_path: Path) -> None:

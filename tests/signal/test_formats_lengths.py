@@ -82,7 +82,8 @@ def test_bytes_after_the_last_flac_frame_cost_no_sample(length: int, tail: bytes
 
 
 @pytest.mark.parametrize(
-    "kind", [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16")],
+    "kind", [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16"),
+     ("WAV", "PCM_16")],
     ids="-".join,
 )  # fmt: skip
 @pytest.mark.parametrize("count", [2, 3])

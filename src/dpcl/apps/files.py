@@ -105,8 +105,7 @@ def separate_files(
         def opened(recording: Path) -> AbstractContextManager[AudioReader]:
             """Open a recording for one pass, so that a thousand recordings need one open file."""
             if recording not in kept and _is_pipe(recording):
-                source = sys.stdin.buffer if recording == STANDARD else recording
-                kept[recording] = stack.enter_context(AudioReader(source))
+                kept[recording] = stack.enter_context(_pipe_reader(recording))
             if recording in kept:
                 return nullcontext(kept[recording])
             return AudioReader(recording)
@@ -165,6 +164,15 @@ def _is_pipe(recording: Path) -> bool:
     return recording == STANDARD or (recording.exists() and not recording.is_file())
 
 
+def _pipe_reader(recording: Path) -> AudioReader:
+    """Copy a pipe to a temporary file, and open it."""
+    if recording != STANDARD:
+        return AudioReader(recording)
+    if sys.stdin is None:  # closed by the shell with <&-
+        raise InputError("standard input: is closed; give a file, or pipe a recording to dpcl")
+    return AudioReader(sys.stdin.buffer)
+
+
 def check_reader(reader: AudioReader) -> None:
     """Check that separators take the channels, length and sample rate of a recording.
 
@@ -205,12 +213,12 @@ class _Target:
 def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Target:
     """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
-    piped = recording == STANDARD
+    piped = _is_pipe(recording)
     if file_format != "input":
         suffix = f".{file_format}"
     else:
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
-    stem = "stdin" if piped else recording.stem
+    stem = "stdin" if recording == STANDARD else recording.stem
     subtype = output_subtype(suffix[1:], reader.subtype)
     target = _Target(out, stem, suffix, subtype, reader.subtype)
     try:

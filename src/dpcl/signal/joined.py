@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, Protocol
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from dpcl.signal.headers import Span
@@ -34,19 +35,25 @@ class Decoder(Protocol):
         ...
 
 
-def spans(file_format: str, data: BinaryIO) -> list[tuple[int, int]]:
-    """Find the recordings in a file.
+def tags_of(file: object) -> dict[str, str]:
+    """Return the metadata of an open file, by name."""
+    return dict(file.copy_metadata()) if isinstance(file, soundfile.SoundFile) else {}
 
-    The position of `data` changes.
+
+def spans(data: BinaryIO) -> list[tuple[int, int]]:
+    """Find the recordings in an Ogg, MP3, FLAC or WAV file.
 
     Args:
-        file_format: container, by libsndfile's name; only OGG, MP3 and FLAC are searched.
-        data: the file.
+        data: the file; its position changes.
 
     Returns:
         First byte of each recording and the byte after its last one; empty for one recording.
     """
-    find = {"OGG": _ogg_starts, "MP3": _mp3_starts, "FLAC": _flac_starts}.get(file_format)
+    data.seek(0)
+    start = data.read(4)
+    find = {b"OggS": _ogg_starts, b"fLaC": _flac_starts, b"RIFF": _wav_starts}.get(start)
+    if start[:3] == b"ID3" or (len(start) == 4 and start[0] == 0xFF and start[1] >= 0xE0):
+        find = _mp3_starts
     if find is None:
         return []
     end = data.seek(0, io.SEEK_END)
@@ -82,6 +89,19 @@ def _flac_starts(data: BinaryIO, end: int) -> list[int]:
         starts.append(found)
         found = _find(data, _FLAC, found + len(_FLAC), end)
     return starts
+
+
+def _wav_starts(data: BinaryIO, end: int) -> list[int]:
+    starts = [0]
+    while True:
+        data.seek(starts[-1] + 4)
+        size = int.from_bytes(data.read(4), "little")
+        following = starts[-1] + 8 + size + size % 2
+        data.seek(following)
+        head = data.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return starts
+        starts.append(following)
 
 
 def _mp3_starts(data: BinaryIO, end: int) -> list[int]:
@@ -166,6 +186,7 @@ class Joined:
         decoder: opens one recording, and returns the number of samples that it states, if any.
 
     Attributes:
+        tags: metadata of the first recording.
         omitted: number of recordings that were not read, valid after the last sample.
         cut_off: true if one of the recordings was shorter than it states.
     """
@@ -182,6 +203,7 @@ class Joined:
         self._read = 0
         self.samplerate, self.channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
+        self.tags = tags_of(self._file)
         self.omitted = 0
         self.cut_off = False
 

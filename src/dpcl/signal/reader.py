@@ -30,12 +30,14 @@ from dpcl.signal.formats import (
     unpacked,
 )
 from dpcl.signal.headers import sized_wav
-from dpcl.signal.joined import Decoder, Joined, spans
+from dpcl.signal.joined import Decoder, Joined, spans, tags_of
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 _PIECE = 4096  # samples read at once, and lost at a decoding error
 _NO_MP3 = "File does not exist"  # libsndfile's message for a file that is MP3 by name only
+# Errors of libsndfile for files that are not malformed, but of a format that it lacks.
+_LACKING = ("not recognised", "unimplemented", "unsupported", "unknown format", "no audio in it")
 
 
 class AudioReader:
@@ -74,6 +76,7 @@ class AudioReader:
         self._parts: list[tuple[int, int]] = []
         self._decode: Callable[[], Decoder] = self._libsndfile
         self._quiet = False
+        self._malformed = False  # libsndfile knows the container, and refuses the file
         self._stated = True
         self._whole: BinaryIO | None = None  # the file that `_data` completes
         if isinstance(source, (bytes, bytearray, memoryview)):
@@ -100,6 +103,9 @@ class AudioReader:
                 self._stated = False
                 self._path, self._whole = None, self._data
                 self._data = whole  # type: ignore[assignment]
+            self._parts = spans(self._data)
+            if self._parts:
+                self._decode = self._joined
             file = self._file = self._first_decoder()
             self.sample_rate = int(file.samplerate)
             self.channels = int(file.channels)
@@ -108,13 +114,11 @@ class AudioReader:
             self.frames: int | None = None
             if isinstance(file, soundfile.SoundFile):
                 self.frames = promised_frames(file, self._data)
-                self.tags = {k: v for k, v in file.copy_metadata().items() if k in TAGS and v}
-                self._parts = spans(self.format, self._data)
-            elif isinstance(file, av.AVDecoder):
-                self.tags = file.tags
-            if self._parts:
-                self.frames = None
-                self._decode = self._joined
+            if isinstance(file, (av.AVDecoder, Joined)):
+                found = file.tags
+            else:
+                found = tags_of(file)
+            self.tags = {name: value for name, value in found.items() if name in TAGS and value}
             if self.frames == 0:
                 raise self._no_samples()
         except InputError:
@@ -259,7 +263,9 @@ class AudioReader:
         """Open the recording with the first library that reads it."""
         self._data.seek(0)
         start = self._data.read(16)
-        self._quiet = start[:3] == b"ID3" or start[:1] == b"\xff" or self.name.endswith(".mp3")
+        self._quiet = (
+            start[:3] == b"ID3" or start[:1] == b"\xff" or self.name.lower().endswith(".mp3")
+        )
         try:
             return self._decoder()
         except InputError as error:
@@ -267,6 +273,7 @@ class AudioReader:
                 if av.looks_like(self.name, start):
                     raise av.not_installed(self.name) from error
                 raise
+            self._malformed = not any(words in str(error).lower() for words in _LACKING)
             self._decode = self._av
             try:
                 return self._decoder()
@@ -304,7 +311,8 @@ class AudioReader:
         """Return true if samples are missing after the end of `file`."""
         if isinstance(file, av.AVDecoder):
             short = file.stated is not None and self.read < file.stated
-            return short or file.damaged > 0
+            no_end = is_cut_off(self.format, None, self.read, self._data)
+            return short or no_end or file.damaged > 0 or self._malformed
         if isinstance(file, Joined) and file.cut_off:
             return True
         return is_cut_off(self.format, self.frames, self.read, self._data)
