@@ -114,10 +114,7 @@ class AudioReader:
             self.frames: int | None = None
             if isinstance(file, soundfile.SoundFile):
                 self.frames = promised_frames(file, self._data)
-            if isinstance(file, (av.AVDecoder, Joined)):
-                found = file.tags
-            else:
-                found = tags_of(file)
+            found = file.tags if isinstance(file, (av.AVDecoder, Joined)) else tags_of(file)
             self.tags = {name: value for name, value in found.items() if name in TAGS and value}
             if self.frames == 0:
                 raise self._no_samples()
