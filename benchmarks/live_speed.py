@@ -1,8 +1,7 @@
-"""How fast a stream is separated, and how far behind: blocks of 20 ms through a causal network.
+"""Real-time factor and latency of a stream: blocks of 20 ms through a causal network.
 
-python benchmarks/live_speed.py                  # random weights of the size of recipes/causal.yaml
-python benchmarks/live_speed.py --model causal --rate 16000
-python benchmarks/live_speed.py --model causal --busy 2    # beside other programs
+python benchmarks/live_speed.py --model causal
+python benchmarks/live_speed.py --model causal --rate 48000 --busy 2    # beside other programs
 """
 
 from __future__ import annotations
@@ -10,22 +9,18 @@ from __future__ import annotations
 import argparse
 import time
 from multiprocessing import Process
-from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
-from dpcl.model import Model, ModelSettings, build_network
 from dpcl.recordings.stream import StreamSeparator
-
-RECIPE = Path(__file__).parents[1] / "recipes" / "causal.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="a causal model; random weights if left out")
-    parser.add_argument("--rate", type=int, help="Hz; the network's own if left out")
+    """Measure a stream of noise and print its figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="causal", help="a causal model")
+    parser.add_argument("--rate", type=int, help="Hz; the network's own if omitted")
     parser.add_argument("--block", type=float, default=0.02, help="seconds")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--busy", type=int, default=0, help="processes that keep a core busy each")
@@ -33,11 +28,10 @@ def main() -> None:
     for _ in range(arguments.busy):
         Process(target=keep_busy, daemon=True).start()
     torch.manual_seed(0)
-    model: str | Model = arguments.model or random_model()
-    stream = StreamSeparator(model, 2, arguments.rate)
+    stream = StreamSeparator(arguments.model, 2, arguments.rate)
     size = round(arguments.block * stream.sample_rate)
     blocks = torch.randn(round(arguments.seconds / arguments.block), size) / 10
-    for block in blocks[:100]:  # warm, and past the first clustering
+    for block in blocks[:100]:  # until after the first clustering
         stream.push(block)
     pushed = came = most = 0
     stream.reset()
@@ -73,13 +67,7 @@ def keep_busy() -> None:
     torch.set_num_threads(1)
     matrix = torch.randn(1024, 1024)
     while True:
-        matrix @ matrix
-
-
-def random_model() -> Model:
-    """The network of the recipe as it is before its training."""
-    settings = ModelSettings(**yaml.safe_load(RECIPE.read_text())["model"])
-    return Model(settings, build_network(settings).eval(), {})
+        torch.mm(matrix, matrix)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""The affinity objective alone, forward plus backward: ours, asteroid's, and the dense N x N form.
+"""The affinity objective alone, forward plus backward: dpcl, asteroid, and the dense N x N form.
 
-All three start from the same embeddings, the same dominating source per bin and the same mask of
-audible bins (float32), so the making of one-hot rows is in everybody's time. Values and gradients
-are compared before anything is timed: what is measured is the same function.
+All three get the same embeddings, dominating source per bin and mask of audible bins (float32).
+Values and gradients are compared before anything is timed.
 
-Time: dpcl and asteroid in rounds A B A B in one process; the dense form by itself afterwards, since
-it leaves nobody a warm cache. Median (min-max); ratios are taken round by round.
+Time: dpcl and asteroid in rounds A B A B in one process, then the dense form. Median (min-max);
+ratios are taken round by round.
 
-Memory: each (system, batch, N, K) in a process of its own, as growth of the resident set above what
-it was with libraries loaded, a small case run and the inputs made; the gradient is part of it. The
-kernel's high-water mark is set back at that point (Linux: /proc/self/clear_refs), because ru_maxrss
-cannot be: it holds whatever peak the start-up had, and starts at the parent's. tracemalloc sees no
-tensor; the profiler of torch sees tensors, but not the buffers of the BLAS. glibc is told to map
-every block over 64 KiB by itself (MALLOC_MMAP_THRESHOLD_), so that memory freed earlier can neither
-hide a new block nor count as one. The kernel's count is good to about 0.25 MiB.
+Memory: one process per (system, batch, N, K). It is the growth of the resident set above that with
+libraries loaded, a small case run and the inputs made; the gradient is part of it. The kernel's
+high-water mark is reset at that point (Linux: /proc/self/clear_refs). ru_maxrss cannot be reset,
+tracemalloc sees no tensors, and torch's profiler sees no BLAS buffers. glibc maps every block over
+64 KiB separately (MALLOC_MMAP_THRESHOLD_), so earlier freed memory neither hides a new block nor
+counts as one. The kernel's count is exact to about 0.25 MiB.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import machine
+import measure
 import torch
 from torch import Tensor
 
@@ -37,33 +35,34 @@ from dpcl.objectives.affinity import affinity_loss
 SOURCES = 2
 BINS = (12_900, 32_000, 64_500, 129_000)  # 129 bins times 100, 248, 500, 1000 frames
 WIDTHS = (20, 40)  # K
-TRAINING_BATCH = (32, 12_900)  # what a training step sees: items of 100 frames
-DENSE_MATRICES = 3  # N x N matrices alive at the worst moment of the dense form, measured
+TRAINING_BATCH = (32, 12_900)  # of a training step: items of 100 frames
+DENSE_MATRICES = 3  # N x N matrices at the peak of the dense form, measured
 RESULTS = Path(__file__).resolve().parent / "results" / "objective.json"
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ours(embeddings: Tensor, labels: Tensor, active: Tensor) -> Tensor:
-    """dpcl: in [0, 4]."""
+    """dpcl, in [0, 4]."""
     return affinity_loss(embeddings, _one_hot(labels, embeddings.dtype), active)
 
 
 def asteroids(embeddings: Tensor, labels: Tensor, active: Tensor) -> Tensor:
-    """asteroid divides by the active bins, ours by their square."""
+    """asteroid, which divides by the number of active bins: scaled to ours."""
     from asteroid.losses import deep_clustering_loss
 
-    # It wants (B, F, L); the objective does not care how bins are arranged.
+    # Its layout is (B, F, L); the objective does not depend on the order of the bins.
     loss: Tensor = deep_clustering_loss(embeddings, labels.unsqueeze(1), active.unsqueeze(1))
     return loss / active.sum(-1)
 
 
 def dense(embeddings: Tensor, labels: Tensor, active: Tensor) -> Tensor:
-    """The definition, with as few N x N matrices as autograd lets it have."""
+    """The definition, with the fewest N x N matrices that autograd allows."""
     root = active.sqrt().unsqueeze(-1)
     v, y = root * embeddings, root * _one_hot(labels, embeddings.dtype)
     difference = torch.baddbmm(y @ y.mT, v, v.mT, alpha=-1)  # (B, N, N)
-    return torch.linalg.vector_norm(difference, dim=(1, 2)).square() / active.sum(-1).square()
+    squared: Tensor = torch.linalg.vector_norm(difference, dim=(1, 2)).square()
+    return squared / active.sum(-1).square()
 
 
 def _one_hot(labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -74,7 +73,7 @@ SYSTEMS: dict[str, Loss] = {"dpcl": ours, "asteroid": asteroids, "dense": dense}
 
 
 def inputs(batch: int, bins: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings (B, N, K) with gradient, labels (B, N), active (B, N): 3 bins of 5 are."""
+    """Return embeddings (B, N, K) with gradient, labels (B, N), active (B, N), 60 % of them 1."""
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(batch, bins, width, generator=generator)
     embeddings /= embeddings.norm(dim=-1, keepdim=True)
@@ -84,15 +83,15 @@ def inputs(batch: int, bins: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def forward_backward(system: str, embeddings: Tensor, labels: Tensor, active: Tensor) -> Tensor:
-    """One evaluation; the gradient lands in embeddings.grad, which is made anew."""
+    """Evaluate once; embeddings.grad is replaced."""
     embeddings.grad = None
     loss = SYSTEMS[system](embeddings, labels, active)
-    loss.mean().backward()
+    loss.mean().backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
 def check_agreement(systems: list[str], width: int) -> None:
-    """Stop unless value and gradient are the same function of the same inputs."""
+    """Raise unless all systems agree in value and gradient."""
     case = inputs(2, 1_000, width)
     expected = forward_backward("dpcl", *case)
     gradient = case[0].grad
@@ -102,7 +101,7 @@ def check_agreement(systems: list[str], width: int) -> None:
 
 
 def peak_memory(system: str, batch: int, bins: int, width: int) -> int | None:
-    """Bytes above the inputs, in this process; None where the system cannot tell."""
+    """Return the bytes above the inputs, in this process; None where they are not available."""
     forward_backward(system, *inputs(1, 1_024, width))
     case = inputs(batch, bins, width)
     try:
@@ -134,33 +133,23 @@ def memory_in_own_process(system: str, batch: int, bins: int, width: int) -> int
 
 
 def dense_need(batch: int, bins: int) -> int:
-    """Bytes the dense form asks for at its worst moment."""
+    """Return the bytes that the dense form needs at its peak."""
     return DENSE_MATRICES * batch * bins * bins * 4
 
 
-def available_memory() -> int:
-    """Bytes that can be had without swapping."""
-    information = Path("/proc/meminfo")
-    if information.is_file():
-        for line in information.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def measure(
+def measure_case(
     systems: list[str], batch: int, bins: int, width: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """One row per system."""
+    """Return one row per system."""
     case = inputs(batch, bins, width)
     need = dense_need(batch, bins)
-    fits = {name: name != "dense" or need < 0.9 * available_memory() for name in systems}
+    fits = {name: name != "dense" or need < 0.9 * measure.available_memory() for name in systems}
     low_rank = {
         name: lambda name=name: forward_backward(name, *case) for name in systems if name != "dense"
     }
-    seconds = machine.interleaved(low_rank, repeats)
+    seconds = measure.interleaved(low_rank, repeats)
     if fits.get("dense"):
-        seconds |= machine.interleaved({"dense": lambda: forward_backward("dense", *case)}, repeats)
+        seconds |= measure.interleaved({"dense": lambda: forward_backward("dense", *case)}, repeats)
     rows = []
     for name in systems:
         row: dict[str, Any] = {"batch": batch, "bins": bins, "width": width, "system": name}
@@ -175,7 +164,7 @@ def measure(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; ratios are to dpcl's row of the same case."""
+    """Return Markdown; ratios are to dpcl's row of the same case."""
     lines = [
         "| batch × N | K | system | time, ms | × ours | peak memory, MiB | × ours |",
         "|---|---|---|---|---|---|---|",
@@ -188,19 +177,20 @@ def table(rows: list[dict[str, Any]]) -> str:
             gib = row["needs_bytes"] / 2**30
             lines.append(f"{start} does not fit: {gib:,.0f} GiB | | | |")
             continue
-        slower = machine.spread(machine.ratios(row["seconds"], base["seconds"]))
+        slower = measure.spread(measure.ratios(row["seconds"], base["seconds"]))
         memory = ["not measured", ""]
         if row["peak_bytes"] is not None:
-            # The kernel counts to about 0.25 MiB; less than that is no base for a ratio.
+            # The kernel's count is exact to about 0.25 MiB: smaller ones give no ratio.
             larger = row["peak_bytes"] / base["peak_bytes"] if base["peak_bytes"] > 2**18 else None
             memory = [f"{row['peak_bytes'] / 2**20:.1f}", f"{larger:.1f}" if larger else ""]
-        time = machine.spread(row["seconds"], 1e3)
+        time = measure.spread(row["seconds"], 1e3)
         lines.append(" | ".join([f"{start} {time}", slower, *memory]) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure all cases, print the table and write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bins", type=int, nargs="+", default=BINS, metavar="N")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="K")
     parser.add_argument("--batch", type=int, nargs=2, default=TRAINING_BATCH, metavar=("B", "N"))
@@ -221,18 +211,18 @@ def main() -> None:
             f"asteroid skipped ({error}); to install it see benchmarks/README.md", file=sys.stderr
         )
         systems.remove("asteroid")
-    about = machine.describe()
-    print(machine.heading(about))
+    about = measure.describe()
+    print(measure.heading(about))
     rows = []
     cases = [(1, bins) for bins in arguments.bins] + [tuple(arguments.batch)]
     for width in arguments.widths:
         check_agreement(systems, width)
         for batch, bins in cases:
             print(f"batch {batch}, N {bins}, K {width} ...", file=sys.stderr)
-            rows += measure(systems, batch, bins, width, arguments.repeats)
+            rows += measure_case(systems, batch, bins, width, arguments.repeats)
     print(table(rows))
     settings = {"sources": SOURCES, "dtype": "float32", "repeats": arguments.repeats}
-    machine.write_json(arguments.out, about, settings, rows)
+    measure.write_json(arguments.out, about, settings, rows)
 
 
 if __name__ == "__main__":

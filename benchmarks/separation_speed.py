@@ -1,55 +1,140 @@
-"""`dpcl separate` beside its peers on short and long recordings: time, processor time, memory.
+"""`dpcl separate` beside its peers on 10 s, 6 min and 60 min: time, processor time and memory.
 
-    python benchmarks/separation_speed.py --root CORPUS --peers-python peers/bin/python
+    python benchmarks/separation_speed.py --peers-python peers/bin/python
 
 Every run is a process of its own, from the command to its end: import, weights, reading, writing.
-Rounds A B C A B C on each recording, after one round on the shortest that is not counted; medians,
-and ratios within a round. What peers run, and how, says peers.py.
+Rounds A B C A B C on each recording, after one round on the shortest that does not count; medians,
+and ratios within a round. peers.py runs each peer.
 
-A peer that would take longer than --most minutes, judged by the recordings before, is measured on a
-recording of 60 s instead; all that it took after its model stood is then multiplied, and the figure
-is marked. Recordings too long for a peer's memory are cut into windows of 60 s: by asteroid's
-LambdaOverlapAdd, which computes everything twice, and without overlap for SepFormer. What needs
-more memory than there is, or three times --most, is not run again: the results say so.
-
-Results are written after every run. --resume keeps the runs that the file has, on the same
-processor and with as many cores, and adds the missing ones: of other systems, longer recordings,
-more rounds, or of a measurement that was stopped.
+Longer recordings than a peer's memory allows are cut into windows of 60 s. A run beyond --most
+minutes or the available memory is stopped, and the table says so. Results are written after every
+run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import machine
-import separation_report
-from separation_report import OURS, Rows, Run
-from separation_runs import PIECE, SYSTEMS, Bench, printed_json
+from measure import (
+    TooLarge,
+    TooLong,
+    available_memory,
+    heading,
+    ratios,
+    render_speech,
+    run_once,
+    spread,
+    write_json,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "separation_speed.json"
-SAME = ("cpu", "cores", "threads", "system")  # of a machine whose runs may stand in one table
+OURS = "dpcl"
+PIECE = 60.0  # s of a window
+MEMORY = 0.9  # share of the available memory that a process may allocate
+VERSIONS = """
+import importlib.metadata as m, json
+names = "torch asteroid asteroid-filterbanks nussl speechbrain scikit-learn numpy librosa".split()
+print(json.dumps({name: m.version(name) for name in names}))
+"""
+
+Run = dict[str, Any]  # wall, cpu, peak_mib, …, or failed
+Rows = list[dict[str, Any]]  # system, seconds, runs
 
 
-def too_long(name: str, seconds: float, rows: Rows, most: float) -> bool:
-    """Whether a run would take more than `most` s, by the longest recording measured before."""
-    before = [
-        row
-        for row in rows
-        if row["system"] == name and row["seconds"] < seconds and "wall" in row["runs"][-1]
-    ]
-    if not SYSTEMS[name].scales or not before or seconds <= PIECE:
-        return False
-    run, length = before[-1]["runs"][-1], before[-1]["seconds"]
-    each = (run["finished"] - run["ready"]) / (PIECE if "scaled" in run else length)
-    return each * seconds > most
+@dataclass(frozen=True)
+class System:
+    """A system and the amount of a recording that one run can take.
+
+    Attributes:
+        label: in the table.
+        whole: s, as far as memory allows; None: never cut.
+    """
+
+    label: str
+    whole: float | None = None
+
+
+SYSTEMS = {
+    OURS: System("`dpcl separate`"),
+    "asteroid-dc": System("its network in asteroid, k-means of scikit-learn"),
+    "nussl-dc": System("its network in nussl, k-means of scikit-learn"),
+    "conv-tasnet": System("Conv-TasNet (asteroid)", 600),
+    "dprnn-16": System("DPRNN, windows of 16 samples (asteroid)", 600),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Recordings, and the way to run a system on one of them.
+
+    Attributes:
+        folder: for recordings and outputs.
+        peers: Python of the peers' environment.
+        model: name or path of the model.
+        memory: limit of a run, bytes.
+        most: limit of a run, s.
+    """
+
+    folder: Path
+    peers: Path | None
+    model: str
+    memory: float
+    most: float
+
+    def recording(self, seconds: float) -> Path:
+        """Return a recording, rendered on the first call."""
+        path = self.folder / f"{seconds:g}s.wav"
+        if not path.exists():
+            render_speech(seconds, path)
+        return path
+
+    def run(self, name: str, seconds: float) -> Run:
+        """Run a system once."""
+        whole, recording = SYSTEMS[name].whole, self.recording(seconds)
+        window = PIECE if whole and seconds > whole else None
+        environment = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), **os.environ}
+        with tempfile.TemporaryDirectory(dir=self.folder) as parent:
+            command = self.command(name, recording, Path(parent) / "out", window)
+            try:
+                took, printed = run_once(command, self.memory, environment, self.most)
+            except TooLarge:
+                return {"failed": f"needs more than {self.memory / 2**30:.0f} GiB"}
+            except TooLong:
+                return {"failed": f"takes more than {self.most / 60:g} min"}
+        return {**took, "window": window} | ({} if name == OURS else json.loads(printed))
+
+    def command(self, name: str, recording: Path, out: Path, window: float | None) -> list[str]:
+        """Return the command line of a run."""
+        if name == OURS:
+            program = [sys.executable, "-m", "dpcl", "separate", str(recording)]
+            return [*program, "--out", str(out), "--sources", "2", "--model", self.model]
+        command = [str(self.peers), str(HERE / "peers.py"), name, str(recording), str(out)]
+        command += ["--weights", str(_weights(self.model))]
+        return command + (["--window", str(window)] if window else [])
+
+
+def _weights(model: str) -> Path:
+    package = find_spec("dpcl")
+    assert package is not None and package.origin is not None
+    shipped = Path(package.origin).parent / "weights" / f"{model}.safetensors"
+    return shipped if shipped.is_file() else Path(model)
+
+
+def printed_json(*command: str) -> Any:
+    """Return the JSON that a process prints."""
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def measure(
@@ -57,105 +142,87 @@ def measure(
     names: Sequence[str],
     lengths: Sequence[float],
     repeats: Sequence[int],
-    most: float,
-    rows: Rows,
-    keep: Callable[[], None],
-) -> None:
-    """Add to `rows` what they miss of all systems on all recordings, in rounds; `keep` each run."""
-
-    def runs(name: str, seconds: float) -> list[Run]:
-        for row in rows:
-            if (row["system"], row["seconds"]) == (name, seconds):
-                return row["runs"]
-        rows.append({"system": name, "seconds": seconds, "runs": []})
-        rows.sort(key=lambda row: (row["seconds"], list(SYSTEMS).index(row["system"])))
-        return runs(name, seconds)
-
-    warm = set()
+    keep: Callable[[Rows], None],
+) -> Rows:
+    """Measure all systems on all recordings, in rounds; `keep` is called after each run."""
+    rows: Rows = []
+    for name in names:  # not counted: fills the file cache
+        bench.run(name, lengths[0])
     for seconds, rounds in zip(lengths, repeats, strict=True):
-        pieces = {name: too_long(name, seconds, rows, most) for name in names}
+        new = {name: {"system": name, "seconds": seconds, "runs": list[Run]()} for name in names}
         for number in range(rounds):
-            for name in names:
-                had = runs(name, seconds)
-                if len(had) > number or any("failed" in run for run in had):
-                    continue  # what did not fit will not fit the next time either
-                if name not in warm:  # not counted: fills the file cache
-                    bench.run(name, lengths[0], piece=False, scored=False)
-                    warm.add(name)
-                run = bench.run(name, seconds, pieces[name], scored=number == 0)
-                had.append({"at": time.strftime("%Y-%m-%d %H:%M"), **run})
-                keep()
-                shown = had[-1].get("failed") or f"{had[-1]['wall']:.2f} s"
+            for name, row in new.items():
+                if any("failed" in run for run in row["runs"]):  # type: ignore[attr-defined]
+                    continue
+                run = bench.run(name, seconds)
+                row["runs"].append({"at": time.strftime("%Y-%m-%d %H:%M"), **run})  # type: ignore[attr-defined]
+                shown = run.get("failed") or f"{run['wall']:.2f} s"
                 print(f"{seconds:g} s, round {number + 1}, {name}: {shown}", file=sys.stderr)
+                keep(rows + [row for row in new.values() if row["runs"]])
+        rows += new.values()
+    return rows
 
 
-def kept(path: Path, about: dict[str, Any], rendered: bool) -> tuple[Rows, dict[str, str]]:
-    """Rows that runs on this machine can be added to, and versions of the peers; none, no file."""
-    if not path.exists():
-        return [], {}
-    document = json.loads(path.read_text(encoding="utf-8"))
-    machine, settings = document["machine"], document["settings"]
-    if [*(machine[key] for key in SAME), settings["root"]] != [
-        *(about[key] for key in SAME),
-        rendered,
-    ]:
-        raise SystemExit(f"{path}: measured on another machine or corpus; give another --out")
-    return document["rows"], settings["peers"]
+def table(rows: Rows) -> str:
+    """Return all systems on all recordings: medians, and ratios to dpcl round by round."""
+    lines = [
+        "| recording | system | wall, s | × dpcl | processor, s | × dpcl | peak, MiB | × dpcl |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    reference: list[Run] = []
+    for row in rows:
+        runs, seconds = row["runs"], row["seconds"]
+        if row["system"] == OURS:
+            reference = runs
+        length = f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} min"
+        label = f"| {length} | {SYSTEMS[row['system']].label}"
+        if "failed" in runs[-1]:
+            lines.append(f"{label} | {runs[-1]['failed']} |" + " |" * 5)
+            continue
+        if runs[0].get("window"):
+            label += ", windows of 60 s"
+        cells = []
+        for key in ("wall", "cpu", "peak_mib"):
+            values = [run[key] for run in runs]
+            against = ratios(values, [run[key] for run in reference[: len(values)]])
+            cells += [spread(values), spread(against)]
+        lines.append(f"{label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, help="corpus; without one, noises like speech")
-    parser.add_argument("--peers-python", type=Path, help="see README.md; without it, dpcl alone")
+    """Measure, write the results and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers-python", type=Path, help="see README.md; dpcl alone if omitted")
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, help="these systems and dpcl")
     parser.add_argument("--seconds", nargs="+", type=float, default=[10, 360, 3600])
     parser.add_argument("--repeats", nargs="+", type=int, default=[5, 3, 3], help="per recording")
-    parser.add_argument("--most", type=float, default=10, help="minutes a peer may take at once")
+    parser.add_argument("--most", type=float, default=30, help="limit of a run, minutes")
     parser.add_argument("--model", default="default", help="name or path")
-    parser.add_argument("--folder", type=Path, help="where there is room for recordings")
+    parser.add_argument("--folder", type=Path, help="folder with room for recordings")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON (default %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="keep the runs that --out has")
     arguments = parser.parse_args()
     lengths = sorted(arguments.seconds)
     repeats = (arguments.repeats + len(lengths) * arguments.repeats[-1:])[: len(lengths)]
     names = [name for name in SYSTEMS if not arguments.only or name in (OURS, *arguments.only)]
-    if arguments.peers_python is None:
-        names = [OURS]
-        print("no --peers-python: dpcl alone; to set up the peers see README.md", file=sys.stderr)
-
-    most = 60 * arguments.most
-    about = printed_json(sys.executable, str(HERE / "machine.py"))
-    rows, versions = (
-        kept(arguments.out, about, bool(arguments.root)) if arguments.resume else ([], {})
-    )
-    if arguments.folder:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        peers = arguments.peers_python
-        bench = Bench(Path(name), arguments.root, peers, arguments.model, 3 * most)
-        versions = bench.versions() or versions
-        found = bench.limits(sorted({*lengths, *(row["seconds"] for row in rows)}))
-        noted = {
-            "root": arguments.root is not None,
-            "peers": versions,
-            "most_minutes": arguments.most,
-            "memory_gib": round(bench.memory / 2**30, 1),
-            "multiply_adds": {f"{s:g}": limit.multiply_adds for s, limit in found.items()},
-            "limit_seconds_fp32": {f"{s:g}": limit.fp32_seconds for s, limit in found.items()},
-            "limit_seconds_bf16": {f"{s:g}": limit.bf16_seconds for s, limit in found.items()},
-        }
-
-        def keep() -> None:
-            measured = [row for row in rows if row["runs"]]
-            machine.write_json(arguments.out, about, noted, measured)
-
-        measure(bench, names, lengths, repeats, most, rows, keep)
-
-    print(machine.heading(about))
+    names = names if arguments.peers_python else [OURS]
+    peers, most = arguments.peers_python, 60 * arguments.most
+    about = printed_json(sys.executable, str(HERE / "measure.py"))
+    versions = printed_json(str(peers), "-c", VERSIONS) if peers else {}
+    memory = MEMORY * available_memory()
+    noted = {"peers": versions, "most_minutes": arguments.most, "memory_bytes": memory}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        bench = Bench(Path(folder), peers, arguments.model, memory, most)
+        rows = measure(
+            bench,
+            names,
+            lengths,
+            repeats,
+            lambda rows: write_json(arguments.out, about, noted, rows),
+        )
+    print(heading(about))
     print(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
-    print(separation_report.table(rows))
-    print(separation_report.limit_table(rows, found))
-    print(separation_report.goals(rows, found))
+    print(table(rows))
 
 
 if __name__ == "__main__":

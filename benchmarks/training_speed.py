@@ -1,8 +1,8 @@
-"""Hours of audio per hour of training: our network and loss, and the same with asteroid's loss.
+"""Hours of audio per hour of training: dpcl, and the same network with asteroid's loss.
 
 A step is forward, loss, backward and Adam on one batch of 32 x 100 frames (8 kHz, hop 64), 2 x 300
-BLSTM, K = 20. Both networks start from the same weights and see the same batch; the first losses
-are compared. Loading and mixing audio is in nobody's time. Steps alternate A B A B in one process.
+BLSTM, K = 20. Both networks start from the same weights and get the same batch; the first losses
+are compared. Loading and mixing is not included. Steps alternate A B A B in one process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import machine
+import measure
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,7 +32,7 @@ Step = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step is given: B items of L frames and F bins, N = L * F."""
+    """The input of a training step: B items of L frames and F bins, N = L * F."""
 
     features: Tensor  # (B, L, F)
     labels: Tensor  # (B, N), the source that dominates
@@ -40,7 +40,7 @@ class Batch:
 
 
 class TorchBLSTM(nn.Module):
-    """The same network in torch alone, as a user of asteroid's loss writes it."""
+    """The same network in torch alone, as for asteroid's loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,14 +48,15 @@ class TorchBLSTM(nn.Module):
         self.project = nn.Linear(2 * WIDTH, BINS * EMBEDDING)
 
     def forward(self, features: Tensor) -> Tensor:
-        """features (B, L, F) -> embeddings (B, L*F, K)."""
+        """Map features (B, L, F) to embeddings (B, L*F, K)."""
         hidden, _ = self.lstm(features)
         embeddings = self.project(hidden).view(len(features), -1, EMBEDDING).tanh()
-        return functional.normalize(embeddings, dim=-1)
+        unit: Tensor = functional.normalize(embeddings, dim=-1)
+        return unit
 
 
 def our_step(weights: dict[str, Tensor], batch: Batch, bf16: bool) -> Step:
-    """One training step of dpcl; the place to follow changes of its names."""
+    """Return one training step of dpcl."""
     network = BLSTMEmbedding(BINS, LAYERS, WIDTH, Heads(EMBEDDING, activation="tanh"))
     network.load_state_dict(weights, strict=False)  # without mean and std: 0 and 1
     optimizer = torch.optim.Adam(network.parameters())
@@ -73,32 +74,33 @@ def our_step(weights: dict[str, Tensor], batch: Batch, bf16: bool) -> Step:
 
 
 def asteroid_step(weights: dict[str, Tensor], batch: Batch) -> Step:
-    """One training step with asteroid's loss; its value scaled to ours after the step."""
+    """Return one training step with asteroid's loss, its value scaled to ours."""
     from asteroid.losses import deep_clustering_loss
 
     network = TorchBLSTM()
     network.load_state_dict(weights)
     optimizer = torch.optim.Adam(network.parameters())
-    # Its layout is (B, F, L) with embeddings to match. The value is the same with bins in any order
-    # they share, so it is spared the transposition that its own recipe pays.
+    # Its layout is (B, F, L). The value does not depend on the order of the bins, so the
+    # transposition of its own recipe is omitted.
     labels, active = batch.labels.unsqueeze(1), batch.active.unsqueeze(1)
 
     def step() -> Tensor:
         loss = deep_clustering_loss(network(batch.features), labels, active)
         _update(loss.mean(), optimizer)
-        return loss.detach() / batch.active.sum(-1)
+        value: Tensor = loss.detach() / batch.active.sum(-1)
+        return value
 
     return step
 
 
 def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 
 def make_batch(items: int, frames: int) -> Batch:
-    """Noise in place of features: the time of a step does not depend on their values."""
+    """Return noise as features: the time of a step does not depend on their values."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(SOURCES, (items, frames * BINS), generator=generator)
     active = torch.rand(labels.shape, generator=generator) < 0.6
@@ -107,7 +109,8 @@ def make_batch(items: int, frames: int) -> Batch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print the table and write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=32, metavar="B", help="default 32")
     parser.add_argument("--frames", type=int, default=100, metavar="L", help="default 100")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that count (default 15)")
@@ -126,13 +129,13 @@ def main() -> None:
         )
     steps["dpcl, bf16"] = our_step(weights, batch, bf16=True)
 
-    about = machine.describe()
-    print(machine.heading(about))
+    about = measure.describe()
+    print(measure.heading(about))
     first = {name: step() for name, step in steps.items()}
     for name, loss in first.items():
         tolerance = 2e-2 if "bf16" in name else 1e-4
         torch.testing.assert_close(loss, first["dpcl"], rtol=tolerance, atol=0)
-    seconds = machine.interleaved(steps, arguments.repeats)
+    seconds = measure.interleaved(steps, arguments.repeats)
 
     audio = arguments.items * arguments.frames * HOP / SAMPLE_RATE  # s in a batch
     print("| training step | time, ms | hours of audio per hour | speed, × asteroid's |")
@@ -141,8 +144,8 @@ def main() -> None:
     reference = seconds.get("asteroid's loss")
     for name, values in seconds.items():
         speed = [audio / value for value in values]
-        faster = machine.spread(machine.ratios(reference, values)) if reference else ""
-        print(f"| {name} | {machine.spread(values, 1e3)} | {machine.spread(speed)} | {faster} |")
+        faster = measure.spread(measure.ratios(reference, values)) if reference else ""
+        print(f"| {name} | {measure.spread(values, 1e3)} | {measure.spread(speed)} | {faster} |")
         rows.append({"system": name, "seconds": values, "hours_per_hour": speed})
     settings = {
         "items": arguments.items,
@@ -152,7 +155,7 @@ def main() -> None:
         "embedding": EMBEDDING,
         "audio_seconds_per_step": audio,
     }
-    machine.write_json(arguments.out, about, settings, rows)
+    measure.write_json(arguments.out, about, settings, rows)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ TRUNKS: dict[str, tuple[Trunk, UnfoldedTrunk]] = {
     "conv": (ConvolutionalEmbedding, UnfoldedConvolutional),
     "dual_path": (DualPathEmbedding, UnfoldedDualPath),
 }
-ACTIVITY = "activity."  # prefix of the weights of the activity network
+ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
+LAYOUT = 1  # of a model file; a newer program may write a higher number
 
 
 class SignalSettings(Settings):
@@ -186,7 +187,7 @@ class MaskSettings(Settings):
 
 
 class CountSettings(Settings):
-    """Weights of the source counter, fitted on validation mixtures by benchmarks/count.py."""
+    """Weights of the source counter, fitted by the phase `fit: count` of a recipe."""
 
     # Weights of the two layers, see dpcl.clustering.count.count_sources; `output` has one row for
     # each of 1, 2, … sources.
@@ -216,7 +217,7 @@ class ModelSettings(Settings):
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two sources, if the number is not given
     # Whitening (K, K) for embeddings of long recordings, fitted on conversations by
-    # benchmarks/whitening.py: see dpcl.clustering.solo. null: none.
+    # `fit: whitening`: see dpcl.clustering.solo. null: none.
     whitening: tuple[tuple[float, ...], ...] | None = None
 
     @model_validator(mode="after")
@@ -287,7 +288,11 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
         name: (value.half() if half else value).detach().cpu().contiguous()
         for name, value in weights.items()
     }
-    metadata = {"settings": model.settings.model_dump_json(), "notes": json.dumps(model.notes)}
+    metadata = {
+        "layout": str(LAYOUT),
+        "settings": model.settings.model_dump_json(),
+        "notes": json.dumps(model.notes),
+    }
     with atomic(path) as partial:
         save_file(tensors, partial, metadata)
 
@@ -302,8 +307,8 @@ def load_model(path: Path) -> Model:
         The model.
 
     Raises:
-        InputError: The file is missing, is no safetensors file, was not written by dpcl, or holds a
-            weight that is not finite.
+        InputError: The file is missing, is no safetensors file, was not written by dpcl or by a
+            newer one, or holds a weight that is not finite.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file; `dpcl models` lists the shipped models")
@@ -317,6 +322,11 @@ def load_model(path: Path) -> Model:
             }
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file; give weights that dpcl wrote") from error
+    layout = metadata.get("layout", "1")
+    if layout.isdigit() and int(layout) > LAYOUT:
+        raise InputError(
+            f"{path}: has layout {layout}, which this dpcl cannot read; install a newer dpcl"
+        )
     try:
         settings = ModelSettings.model_validate_json(metadata["settings"])
         with torch.device("meta"):  # the weights are replaced: spend no time and no random numbers

@@ -1,4 +1,4 @@
-"""Base class of all settings, and their reader: validated once, immutable afterwards."""
+"""Settings: validated when they are made or read, and immutable."""
 
 from __future__ import annotations
 
@@ -19,23 +19,57 @@ class Settings(BaseModel):
 
 
 def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) -> Whole:
-    """Read settings from a YAML file, apply changes and validate the result.
+    """Read settings from YAML.
 
     Args:
-        what: class of the settings. Its name in lower case appears in error messages.
-        path: YAML file.
-        changes: changes of the form "dotted.key=value", with the value in YAML.
-
-    Returns:
-        The validated settings.
+        what: class of the settings.
+        path: YAML file; its key `base` names another one, see `read_document`.
+        changes: "dotted.key=value", values as YAML.
 
     Raises:
-        InputError: The file cannot be read, or a key is unknown, missing or impossible. The message
-            names the file and the key.
+        InputError: The file cannot be read, or a key is unknown, missing or impossible.
     """
-    import yaml  # slow to import, and not needed to separate
+    data = read_document(path, what.__name__.lower())
+    for change in changes:
+        apply_change(data, change)
+    return validated(what, path, data)
 
-    name = what.__name__.lower()
+
+def read_document(path: Path, name: str, own: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a YAML file of settings and merge it onto the file that its key `base` names.
+
+    Args:
+        path: YAML file. `base` is relative to its folder, and may have a base itself.
+        name: kind of the file in messages, such as `recipe`.
+        own: keys that are not taken from a base.
+
+    Raises:
+        InputError: A file cannot be read or holds no settings, or a base is its own base.
+    """
+    data = _read_one(path, name)
+    seen = [path]
+    while "base" in data:
+        base = data.pop("base")
+        last = seen[-1]
+        following = last.parent / str(base)
+        if not isinstance(base, str) or not following.is_file():
+            raise InputError(
+                f"{last}: base: there is no file {base}; give a file relative to the folder of"
+                f" {last.name}"
+            )
+        if following.resolve() in [one.resolve() for one in seen]:
+            raise InputError(
+                f"{last}: base: {base} has {path.name} as its own base; remove one of the two"
+            )
+        seen.append(following)
+        inherited = _read_one(following, name)
+        data = merge({key: inherited[key] for key in inherited if key not in own}, data)
+    return data
+
+
+def _read_one(path: Path, name: str) -> dict[str, Any]:
+    import yaml  # slow to import, and not needed for separation
+
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -47,8 +81,26 @@ def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) 
         raise InputError(f"{path}: not a YAML {name} ({detail}); correct the syntax") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a {name}; write settings as `key: value`")
-    for change in changes:
-        _apply(data, change)
+    return data
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Merge nested dictionaries; every other value of `changes` replaces that of `base`.
+
+    Example:
+        >>> merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}})
+        {'a': {'b': 1, 'c': [3]}}
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def validated(what: type[Whole], where: Path | str, data: dict[str, Any]) -> Whole:
+    """Make settings of a dictionary; raise InputError that begins with `where` and the key."""
     try:
         return what.model_validate(data)
     except ValidationError as error:
@@ -56,15 +108,15 @@ def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) 
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InputError(
-                f"{path}: unknown key {key}; see recipes/ for the known keys"
+                f"{where}: unknown key {key}; see recipes/ for the known keys"
             ) from error
         problem = first["msg"].removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict | Settings) else f", not {first['input']!r}"
-        raise InputError(": ".join([str(path), *key.split(), problem]) + given) from error
+        raise InputError(": ".join([str(where), *key.split(), problem]) + given) from error
 
 
-def _apply(data: dict[str, Any], change: str) -> None:
-    """Set one dotted key in parent; an item of a list is addressed by its index."""
+def apply_change(data: dict[str, Any], change: str) -> None:
+    """Set one dotted key in `data`; an item of a list is addressed by its index."""
     import yaml
 
     key, equals, text = change.partition("=")

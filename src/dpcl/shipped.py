@@ -1,4 +1,4 @@
-"""Models that ship with the package, and their cards; readable without torch."""
+"""Files of the package: networks with their cards, lists, recipes; readable without torch."""
 
 from __future__ import annotations
 
@@ -54,3 +54,20 @@ def weights_path(name: str) -> Path | None:
     shipped = WEIGHTS / f"{name}.safetensors"
     path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
     return path if path.is_file() else None
+
+
+def find_folder(kind: str) -> Path:
+    """Return the first folder of `lists` or `recipes`: in the working folder, or as installed."""
+    places = _places(kind)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def find_file(kind: str, name: str) -> Path | None:
+    """Return the file of that name in the first folder of `kind` that has it; None without one."""
+    return next((place / name for place in _places(kind) if (place / name).is_file()), None)
+
+
+def _places(kind: str) -> tuple[Path, ...]:
+    """Return the working folder's, the wheel's and the repository's."""
+    package = Path(__file__).parent
+    return Path(kind), package / "data" / kind, package.parents[1] / kind

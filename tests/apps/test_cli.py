@@ -286,7 +286,7 @@ def test_bad_recipes(
     folder: Path,
     contents: Contents,
 ) -> None:
-    (folder / "r.yaml").write_text(text or (RECIPES / "default.yaml").read_text())
+    (folder / "r.yaml").write_text(text or (RECIPES / "base.yaml").read_text())
     before = contents(folder)
     ran = dpcl("train", "r.yaml", *changes)
     assert ran.status == 2
@@ -624,7 +624,7 @@ def test_train_and_separate_with_what_it_wrote(
     Path("r.yaml").write_text(
         f"""
         model: {{network: {{layers: 1, width: 4, embedding: 3}}}}
-        data: {{corpora: [{{path: {corpus}}}], cache: cache}}
+        data: {{corpora: [{corpus}], cache: cache}}
         stages: [{{frames: 20, batch: 2, steps: 2}}]
         accelerator: cpu
         """

@@ -8,7 +8,7 @@ import soundfile
 
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.lists import read_list
-from dpcl.training.recipe import read_recipe
+from dpcl.training.phases import read_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = REPOSITORY / "examples" / "quick"
@@ -35,7 +35,7 @@ def test_validation_list_holds_talkers_of_valid() -> None:
 
 
 def test_recipe_reads_the_corpus_of_this_repository() -> None:
-    recipe = read_recipe(REPOSITORY / "recipes" / "quick.yaml")
-    assert [corpus.path for corpus in recipe.data.corpora] == ["examples/quick"]
+    recipe = read_plan(REPOSITORY / "recipes" / "quick.yaml", corpora=[QUICK]).recipe
+    assert recipe.data.corpora == (str(QUICK),)
     assert recipe.validation is not None
-    assert (REPOSITORY / recipe.validation.list).is_file()
+    assert (QUICK / recipe.validation.list).is_file()

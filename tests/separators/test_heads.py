@@ -10,7 +10,7 @@ from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
-from dpcl.separators.masks import both, masks_from_centroids, match_order
+from dpcl.separators.masks import geometric_mean, masks_from_centroids, match_order
 from dpcl.separators.registry import separator_of
 
 
@@ -45,7 +45,7 @@ def test_bins_in_which_nobody_is_sure_do_not_decide_the_order() -> None:
 def test_both_is_the_geometric_mean() -> None:
     ours, clustered = torch.tensor([[[0.8], [0.2]]]), torch.tensor([[[0.5], [0.5]]])
     expected = torch.tensor([[[2 / 3], [1 / 3]]])  # √0.4 : √0.1
-    torch.testing.assert_close(both(ours, clustered), expected)
+    torch.testing.assert_close(geometric_mean(ours, clustered), expected)
 
 
 @pytest.mark.parametrize("head", ["embedding", "masks", "both"])

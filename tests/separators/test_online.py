@@ -47,7 +47,7 @@ def test_by_name(causal_model: Path, tiny_model: Path) -> None:
     shipped = build("live")
     assert isinstance(shipped, OnlineDeepClustering)
     assert shipped.model is load_network("causal")
-    with pytest.raises(InputError, match="cannot follow a stream"):
+    with pytest.raises(InputError, match="cannot separate a stream"):
         build(f"{tiny_model}:live")
 
 
@@ -121,7 +121,7 @@ def test_a_model_that_needs_the_whole_recording(kind: str, level: str) -> None:
     settings = ModelSettings.model_validate(
         {"signal": {"level": level}, "network": {"kind": kind, "layers": 1, "width": 2}}
     )
-    with pytest.raises(InputError, match="needs the whole recording"):
+    with pytest.raises(InputError, match="cannot separate a stream"):
         OnlineDeepClustering(Model(settings, build_network(settings), {}))
 
 

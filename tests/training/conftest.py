@@ -69,7 +69,7 @@ def make_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
                 "signal": {"sample_rate": RATE, "window": 64, "hop": 32},
                 "network": {"layers": 2, "width": 5, "embedding": 3, "dropout": 0.3},
             },
-            "data": {"corpora": [{"path": str(corpus)}], "cache": str(cache)},
+            "data": {"corpora": [str(corpus)], "cache": str(cache)},
             "input_noise": 0.1,
             "stages": [
                 {"frames": 12, "batch": 4, "steps": 12},

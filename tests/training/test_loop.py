@@ -29,7 +29,7 @@ from dpcl.training.batches import Share, batches, pack
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
 from dpcl.training.loop import Validation, learning_rate, train
 from dpcl.training.loss import batch_loss
-from dpcl.training.recipe import OptimiserSettings, Recipe, Stage, ValidationSettings
+from dpcl.training.recipe import OptimiserSettings, Recipe, Stage
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -327,7 +327,7 @@ def test_validation_draws_no_random_number_and_leaves_the_mode(
     recipe = make_recipe()
     assert recipe.validation is not None
     network = build_network(recipe.model).train(training)
-    validation = Validation(recipe.validation, recipe.model)
+    validation = Validation(recipe)
     before = torch.get_rng_state()
     score = validation.si_sdri(network)
     assert torch.equal(before, torch.get_rng_state())
@@ -350,12 +350,11 @@ def test_a_silent_reference_does_not_count(
     nothing = replace(first, id="nothing", sources=(quiet, quiet))
     write_list([first, *others, nothing], tmp_path / "b.csv")
     write_list([half], tmp_path / "c.csv")
-    model = make_recipe().model
-    network = build_network(model)
+    network = build_network(make_recipe().model)
 
     def score(name: str) -> float:
-        settings = ValidationSettings(list=str(tmp_path / name), root=str(tmp_path))
-        return Validation(settings, model).si_sdri(network)
+        validation = {"list": str(tmp_path / name), "root": str(tmp_path)}
+        return Validation(make_recipe(validation=validation)).si_sdri(network)
 
     assert score("a.csv") == pytest.approx(score("b.csv"))
     assert math.isfinite(score("c.csv"))
@@ -393,7 +392,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_in_the_weights(
 def test_a_run_that_is_there_is_not_overwritten(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     train(make_recipe(), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(InputError, match="a run is there already"):
+    with pytest.raises(InputError, match="exists; add --resume"):
         train(make_recipe(), tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
@@ -442,7 +441,7 @@ def test_a_run_that_is_a_file_is_refused(tmp_path: Path, make_recipe: MakeRecipe
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"data": {"corpora": [{"path": "nowhere"}]}}, "nowhere"),
+        ({"data": {"corpora": ["nowhere"]}}, "nowhere"),
         ({"validation": {"list": "nowhere.csv", "root": "."}}, "nowhere.csv"),
     ],
 )
@@ -454,6 +453,6 @@ def test_data_that_are_not_there_are_named(
 
 
 def test_too_few_talkers_are_refused(tmp_path: Path, make_recipe: MakeRecipe, corpus: Path) -> None:
-    data = {"corpora": [{"path": str(corpus)}], "num_sources": 5, "cache": str(tmp_path / "cache")}
+    data = {"corpora": [str(corpus)], "num_sources": 5, "cache": str(tmp_path / "cache")}
     with pytest.raises(InputError, match="4 speakers"):
         train(make_recipe(data=data), tmp_path)

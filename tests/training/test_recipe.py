@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from dpcl.errors import InputError
-from dpcl.training.recipe import Recipe, read_recipe
+from dpcl.training.phases import read_plan
+from dpcl.training.recipe import Recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 
 GOOD = """
-data: {corpora: [{path: speech, split: train}, {path: more}]}
+data: {corpora: [speech, more], split: train}
 stages: [{frames: 100, batch: 4, steps: 10}, {frames: 400, batch: 2, steps: 5}]
 """
 
@@ -25,6 +26,10 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    return read_plan(path, changes).recipe
+
+
 def refusal(path: Path, *changes: str) -> str:
     """The one sentence that a bad recipe is refused with."""
     with pytest.raises(InputError) as caught:
@@ -32,11 +37,6 @@ def refusal(path: Path, *changes: str) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_in_the_repository_is_valid(path: Path) -> None:
-    assert read_recipe(path).steps > 0
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -62,7 +62,8 @@ def test_steps_of_all_stages_are_added_up(path: Path) -> None:
         ("model.network.width=50", lambda r: r.model.network.width == 50),
         ("stages.1.steps=9", lambda r: r.steps == 19),
         ("stages=[{frames: 2, batch: 1, steps: 1}]", lambda r: r.steps == 1),
-        ("data.corpora.0.only=[a, b]", lambda r: r.data.corpora[0].only == ("a", "b")),
+        ("data.corpora.0=a", lambda r: r.data.corpora == ("a", "more")),
+        ("data.only=[a, b]", lambda r: r.data.only == ("a", "b")),
         # YAML 1.1 reads 1e-5 as text
         ("optimiser.learning_rate=1e-5", lambda r: r.optimiser.learning_rate == 1e-5),
         ("optimiser.clip=null", lambda r: r.optimiser.clip is None),
@@ -84,7 +85,7 @@ def test_the_last_of_two_changes_holds(path: Path) -> None:
         ("optimizer.learning_rate=1", "optimizer"),
         ("model.network.widht=50", "model.network.widht"),
         ("stages.1.frame=3", "stages.1.frame"),
-        ("data.corpora.1.splits=test", "data.corpora.1.splits"),
+        ("data.splits=test", "data.splits"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -> None:
@@ -99,16 +100,15 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
         ("model.network.activation=relu", "model.network.activation", "not 'relu'"),
         ("model.signal.hop=100", "model.signal", "hop 100"),
         ("data.num_sources=11", "data.num_sources", "not 11"),
-        ("data.corpora=[]", "data.corpora", "not []"),
+        ("data.corpora=[{path: a}]", "data.corpora.0", "valid string"),
         (
-            "data={corpora: [{path: speech}], same_speaker: true, num_sources: 2,"
+            "data={same_speaker: true, num_sources: 2,"
             " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}]}}",
             "data",
             "leave out same_speaker",
         ),
         (
-            "data={corpora: [{path: speech}], num_sources: 2,"
-            " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}, {of: [x]}]}}",
+            "data={num_sources: 2, kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}, {of: [x]}]}}",
             "data",
             "kinds are of 1 and 2 sources",
         ),
@@ -119,7 +119,6 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
         ("stages=100", "stages", "not 100"),
         ("optimiser.learning_rate=-1", "optimiser.learning_rate", "not -1"),
         ("optimiser.learning_rate=.nan", "optimiser.learning_rate", "not nan"),
-        ("optimiser.kind=adamw", "optimiser.kind", "not 'adamw'"),
         ("precision=16", "precision", "not 16"),
         ("seed=-1", "seed", "not -1"),
         ("devices=3", "stages.0.batch 4", "devices 3"),
@@ -136,8 +135,8 @@ def test_an_impossible_value_is_named_with_its_key(
 
 
 def test_a_missing_key_is_named(path: Path) -> None:
-    path.write_text("stages: [{frames: 100, batch: 4, steps: 10}]")
-    assert refusal(path).startswith(f"{path}: data: ")
+    path.write_text("seed: 1")
+    assert refusal(path).startswith(f"{path}: stages: ")
 
 
 @pytest.mark.parametrize(
@@ -169,8 +168,9 @@ def test_a_change_that_cannot_be_made_is_named(path: Path, change: str) -> None:
 def test_recipes_are_told_apart_by_what_they_train_not_by_the_machine(path: Path) -> None:
     recipe = read_recipe(path)
     machine = ("workers=2", "devices=2", "checkpoint_minutes=1", "data.cache=x", "accelerator=cpu")
+    machine += ("data.corpora=[elsewhere]",)
     assert recipe.difference(read_recipe(path, machine).model_dump_json()) is None
     assert recipe.difference(read_recipe(path, ("seed=1",)).model_dump_json()) == "seed"
     other = read_recipe(path, ("data.speed=0.1",)).model_dump_json()
-    assert recipe.difference(other) == "data"
+    assert recipe.difference(other) == "data.speed"
     assert recipe.difference('{"of": "another version"}') == "version"

@@ -274,7 +274,7 @@ def test_the_checkpoint_of_another_recipe_is_refused(
         ({"stages": [{"frames": 12, "batch": 4, "steps": 99}]}, "stages"),
         ({"validation": None}, "validation"),
     ]:
-        with pytest.raises(InputError, match=f"another {key};"):
+        with pytest.raises(InputError, match=f"another `{key}`;"):
             train(make_recipe(**change), uninterrupted, resume=True)
 
 
@@ -283,7 +283,7 @@ def test_recordings_that_have_changed_are_refused(
 ) -> None:
     copy = tmp_path / "corpus"
     shutil.copytree(corpus, copy)
-    recipe = make_recipe(data={"corpora": [{"path": str(copy)}], "cache": str(tmp_path / "cache")})
+    recipe = make_recipe(data={"corpora": [str(copy)], "cache": str(tmp_path / "cache")})
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill(patch, "dpcl.training.loop:batch_loss", 3, True)
         train(recipe, tmp_path / "run")

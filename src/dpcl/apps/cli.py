@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import bulk, corpus, experiment, export, live, mix, process, show, web
+from dpcl.apps import bulk, corpus, experiment, export, live, mix, process, show, train, web
 from dpcl.apps.console import (
     FileFormat,
     Force,
@@ -30,7 +29,6 @@ from dpcl.apps.console import (
     screen,
 )
 from dpcl.errors import InputError
-from dpcl.io import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -163,62 +161,7 @@ def separate(
             print(path)
 
 
-@app.command()
-def train(
-    recipe: Annotated[
-        Path, typer.Argument(help="Settings (YAML); see recipes/.", metavar="RECIPE")
-    ],
-    run: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/RECIPE if left out.")
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights to begin with, in place of the recipe's: a model or a .safetensors file."
-        ),
-    ] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value; may be repeated.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
-    ] = False,
-    force: Force = False,
-) -> None:
-    """Train a network; killed and resumed, it ends with the same weights.
-
-    Example: **dpcl train recipes/hershey2016.yaml --set seed=1**
-    """
-    from dpcl.training.loop import LogRow
-    from dpcl.training.loop import train as train_network
-    from dpcl.training.recipe import read_recipe
-
-    changes = [
-        *(change or ()),
-        *([] if init is None else [f"init={json.dumps(init, ensure_ascii=False)}"]),
-    ]
-    settings = read_recipe(recipe, tuple(changes))
-    with progress("training") as move:
-
-        def report(row: LogRow) -> None:
-            note = f"loss {row.loss:.3f}, {row.speed:.0f} h of audio an hour"
-            move(Progress(row.step, row.steps, "steps", note))
-            if row.si_sdri is not None:
-                screen.print(
-                    f"step {row.step}: {row.si_sdri:.2f} dB SI-SDRi on the validation list"
-                )
-
-        weights = train_network(
-            settings,
-            run or Path("runs") / recipe.stem,
-            resume,
-            force=force,
-            report=report,
-            packing=move,
-        )
-    # With several devices this command runs once for each; one of them speaks.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(weights)
+app.command()(train.train)
 
 
 @app.command()

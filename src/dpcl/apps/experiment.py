@@ -1,4 +1,4 @@
-"""`dpcl experiment`: a table of the paper on a corpus, every system side by side."""
+"""`dpcl experiment`: a table of systems on the lists of a corpus."""
 
 from __future__ import annotations
 
@@ -9,37 +9,42 @@ import typer
 
 from dpcl.apps.console import Force, Limit, Metrics, more_metrics, progress, screen
 from dpcl.io import Progress, Report
+from dpcl.shipped import find_folder
 
 if TYPE_CHECKING:
     from dpcl.evaluation.descriptions import Experiment, System
     from dpcl.evaluation.experiment import Places
-    from dpcl.training.recipe import Recipe
 
 
 def experiment(
-    name: Annotated[str | None, typer.Argument(help="Which; without one, all are listed.")] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Folder with the recordings.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the experiment; all are listed if omitted.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder with the recordings.", envvar="DPCL_CORPUS")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.html, .md and .csv.")] = None,
-    systems: Annotated[str | None, typer.Option(help="Only these, as a,b.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Systems to score, as a,b.")] = None,
     limit: Limit = None,
     metrics: Metrics = "",
     weights: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs"),
     train: Annotated[
-        bool, typer.Option("--train", help="Train what has no weights there.")
+        bool, typer.Option("--train", help="Train the systems without weights there.")
     ] = False,
-    lists: Annotated[Path, typer.Option(help="Folder of frozen lists.")] = Path("lists"),
-    recipes: Annotated[Path, typer.Option(help="Folder of recipes, for --train.")] = Path(
-        "recipes"
-    ),
-    cache: Annotated[Path, typer.Option(help="Folder where scores are kept.")] = Path(
-        "runs/scores"
-    ),
-    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.", min=0)] = 0,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of frozen lists.", show_default="those that ship")
+    ] = None,
+    recipes: Annotated[
+        Path | None,
+        typer.Option(help="Folder of recipes, for --train.", show_default="those that ship"),
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of the cached scores.")] = Path("runs/scores"),
+    workers: Annotated[int, typer.Option(help="Number of processes; 0: one per core.", min=0)] = 0,
     force: Force = False,
 ) -> None:
     """Score all systems of an experiment, and write its tables with sounds and pictures.
 
-    What was scored before is not scored again; stopped, it goes on where it was.
+    Earlier scores are reused. Run the same command again to resume.
 
     Example: **dpcl experiment two-speakers --corpus corpus --out results/two-speakers**
     """
@@ -55,6 +60,7 @@ def experiment(
     described = read_experiment(name, chosen)
     from dpcl.evaluation.experiment import Places, run_experiment
 
+    lists, recipes = lists or find_folder("lists"), recipes or find_folder("recipes")
     places = Places(corpus, out, lists, weights, recipes, cache)
     with progress("scoring") as move:
         if train:
@@ -77,58 +83,46 @@ def experiment(
 
 
 def train_missing(experiment: Experiment, places: Places, report: Report) -> None:
-    """Train every system of a recipe that has no weights; what was stopped goes on.
+    """Train every system of a recipe that has no weights; continue a run that was interrupted.
 
-    report: called with steps of each training. Raises InputError for a
-    recipe that is not there and what the training refuses.
+    Args:
+        experiment: its systems.
+        places: folders of runs and recipes, and the corpus.
+        report: called with the steps of each training.
+
+    Raises:
+        InputError: A recipe is missing, or the training refuses its data.
     """
-    from dpcl.training.checkpoint import latest_checkpoint
-    from dpcl.training.loop import train
+    from dpcl.training.phases import read_plan
+    from dpcl.training.run import run_plan
 
     for system in experiment.systems:
         run = places.weights / system.folder
-        started = latest_checkpoint(run) is not None
-        if system.recipe is None or (_weights(system, places) is not None and not started):
+        if system.recipe is None or result(run).is_file():
             continue
-        recipe = _recipe(system, places)
-        train(
-            recipe,
+        changes = [f"{key}={value}" for key, value in system.changes.items()]
+        recipe = places.recipes / f"{system.recipe}.yaml"
+        run_plan(
+            read_plan(recipe, changes, [places.corpus], system.row),
             run,
-            resume=started,
-            report=lambda row, name=system.folder: report(  # type: ignore[misc]
-                Progress(row.step, row.steps, "steps", f"{name}, loss {row.loss:.3f}")
+            resume=True,
+            report=lambda phase, row, name=system.folder: report(  # type: ignore[misc]
+                Progress(row.step, row.steps, "steps", f"{name}, {phase}, loss {row.loss:.3f}")
             ),
+            packing=report,
         )
 
 
-def _recipe(system: System, places: Places) -> Recipe:
-    """With the changes of the system, and weights to start from below the folder of runs."""
-    from dpcl.training.recipe import read_recipe
-
-    changes = tuple(f"{key}={value}" for key, value in system.changes.items())
-    recipe = read_recipe(places.recipes / f"{system.recipe}.yaml", changes)
-    if recipe.init is not None and recipe.init.startswith("runs/"):
-        init = places.weights / recipe.init.removeprefix("runs/")
-        recipe = recipe.model_copy(update={"init": str(init)})
-    return recipe
-
-
-def _weights(system: System, places: Places) -> Path | None:
-    """What a recipe's training left, the best or else the last; None if there is nothing."""
-    from dpcl.training.checkpoint import latest_checkpoint
-
-    run = places.weights / system.folder
-    if (run / "best.safetensors").is_file():
-        return run / "best.safetensors"
-    last = latest_checkpoint(run)
-    return last / "model.safetensors" if last else None
+def result(run: Path) -> Path:
+    """Return the file of the model that a finished run writes."""
+    return run / f"{run.name}.safetensors"
 
 
 def _separator(system: System, places: Places) -> str | None:
-    """What --separator would be; None for a recipe that was not trained yet."""
+    """Return the value of --separator; None for a recipe without a finished run."""
     from dpcl.separators.registry import LOCAL
 
     if system.recipe is None:
         return system.separator or system.name
-    path = _weights(system, places)
-    return None if path is None else f"{path}{LOCAL if system.local else ''}"
+    path = result(places.weights / system.folder)
+    return f"{path}{LOCAL if system.local else ''}" if path.is_file() else None

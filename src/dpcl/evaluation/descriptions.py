@@ -71,6 +71,7 @@ class System(Settings):
     title: str = ""
     separator: str | None = None
     recipe: str | None = None
+    row: str | None = None
     run: str | None = None
     changes: dict[str, Any] = Field(default_factory=dict)
     local: bool = False

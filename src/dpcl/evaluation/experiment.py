@@ -195,10 +195,11 @@ def _notes(
         notes.append(f"Only the first {len(chosen)} mixtures of {rows[0].list} were scored.")
     for system in experiment.systems:
         if named[system.name] is None:
+            row = "" if system.row is None else f" --row {system.row}"
             changes = "".join(f" --set {key}={value}" for key, value in system.changes.items())
             notes.append(
-                f"{system.name} is not trained: `dpcl train recipes/{system.recipe}.yaml --run"
-                f" {places.weights / system.folder}{changes}`, or --train."
+                f"{system.name} is not trained: `dpcl train {system.recipe}{row} --corpus"
+                f" {places.corpus} --run {places.weights / system.folder}{changes}`, or --train."
             )
     return notes
 

@@ -124,6 +124,14 @@ class Outputs(NamedTuple):
     masks: Tensor | None  # (B, C, L, F), summing to one in each bin
 
 
+class Predictions(NamedTuple):
+    """Outputs of the heads that know bins and frames; None for a head that a network lacks."""
+
+    embeddings: Tensor  # (B, L*F, K)
+    background: Tensor | None  # log odds (B, L*F)
+    counts: Tensor | None  # logits (B, L, counts)
+
+
 class EmbeddingNetwork(nn.Module):
     """Network from log-magnitude features to an embedding per bin, masks, or both.
 
@@ -160,6 +168,15 @@ class EmbeddingNetwork(nn.Module):
         # Mean and deviation of the training features of each bin, saved with the weights.
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("std", torch.ones(bins))
+
+    def predict(self, features: Tensor) -> Predictions:
+        """Predict embeddings, background and number of talkers from features (B, L, F)."""
+        encoded = self.encode(features)
+        return Predictions(
+            self.embed(encoded),
+            self.background(encoded) if self.heads.background else None,
+            self.frame_counts(encoded) if self.heads.counts else None,
+        )
 
     def forward(
         self, features: Tensor, num_sources: int | None = None, together: int = 1

@@ -1,42 +1,72 @@
-"""What each training step is given: the corpora decoded, and its share of the mixtures drawn."""
+"""The data of each training step: decoded corpora, and the mixtures of each device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dpcl.errors import InputError
 from dpcl.io import Report
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.packed import PackedCorpus, pack_corpus
 from dpcl.mixtures.stream import TrainingMixtures
-from dpcl.training.recipe import Recipe, Stage
+from dpcl.training.recipe import DataSettings, Recipe, Stage
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-STATISTICS = 200  # mixtures that the features' mean and standard deviation are taken of
+STATISTICS = 200  # mixtures for the mean and the standard deviation of the features
+
+
+def read_data(data: DataSettings, split: str | None = None) -> Corpus:
+    """Read the recordings of all corpora that the settings choose.
+
+    Args:
+        data: corpora and filters. A corpus without an index has no splits and is used whole, and so
+            is one that has none of the names in `data.only`.
+        split: in place of `data.split`.
+
+    Raises:
+        InputError: There is no corpus, or it lacks the split or a speaker.
+    """
+    if not data.corpora:
+        raise InputError("no corpus: a recipe needs recordings; add --corpus CORPUS")
+    split = split or data.split
+    corpora = [_chosen(Path(path), split, data.only) for path in data.corpora]
+    together = Corpus(corpora[0].root, tuple(u for c in corpora for u in c.utterances))
+    return together if data.speakers is None else together.of_speakers(data.speakers)
+
+
+def _chosen(path: Path, split: str | None, only: tuple[str, ...] | None) -> Corpus:
+    if not has_index(path):
+        return read_corpus(path)
+    corpus = read_corpus(path, split)
+    if only and {u.corpus for u in corpus.utterances} & set(only):
+        corpus = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.corpus in only))
+    return corpus
+
+
+def has_index(path: Path) -> bool:
+    """Whether a corpus has an index, and so may have splits."""
+    return (path / "index.csv").is_file() if path.is_dir() else path.suffix == ".csv"
 
 
 def pack(recipe: Recipe, packing: Report) -> PackedCorpus:
-    """All recordings that the recipe names, decoded once."""
-    corpora = [
-        corpus if c.speakers is None else corpus.of_speakers(c.speakers)
-        for c in recipe.data.corpora
-        for corpus in [read_corpus(c.path, c.split, c.only)]
-    ]
-    together = Corpus(corpora[0].root, tuple(u for c in corpora for u in c.utterances))
-    return pack_corpus(together, recipe.model.signal.sample_rate, recipe.data.cache, packing)
+    """Decode all recordings of the recipe's corpora, once."""
+    corpus = read_data(recipe.data)
+    return pack_corpus(corpus, recipe.model.signal.sample_rate, recipe.data.cache, packing)
 
 
 def batches(recipe: Recipe, packed: PackedCorpus, fabric: Fabric, done: int) -> Iterator[Tensor]:
-    """Sources (B, C, W, T) of every step from step `done` on, a function of the recipe alone.
+    """Yield the sources (B, C, W, T) of every step from step `done` on.
 
-    Of the recipe's batch, B are this device's; W windows of T samples.
+    They depend on the recipe alone. B is this device's part of the batch; W windows of T samples.
     """
     for number, stage in enumerate(recipe.stages):
         first = min(done, stage.steps)
@@ -54,7 +84,7 @@ def batches(recipe: Recipe, packed: PackedCorpus, fabric: Fabric, done: int) -> 
 
 @dataclass(frozen=True)
 class Share:
-    """Items of every step that fall to one device: devices take turns, together the whole batch."""
+    """The items of every step that one device gets; all devices together get the whole batch."""
 
     stage: Stage
     first: int  # step of the stage
@@ -71,7 +101,7 @@ class Share:
 
 
 def statistics(recipe: Recipe, packed: PackedCorpus) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (F,) of the features, over mixtures of the first stage."""
+    """Return mean and standard deviation (F,) of the features of mixtures of the first stage."""
     signal = recipe.model.signal
     stream = _mixtures(recipe, packed, 0)
     mixtures = (stream[i].sum(0) for i in range(min(STATISTICS, len(stream))))
@@ -80,12 +110,12 @@ def statistics(recipe: Recipe, packed: PackedCorpus) -> tuple[Tensor, Tensor]:
 
 
 def _mixtures(recipe: Recipe, packed: PackedCorpus, stage: int) -> TrainingMixtures:
-    """The stream of one stage; the stage's number is its epoch, so no two stages repeat a draw."""
+    """Return the mixtures of one stage; its number is the epoch, so no two stages share a draw."""
     settings, data = recipe.stages[stage], recipe.data
     stream = TrainingMixtures(
         packed,
         data.num_sources,
-        # exactly `frames` frames a window: STFT.frames counts one more than whole hops
+        # `frames` frames per window: STFT.frames counts one more than whole hops
         settings.windows * (settings.frames - 1) * recipe.model.signal.hop,
         settings.steps * settings.batch,
         recipe.seed,

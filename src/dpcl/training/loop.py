@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import perf_counter
@@ -18,13 +19,15 @@ from torch import nn
 from dpcl.errors import InputError, missing_package
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.io import Report, atomic, no_report
-from dpcl.mixtures.lists import read_list, render_mixture
-from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
+from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.drawing import draw_list
+from dpcl.mixtures.lists import MixtureRow, read_list, render_mixture, row_files
+from dpcl.model import Model, build_network, load_model, save_model
 from dpcl.networks.base import HEADS, EmbeddingNetwork
 from dpcl.recordings.separate import separate_recording
 from dpcl.separators.registry import separator_of
-from dpcl.shipped import weights_path
-from dpcl.training.batches import batches, pack, statistics
+from dpcl.shipped import find_file, weights_path
+from dpcl.training.batches import batches, has_index, pack, statistics
 from dpcl.training.checkpoint import (
     clear,
     latest_checkpoint,
@@ -33,7 +36,7 @@ from dpcl.training.checkpoint import (
     to_resume,
 )
 from dpcl.training.loss import batch_loss
-from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe, ValidationSettings
+from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogRow:
-    """One row of log.csv, and what the progress bar shows.
+    """One row of log.csv; the progress bar shows it too.
 
     With several devices, `loss` is of the first device's share of the batches.
     """
@@ -51,24 +54,24 @@ class LogRow:
     loss: float  # mean over the steps since the last row; 0 to 4
     gradient_norm: float
     learning_rate: float
-    audio_hours: float  # mixtures seen so far
-    speed: float  # hours of mixtures an hour
+    audio_hours: float  # of mixtures so far
+    speed: float  # hours of mixtures per hour
     si_sdri: float | None = None  # dB, on the validation list
 
 
 class RunLog:
-    """run/log.csv and run/tensorboard from step `done` on; the rows of later steps are dropped."""
+    """run/log.csv and run/tensorboard from step `done` on; rows of later steps are removed."""
 
     def __init__(self, run: Path, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._csv = run / "log.csv"
         self._keep_rows(done)
-        # TensorBoard hides what was written from step purge_step on, before this moment.
+        # TensorBoard hides earlier entries of steps from purge_step on.
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
 
     def _keep_rows(self, done: int) -> None:
-        """Drop the rows of steps that will be taken again, and one that was half written."""
+        """Remove the rows of steps that will be repeated, and an incomplete one."""
         header = ",".join(field.name for field in fields(LogRow))
         lines = self._csv.read_text().splitlines() if self._csv.exists() else []
         whole = [line for line in lines[1:] if line.count(",") == header.count(",")]
@@ -86,27 +89,61 @@ class RunLog:
                 self._board.add_scalar(name, value, row.step)
 
     def flush(self) -> None:
-        """Bring to the disk what a later resume will not write again."""
+        """Write to the disk all entries that a resumed run will not repeat."""
         self._board.flush()
 
     def close(self) -> None:
-        """Let TensorBoard write what it still holds."""
+        """Write the entries that TensorBoard still holds."""
         self._board.close()
 
 
 class Validation:
-    """Holds the rendered mixtures; scores a network as `dpcl separate` would run it."""
+    """Rendered mixtures of the validation list, and the score of a network on them.
 
-    def __init__(self, settings: ValidationSettings, model: ModelSettings) -> None:
-        self.settings, self.model = settings, model
-        rows = read_list(Path(settings.list))[: settings.limit]
-        root, rate = Path(settings.root), model.signal.sample_rate
+    Raises:
+        InputError: The list or its recordings are missing, and no corpus has a split `valid`.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
+        assert recipe.validation is not None
+        self.settings, self.model = recipe.validation, recipe.model
+        rows, root = self._rows(recipe, folder)
+        rate = recipe.model.signal.sample_rate
         self.mixtures = [render_mixture(row, root, rate) for row in rows]
 
-    def si_sdri(self, network: EmbeddingNetwork) -> float:
-        """Mean over mixtures of the mean over their sources, dB; silent references do not count.
+    def _rows(self, recipe: Recipe, folder: Path | None) -> tuple[list[MixtureRow], Path]:
+        """Return the rows, and the folder that their paths are relative to."""
+        settings, corpora = self.settings, [Path(path) for path in recipe.data.corpora]
+        folders = [path if path.is_dir() else path.parent for path in corpora]
+        beside = folders if folder is None else [folder, *folders]
+        here = [Path(settings.list), *(place / settings.list for place in beside)]
+        path = next((path for path in here if path.exists()), None)
+        path = path or find_file("lists", settings.list)
+        if path is None:
+            raise InputError(
+                f"validation.list: there is no list {settings.list}; correct it, or add --set"
+                " validation=null"
+            )
+        rows = read_list(path)[: settings.limit]
+        roots = [*folders, path.parent] if settings.root is None else [Path(settings.root)]
+        for root in roots:
+            if settings.root is not None or _has_files(rows[:1], root):
+                return rows, root
+        for corpus, root in zip(corpora, folders, strict=True):
+            drawn = None
+            with suppress(InputError):  # it has no such split
+                drawn = read_corpus(corpus, "valid") if has_index(corpus) else None
+            if drawn is not None:
+                return draw_list(drawn, path.stem, 0, len(rows), recipe.data.num_sources), root
+        raise InputError(
+            f"validation.list: no corpus has the recordings of {settings.list} or a split `valid`;"
+            " give another --corpus, or add --set validation=null"
+        )
 
-        The network is left in the mode that it was in, and no random number is drawn.
+    def si_sdri(self, network: EmbeddingNetwork) -> float:
+        """Return the mean over mixtures of the mean over their sources, dB.
+
+        Silent references do not count. The network keeps its mode, and no random number is drawn.
         """
         training = network.training
         separator = separator_of(Model(self.model, network.eval(), {}))
@@ -122,6 +159,13 @@ class Validation:
         return float(torch.stack(scores).nanmean())
 
 
+def _has_files(rows: list[MixtureRow], root: Path) -> bool:
+    try:
+        return all(path.is_file() for row in rows for path in row_files(row, root))
+    except ValueError:  # a part of a recording that is not there
+        return False
+
+
 LOG_EVERY = 20  # steps
 
 
@@ -132,20 +176,39 @@ def train(
     report: Callable[[LogRow], None] = lambda row: None,
     packing: Report = no_report,
     force: bool = False,
+    init: Path | None = None,
+    folder: Path | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Train and return the weights: the best by validation, or the last without one.
+    """Train one network.
 
-    Writes run/log.csv, run/tensorboard, run/checkpoints/STEP and run/best.safetensors. With
-    `resume` it continues from the newest checkpoint with the same batches, as if never stopped
-    (a finished run is left as it is, one that never began is begun); `force` replaces a run.
-    Raises InputError for data that cannot be read or that is too little, a run that is there
-    without `resume` or `force` or is of another recipe, and a loss that is no longer finite.
+    Args:
+        recipe: all settings.
+        run: folder for log.csv, tensorboard, checkpoints/STEP and best.safetensors.
+        resume: continue from the newest checkpoint, with the same batches and to the same weights
+            as an uninterrupted run. A finished run stays as it is; a run without any is started.
+        report: called with every row of the log.
+        packing: called while the corpora are decoded.
+        force: replace an earlier run.
+        init: file of the weights that `recipe.init` names; None if it is a model or a file.
+        folder: of the recipe, where validation lists may lie.
+        begin: called before the first file of a new run is written.
+
+    Returns:
+        The weights with the best validation score, or the last ones without validation.
+
+    Raises:
+        InputError: Data are missing or too few, the run exists or is of another recipe, or the loss
+            is not finite.
     """
+    before_cpu = cpu_seconds()
     fabric = _fabric(recipe)
     checkpoint = to_resume(run, resume, force)
     model, state = load_checkpoint(checkpoint) if checkpoint else (None, _beginning(recipe))
     if other := recipe.difference(state["recipe"]):
-        raise InputError(f"{run}: its recipe has another {other}; correct it or choose another run")
+        raise InputError(
+            f"{run}: was started with another `{other}`; restore it, or choose another --run"
+        )
     if state["step"] == recipe.steps:
         return _result(run)
     fabric.launch()
@@ -155,24 +218,26 @@ def train(
     if model is not None:
         network.load_state_dict(model.network.state_dict())
     elif recipe.init is not None:
-        _start_from(network, recipe.init, recipe.init_heads)
-    with fabric.rank_zero_first():  # the others find the cache that it makes
+        _start_from(network, recipe.init, init, recipe.init_heads)
+    with fabric.rank_zero_first():  # the other devices then find the cache
         packed = pack(recipe, packing)
     size = [len(packed), int(packed.offsets[-1])]
     if state["data"] not in (None, size):
         raise InputError(f"{run}: the recordings have changed since; start a new run")
-    validation = Validation(recipe.validation, recipe.model) if recipe.validation else None
+    validation = Validation(recipe, folder) if recipe.validation else None
     stft = recipe.model.signal.stft()
     if model is None and recipe.init is None:
         network.mean, network.std = statistics(recipe, packed)
     if fabric.is_global_zero and model is None:
-        clear(run)  # only now: the weights and recordings that the recipe names are there
+        begin()
+        clear(run)  # only now that weights and recordings have been read
 
     optimiser = _optimiser(network, recipe.optimiser)
     fabric_network, fabric_optimiser = fabric.setup(network.train(), optimiser)
-    if model is not None:  # only now, as the state goes to the device where the weights are
+    if model is not None:  # only now, as the state moves to the device of the weights
         optimiser.load_state_dict(state["optimiser"])
     step, seconds_seen, losses = state["step"], state["seconds_seen"], state["losses"]
+    cpu_done = state.get("cpu_seconds", 0.0)
     best = _best_score(run)
 
     def snapshot(**scores: float) -> Model:
@@ -184,6 +249,7 @@ def train(
             "step": step,
             "seconds_seen": seconds_seen,
             "losses": losses,  # since the last row of the log
+            "cpu_seconds": cpu_done + (cpu_seconds() - before_cpu) * fabric.world_size,
             "optimiser": optimiser.state_dict(),
             "recipe": recipe.model_dump_json(),
             "data": size,
@@ -192,7 +258,7 @@ def train(
 
     with closing(RunLog(run, step)) if fabric.is_global_zero else nullcontext() as log:
         if log and model is None:
-            save()  # a folder that cannot be written is found now, not in five minutes
+            save()  # reports a folder that cannot be written at once
         last_saved = last_logged = perf_counter()
         logged_seconds = seconds_seen
         for sources in batches(recipe, packed, fabric, step):  # (B, C, W, T)
@@ -205,7 +271,7 @@ def train(
             clip = recipe.optimiser.clip or math.inf
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), clip))
             losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1] + norm):  # before it is in the weights
+            if not math.isfinite(losses[-1] + norm):  # before the weights change
                 raise InputError(
                     f"{run}: at step {step + 1} the loss is {losses[-1]} and the norm of its "
                     f"gradient {norm}; lower optimiser.learning_rate or optimiser.clip"
@@ -240,8 +306,13 @@ def train(
     return _result(run)
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its finished children so far."""
+    return sum(os.times()[:4])
+
+
 def _fabric(recipe: Recipe) -> Fabric:
-    """Where the recipe says to train; InputError if that, or a package for it, is not there."""
+    """Return the recipe's devices; InputError if they or a package are not available."""
     try:
         from lightning.fabric import Fabric
         from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -254,13 +325,13 @@ def _fabric(recipe: Recipe) -> Fabric:
         )
     except (RuntimeError, MisconfigurationException) as error:
         raise InputError(
-            f"accelerator {recipe.accelerator} with devices {recipe.devices} cannot be had here; "
-            "choose others in the recipe or with --set"
+            f"accelerator {recipe.accelerator} with {recipe.devices} devices is not available on"
+            " this machine; set `accelerator` or `devices`"
         ) from error
 
 
 def _beginning(recipe: Recipe) -> dict[str, Any]:
-    """The trainer's state before the first step."""
+    """Return the trainer's state before the first step."""
     recipe_json = recipe.model_dump_json()
     return {"step": 0, "seconds_seen": 0.0, "losses": [], "recipe": recipe_json, "data": None}
 
@@ -272,18 +343,18 @@ def _result(run: Path) -> Path:
 
 
 def _best_score(run: Path) -> float:
-    """What the best weights so far scored. They say it themselves, so both are always of a kind."""
+    """Return the score of the best weights so far, which is part of their file."""
     best = run / "best.safetensors"
     return float(load_model(best).notes["valid_si_sdri_db"]) if best.exists() else -math.inf
 
 
-def _start_from(network: EmbeddingNetwork, name: str, heads: bool) -> None:
-    """Weights and feature statistics of another training (pre-training, or another data set).
+def _start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: bool) -> None:
+    """Load weights and feature statistics of another training.
 
-    Heads may differ: those that the other network lacks, or has of another size, stay fresh, its
-    own others are left out; without `heads` all are.
+    Heads of another size, or that only one of the networks has, are omitted; without `heads` all
+    are.
     """
-    path = weights_path(name) or Path(name)
+    path = path or weights_path(name) or Path(name)
     sizes = f"init: {path} is of another size of network; change model.network"
     own = network.state_dict()
     begin = {
@@ -300,7 +371,7 @@ def _start_from(network: EmbeddingNetwork, name: str, heads: bool) -> None:
 
 
 def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:
-    """Keep the weights of these parts as they are; InputError for one that is not there."""
+    """Exclude these parts from training; InputError for one that the network lacks."""
     for part in frozen:
         chosen = [p for name, p in network.named_parameters() if name.startswith(part)]
         if not chosen:
@@ -311,9 +382,9 @@ def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:
 
 
 def _seed(seed: int, step: int, fabric: Fabric) -> None:
-    """Draw dropout and noise from (seed, step, device): no matter what was drawn before."""
+    """Seed dropout and noise with (seed, step, device), independent of earlier draws."""
     words = np.random.SeedSequence((seed, step, fabric.global_rank)).generate_state(1, np.uint64)
-    # torch.manual_seed would note the call for every kind of accelerator that is not there.
+    # torch.manual_seed would record the call for every kind of accelerator.
     torch.default_generator.manual_seed(int(words[0]))
     if fabric.device.type != "cpu":
         getattr(torch, fabric.device.type).manual_seed(int(words[0]))
@@ -325,7 +396,7 @@ def _optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.O
 
 
 def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
-    """Linear warm-up, then a half cosine from the highest rate to `final` of it."""
+    """Return the rate of a step: linear warm-up, then a half cosine down to `final`."""
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
     share = (step - settings.warm_up) / max(1, steps - settings.warm_up)

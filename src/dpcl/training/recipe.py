@@ -1,54 +1,52 @@
-"""A recipe: every setting of a training, read from YAML and checked before anything starts."""
+"""All settings of one training, validated before anything starts.
+
+`dpcl.training.phases` reads the files of recipes, which may hold several trainings.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from dpcl.mixtures.kinds import Kinds
 from dpcl.model import ModelSettings
-from dpcl.settings import Settings, read_settings
+from dpcl.settings import Settings
 from dpcl.signal.bins import Weighting
 
 NonNegative = Annotated[float, Field(ge=0)]
 
-# What says where and how fast to train, not what: it may change when a run is resumed.
+# Settings of the machine: they do not change the weights, so a resumed run may have others.
 MACHINE: dict[str, Any] = {
     "accelerator": True,
     "devices": True,
     "workers": True,
     "checkpoint_minutes": True,
-    "data": {"cache"},
+    "data": {"cache", "corpora"},
 }
 
 
-class CorpusSettings(Settings):
-    """One corpus: a CSV index, a folder with index.csv or one per speaker, a Lhotse manifest."""
-
-    path: str  # relative to the working folder
-    split: str | None = None  # rows of the index to use; null for all
-    only: tuple[str, ...] | None = None  # names in its column corpus; null for all
-    speakers: tuple[str, ...] | None = None  # null for all
-
-
 class DataSettings(Settings):
-    """Which recordings, and how they are mixed."""
+    """Recordings, and the mixtures that are drawn from them."""
 
-    corpora: tuple[CorpusSettings, ...] = Field(min_length=1)
-    cache: str = "runs/cache"  # decoded audio is kept here
+    # Given as --corpus: CSV indices, folders with index.csv or a folder per speaker, manifests.
+    corpora: tuple[str, ...] = ()
+    split: str | None = None  # split of every index; null: all
+    # Names in the column corpus. A corpus that has none of them is used whole; null: all
+    only: tuple[str, ...] | None = None
+    speakers: tuple[str, ...] | None = None  # null: all
+    cache: str = "runs/cache"  # folder of decoded audio
     num_sources: int = Field(default=2, ge=1, le=10)
-    same_speaker: bool = False  # each speaker is mixed with himself
-    # between talkers, uniform in +- this
+    same_speaker: bool = False  # all sources of a mixture are one speaker
+    # dB between talkers, uniform in +- this
     relative_level_db: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     within: float = Field(default=0.5, ge=0, le=1)  # share of mixtures of talkers of one corpus
     speed: float = Field(default=0.0, ge=0, lt=0.5)  # talkers' speed, uniform in 1 +- this
-    # how often 1, 2, ..., num_sources of them speak in a segment; null: all, always
+    # probabilities of 1, 2, ..., num_sources active talkers in a segment; null: all, always
     active: tuple[NonNegative, ...] | None = None
-    # chance that one of them speaks in a part of the segment only
+    # probability that a talker is active in a part of the segment only
     turns: float = Field(default=0.0, ge=0, le=1)
-    # which sounds meet, by their kind, in place of `within`; null: any talkers
+    # kinds of mixtures, in place of `within`; null: any talkers
     kinds: Kinds | None = None
 
     @model_validator(mode="after")
@@ -74,15 +72,15 @@ class DataSettings(Settings):
 
 
 class MaskObjective(Settings):
-    """What the masks are compared with."""
+    """Targets of the masks and their distance."""
 
     targets: Literal["phase_sensitive", "waveform"] = "phase_sensitive"
     # si_sdr compares waveforms alone.
     distance: Literal["l1", "l2", "si_sdr"] = "l1"
-    # Sources in whichever order costs least, or from the strongest to the weakest.
+    # Order of the sources: the one with the least distance, or the strongest source first.
     order: Literal["best", "strongest"] = "best"
-    # The windows of a mixture clustered as one and compared in one order: a talker who drifts from
-    # window to window then costs something. For masks through the clustering.
+    # Cluster all windows of a mixture together and compare them in one order, which penalises
+    # embeddings that drift from window to window. Needs model.network.unfolded.
     across_windows: bool = False
 
     @model_validator(mode="after")
@@ -95,7 +93,7 @@ class MaskObjective(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What is minimised: an objective on the embeddings, on the masks, or both."""
+    """Training objective: on the embeddings, on the masks, or on both."""
 
     kind: Literal[
         "affinity",
@@ -111,7 +109,7 @@ class ObjectiveSettings(Settings):
     weighting: Weighting = "threshold"
     floor_db: float = Field(default=-40.0, lt=0)
     masks: MaskObjective | None = None
-    share: float = Field(default=0.5, gt=0, lt=1)  # of the embeddings' part, where there are both
+    share: float = Field(default=0.5, gt=0, lt=1)  # weight of the embeddings' part beside masks
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> ObjectiveSettings:
@@ -121,13 +119,13 @@ class ObjectiveSettings(Settings):
 
 
 class Stage(Settings):
-    """One part of the curriculum: segments of so many frames for so many steps."""
+    """One part of the curriculum: a number of steps with segments of one length."""
 
     frames: int = Field(ge=2)  # of the STFT
-    batch: int = Field(ge=1)  # mixtures a step, over all devices
+    batch: int = Field(ge=1)  # mixtures per step, over all devices
     steps: int = Field(ge=1)
-    # Segments of one mixture that the network hears one by one while the objective compares the
-    # bins of all of them: a talker's embeddings then stay where they are over a long recording.
+    # Segments of one mixture. The network encodes them one by one; the objective compares the bins
+    # of all, which keeps the embeddings of a talker alike over a long recording.
     windows: int = Field(default=1, ge=1)
 
 
@@ -141,25 +139,28 @@ class OptimiserSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """How the training is watched: SI-SDRi on a list, and the best weights kept."""
+    """SI-SDRi on a list of mixtures; the weights with the best score are kept."""
 
-    list: str  # CSV that `dpcl mix` draws
-    root: str  # folder that its paths are relative to
+    # CSV beside the recipe, in a corpus, or in lists/. If no corpus has its recordings, mixtures
+    # are drawn from the split `valid` of the corpus instead.
+    list: str
+    root: str | None = None  # folder of the list's paths; null: the corpus that has them
     every: int = Field(default=500, ge=1)  # steps
-    limit: int | None = Field(default=None, ge=1)  # first rows only
+    limit: int | None = Field(default=None, ge=1)  # number of mixtures, from the first on
 
 
 class Recipe(Settings):
-    """A whole training. The same recipe on the same machine gives the same weights."""
+    """One training. The same recipe, corpus and machine give the same weights."""
 
     model: ModelSettings = ModelSettings()
-    data: DataSettings
+    data: DataSettings = DataSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     input_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # variance, on the features
-    # weights to start from, a file or a model that ships; heads that they lack, or all, are fresh
+    # Initial weights: an earlier phase, a shipped model, another recipe's result, or a file. Heads
+    # that they lack have fresh weights.
     init: str | None = None
-    init_heads: bool = True  # false: without their heads, which all begin fresh
-    # parts of the network that keep their weights, as their names begin: lstm, project, …
+    init_heads: bool = True  # false: fresh weights for all heads
+    # Parts of the network that are not trained, by the beginnings of their names: lstm, project
     frozen: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = Field(min_length=1)
     optimiser: OptimiserSettings = OptimiserSettings()
@@ -167,7 +168,7 @@ class Recipe(Settings):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, ge=1)
-    workers: int = Field(default=0, ge=0)  # processes that draw mixtures
+    workers: int = Field(default=0, ge=0)  # number of processes that draw mixtures
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -200,19 +201,27 @@ class Recipe(Settings):
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """Return the number of steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
     def difference(self, written: str) -> str | None:
-        """A key whose value in another recipe (JSON) makes another training; None if none does."""
+        """Return the dotted key that differs in another recipe (JSON); None if none does.
+
+        Settings of the machine may differ.
+        """
         try:
             other = Recipe.model_validate_json(written)
         except ValidationError:
             return "version"
-        ours, theirs = (recipe.model_dump(exclude=MACHINE) for recipe in (self, other))
-        return next((key for key in ours if ours[key] != theirs[key]), None)
+        return first_difference(self.model_dump(exclude=MACHINE), other.model_dump(exclude=MACHINE))
 
 
-def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
-    """Read a YAML recipe; `changes` and errors as of read_settings."""
-    return read_settings(Recipe, path, changes)
+def first_difference(ours: Any, theirs: Any, key: str = "") -> str | None:
+    """Return the dotted key of the first value that differs in nested dictionaries."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            found = first_difference(ours.get(name), theirs.get(name), f"{key}.{name}".lstrip("."))
+            if found is not None:
+                return found
+        return None
+    return None if ours == theirs else key

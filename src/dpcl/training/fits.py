@@ -1,0 +1,244 @@
+"""Parts of a model beside the network: the number of sources, the drift of embeddings, activity.
+
+Each is fitted on the separation of rendered mixtures and conversations by the trained network.
+Activity is in dpcl.training.fit_activity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpcl.clustering.alone import FAINTEST, whiten
+from dpcl.clustering.count import fit as fit_network
+from dpcl.clustering.count import signs
+from dpcl.errors import InputError
+from dpcl.io import Progress, Report
+from dpcl.mixtures.activity import come_and_go
+from dpcl.mixtures.conversation import converse
+from dpcl.mixtures.corpus import Corpus
+from dpcl.mixtures.drawing import draw_list
+from dpcl.mixtures.kinds import Kinds
+from dpcl.mixtures.lists import render_mixture
+from dpcl.model import CountSettings, Model, ModelSettings
+from dpcl.recordings.recording import InMemory
+from dpcl.recordings.separate import RecordingSeparation
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.linking import STRETCH
+from dpcl.settings import read_settings
+from dpcl.shipped import find_file
+from dpcl.signal.windows import Windows
+from dpcl.training.batches import read_data
+from dpcl.training.fit_activity import fit_activity
+from dpcl.training.phases import Fit
+from dpcl.training.recipe import DataSettings
+
+SEED = 77  # of the mixtures for counting
+FIRST_SEED = 1000  # of the conversations for counting
+SHORTEST = 0.5  # min, shortest conversation for counting
+WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of mixtures with turns, see come_and_go
+LEAST = 0.1  # share of its energy that a source keeps in a mixture with turns
+# Importance of mixtures, mixtures with turns, and conversations. Six seconds with turns are often
+# too short to count by; equal importance would cost accuracy on overlapping talkers.
+SHARES = 2.0, 1.0, 1.0
+TALKERS = 3  # of the conversations for whitening
+DOMINATED = 0.9  # share of the weight of a stretch that one talker dominates
+FEWEST = 5  # stretches of a talker
+
+
+def fit_model(model: Model, fit: Fit, data: DataSettings, report: Report) -> Model:
+    """Fit one part of a model.
+
+    Args:
+        model: with a trained embedding network.
+        fit: the part, and the amount of data.
+        data: corpora, and the filters that `fit` does not replace.
+        report: called with the mixtures or conversations that are done.
+
+    Returns:
+        The model with this part. `whitening` removes the activity network, which depends on it.
+
+    Raises:
+        InputError: The model has no embeddings, or the corpus lacks talkers or the split.
+    """
+    if not model.settings.network.embedding:
+        raise InputError(
+            f"fit {fit.fit}: the model has no embeddings; fit one with model.network.embedding"
+        )
+    chosen = data if fit.only is None else data.model_copy(update={"only": fit.only})
+    split = fit.split or ("valid" if fit.fit == "count" else None)
+    corpus = _one_root(read_data(chosen, split))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fits = {"count": fit_count, "whitening": fit_whitening, "activity": fit_activity}
+        return fits[fit.fit](model, fit, corpus, report)
+
+
+def _one_root(corpus: Corpus) -> Corpus:
+    """Return the corpus with one folder that holds all its recordings."""
+    utterances = tuple(replace(u, path=u.path.resolve()) for u in corpus.utterances)
+    root = Path(os.path.commonpath([u.path.parent for u in utterances]))
+    return Corpus(root, utterances)
+
+
+class SignsOnly(DeepClustering):
+    """Deep clustering that keeps the signs of the number of sources instead of counting."""
+
+    found: Tensor
+
+    def count(
+        self,
+        points: Tensor,
+        weights: Tensor,
+        frames: Tensor,
+        most: int,
+        more: Tensor | None = None,
+    ) -> int:
+        """Keep the signs in `found`, and return 1."""
+        found = signs(points, weights, frames)
+        self.found = found if more is None else torch.cat([found, more.double()])
+        return 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """Sources (C, T) of a mixture, and its kind: 0 as drawn, 1 with turns, 2 a conversation."""
+
+    sources: NDArray[np.float32]
+    kind: int
+
+
+def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
+    """Fit the network that counts the sources.
+
+    Every mixture is used twice: as drawn, and with talkers who take turns.
+    Source of the signs: dpcl.clustering.count.
+    """
+    prior = torch.tensor(fit.prior or [1.0] * fit.most)
+    if len(prior) != fit.most:
+        raise InputError(
+            f"fit count: prior has {len(prior)} values; give {fit.most}, as many as `most`"
+        )
+    separator = SignsOnly(replace(model, activity=None))
+    rows, counts, kinds = [], [], []
+    total = fit.most * (fit.mixtures * 2 + fit.number)
+    for example in _examples(separator.sample_rate, fit, corpus):
+        mixture = InMemory(example.sources.sum(0, keepdims=True), separator.sample_rate)
+        with RecordingSeparation(mixture, separator, most=1) as separation:
+            separation.link()
+            prepared = separation.separator
+        assert isinstance(prepared, SignsOnly)
+        rows.append(prepared.found)
+        counts.append(len(example.sources))
+        kinds.append(example.kind)
+        report(Progress(len(rows), total, "mixtures"))
+    number, kind = torch.tensor(counts), torch.tensor(kinds)
+    importance = torch.tensor(SHARES)[kind] * prior[number - 1]
+    each = kind * fit.most + number - 1  # every kind and number counts alike, however many
+    importance = importance / each.bincount()[each]
+    hidden, output = fit_network(torch.stack(rows), number, importance)
+    count = CountSettings.model_validate({"hidden": hidden, "output": output})
+    return replace(model, settings=model.settings.model_copy(update={"count": count}))
+
+
+def _examples(sample_rate: int, fit: Fit, corpus: Corpus) -> Iterator[Example]:
+    kinds = None if fit.kinds is None else _kinds(fit.kinds)
+    for number in range(1, fit.most + 1):
+        rows = draw_list(corpus, "count", SEED, fit.mixtures, number, kinds=kinds)
+        for index, row in enumerate(rows):
+            if row.kind.endswith(":same"):  # no network separates two sounds of one class
+                continue
+            _, sources = render_mixture(row, corpus.root, sample_rate)
+            yield Example(sources, 0)
+            yield Example(with_turns(sources, index), 1)
+        for seed in range(FIRST_SEED, FIRST_SEED + fit.number):
+            minutes = np.random.default_rng(seed).uniform(min(SHORTEST, fit.length), fit.length)
+            _, talkers = converse(corpus, number, minutes, seed, sample_rate)
+            yield Example(talkers.numpy(), 2)
+
+
+def _kinds(name: str) -> Kinds:
+    path = find_file("lists", name)
+    if path is None:
+        raise InputError(f"fit count: kinds: there is no file {name} in lists/; correct the name")
+    return read_settings(Kinds, path)
+
+
+def with_turns(sources: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Gate sources (C, T) so that few overlap, each keeping at least LEAST of its energy."""
+    random = np.random.default_rng(seed)
+    whole = sources[:, : sources.shape[1] // WINDOWS * WINDOWS]
+    energies = np.square(whole).sum(1)
+    active = (*ACTIVE, *[ACTIVE[-1]] * len(sources))[: len(sources)]
+    while True:
+        gated = come_and_go(whole, random, WINDOWS, active, TURNS)
+        if (np.square(gated).sum(1) >= LEAST * energies).all():
+            return gated
+
+
+def fit_whitening(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
+    """Fit the whitening of the drift of one talker's embeddings within a conversation.
+
+    In every stretch that one talker dominates, the mean embedding is compared with the mean of all
+    such stretches of the talker. Source: dpcl.clustering.alone.whiten.
+    """
+    separator = DeepClustering(replace(model, activity=None))
+    deviations: list[Tensor] = []
+    for seed in range(fit.number):
+        _, sources = converse(corpus, TALKERS, fit.length, seed, separator.sample_rate)
+        means, talkers = stretches(separator, sources)
+        for talker in range(len(sources)):
+            own = means[talkers == talker]
+            if len(own) >= FEWEST:
+                deviations.append(own - own.mean(0))
+        report(Progress(seed + 1, fit.number, "conversations"))
+    if not deviations:
+        raise InputError(
+            "fit whitening: no talker is alone for long enough; set more conversations or minutes"
+        )
+    drift = torch.cat(deviations).double()  # (stretches, K)
+    table = whiten(drift.mT @ drift / len(drift)).float()
+    rows = [[round(value, 4) for value in row] for row in table.tolist()]
+    settings = ModelSettings.model_validate(model.settings.model_dump() | {"whitening": rows})
+    return replace(model, settings=settings, activity=None)
+
+
+@torch.no_grad()
+def stretches(separator: DeepClustering, sources: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean embeddings (n, K) of the stretches that one talker dominates, and who (n,).
+
+    Args:
+        separator: without an activity network.
+        sources: (C, T) of a conversation.
+    """
+    mixture = sources.sum(0)
+    spectrum = separator.stft(mixture / mixture.abs().max())  # (L, F)
+    owners = separator.stft(sources).abs().argmax(0)  # (L, F)
+    hops = separator.sample_rate / separator.stft.hop
+    frames = (round(separator.window_seconds * hops), round(separator.overlap_seconds * hops))
+    windows = Windows(len(spectrum), *frames)
+    length = round(STRETCH * hops)
+    means, masses, shares = [], [], []
+    for start in windows.starts:
+        part = slice(start, start + windows.length)
+        encoded, magnitude = separator.analyse(spectrum[part][None, None])
+        weights = separator.weights(magnitude[0]).view(windows.length, -1)
+        embeddings = separator.embed(encoded).view(*weights.shape, -1)
+        for stretch in torch.split(torch.arange(windows.length), length):
+            pull = weights[stretch]
+            mass = pull.sum()
+            masses.append(mass)
+            means.append((pull.unsqueeze(-1) * embeddings[stretch]).sum((0, 1)) / mass)
+            own = owners[part][stretch]
+            dominated = [pull[own == talker].sum() for talker in range(len(sources))]
+            shares.append(torch.stack(dominated) / mass)
+    mass, share = torch.stack(masses), torch.stack(shares)
+    clear = (share.amax(-1) > DOMINATED) & (mass > FAINTEST * mass[mass > 0].median())
+    return torch.stack(means)[clear], share.argmax(-1)[clear]

@@ -1,0 +1,137 @@
+"""The rules of the house: sizes of modules, one of each tool, terms of the field, examples that run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dpcl
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "dpcl"
+MODULES = sorted(
+    path for path in SOURCE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py")
+)
+SMALLEST, LARGEST, SHARED = 80, 400, 3  # lines of a module, or number of its importers
+BENCHMARK_LINES = 1200
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of dpcl that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dpcl"):
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def importers() -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for path in SOURCE.rglob("*.py"):
+        counts.update(imports_of(path) & {name_of(module) for module in MODULES})
+    return counts
+
+
+def test_a_module_has_80_to_400_lines_or_three_importers() -> None:
+    counts = importers()
+    odd = []
+    for path in MODULES:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if not SMALLEST <= lines <= LARGEST and counts[name_of(path)] < SHARED:
+            odd.append(
+                f"{path.relative_to(ROOT)}: {lines} lines, {counts[name_of(path)]} importers"
+            )
+    assert odd == []
+
+
+def test_no_two_modules_of_a_package_are_forms_of_one_word() -> None:
+    """experiment.py beside experimenting.py, rendered.py beside rendering.py: which is which?"""
+    stems = {path: re.sub(r"(ing|ed|er|s)$", "", path.stem) for path in MODULES}
+    pairs = [
+        (a.name, b.name)
+        for a in MODULES
+        for b in MODULES
+        if a < b and a.parent == b.parent and stems[a] == stems[b]
+    ]
+    assert pairs == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "home"),
+    [
+        (r"tempfile\.mkstemp\(", "io.py"),
+        (r"^class \w*Progress\b", "io.py"),
+        (r"^class \w+\((\w*Error|Exception)\)", "errors.py"),
+    ],
+)
+def test_there_is_one_of_each(pattern: str, home: str) -> None:
+    found = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found <= {home}
+
+
+def test_benchmarks_stay_small() -> None:
+    lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "benchmarks").glob("*.py"))
+    assert lines <= BENCHMARK_LINES
+
+
+def documents() -> ModuleType:
+    """tests/test_docs.py, which has the list of words."""
+    spec = importlib.util.spec_from_file_location("test_docs", ROOT / "tests" / "test_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_docstrings_and_comments_use_the_terms_of_the_field() -> None:
+    docs = documents()
+    assert docs.misused(sorted(SOURCE.rglob("*.py")), docs.python_prose) == []
+
+
+@pytest.mark.parametrize(
+    "name", [info.name for info in pkgutil.walk_packages(dpcl.__path__, "dpcl.")]
+)
+def test_examples_in_docstrings_run(name: str) -> None:
+    text = Path(importlib.util.find_spec(name).origin).read_text()  # type: ignore[union-attr, arg-type]
+    if ">>>" not in text:
+        pytest.skip("no examples")
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_no_path_outside_of_the_repository() -> None:
+    files = [
+        path
+        for folder in ("recipes", "tests", "docs", "src/dpcl/experiments", "examples")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".yaml", ".py", ".md")
+    ]
+    outside = re.compile(r"\.\./shared|(?<![\w.])/(home|root|work)/")
+    own = Path(__file__).resolve()
+    odd = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        if path.resolve() != own
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if outside.search(line)
+    ]
+    assert odd == []
