@@ -372,7 +372,7 @@ def _place(
 
 
 def _warnings(reader: AudioReader) -> tuple[str, ...]:
-    """Return sentences about what is missing of a recording."""
+    """Return sentences about missing parts of a recording."""
     if not reader.cut_off:
         return reader.notes
     seconds = reader.read / reader.sample_rate
