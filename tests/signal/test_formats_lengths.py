@@ -218,6 +218,12 @@ def test_devices_are_no_recordings(path: str) -> None:
         AudioReader(path)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000], ids=["long", "deep"])
+def test_names_that_no_file_can_have_are_one_sentence(name: str) -> None:
+    with pytest.raises(InputError, match="cannot be read as audio|does not exist"):
+        AudioReader(name)
+
+
 def test_a_descriptor_is_read_by_its_name() -> None:
     """As a shell hands a process substitution over."""
     data = encoded("WAV", "PCM_16")

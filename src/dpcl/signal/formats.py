@@ -209,7 +209,8 @@ _BITS = {
     "PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32,
     "ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32,
 }  # fmt: skip
-# RAW has no header. SD2 needs a second file. SDS and PAF of libsndfile lose samples.
+# Containers that cannot be read again: RAW has no header, SD2 has a second file, and libsndfile
+# loses the last samples of SDS and PAF.
 _REFUSED = ("RAW", "SD2", "SDS", "PAF")
 _VORBIS_RATES = 200_000  # Hz, highest sample rate of Vorbis; libvorbis crashes above
 

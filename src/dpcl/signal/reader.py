@@ -227,11 +227,11 @@ class AudioReader:
 
     def _opened(self, path: Path) -> BinaryIO:
         """Open a path, copying a named pipe to a temporary file."""
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, not an audio file; give one recording")
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the name of the recording")
         try:
+            if path.is_dir():
+                raise InputError(f"{path} is a folder, not an audio file; give one recording")
+            if not path.exists():
+                raise InputError(f"{path} does not exist; check the name of the recording")
             mode = path.stat().st_mode
             if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
                 raise InputError(f"{path} is a device, not an audio file; give one recording")
@@ -239,7 +239,7 @@ class AudioReader:
                 with path.open("rb") as pipe:
                     return _spooled(pipe)
             data = path.open("rb")
-        except OSError as error:
+        except OSError as error:  # such as a name that is too long
             raise self._unreadable(error) from error
         self._path = path
         return data
@@ -285,12 +285,13 @@ class AudioReader:
             self._data.seek(0)
             with mpg123_silenced(self._quiet):
                 return self._decode()
-        # TypeError: a name ending in .raw, which has no header
+        # TypeError is raised for .raw files, which have no header.
         except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
             raise self._unreadable(error) from error
 
     def _libsndfile(self) -> Decoder:
-        # encoded as the system does: names need not be UTF-8
+        """Open the recording with libsndfile."""
+        # Path encoded as the system does, since names need not be UTF-8.
         file = _Forward(self._data if self._path is None else os.fsencode(self._path))
         if file.format == "MP3" and not states_its_length(self._data):
             file.close()
@@ -299,9 +300,11 @@ class AudioReader:
         return decoder
 
     def _joined(self) -> Decoder:
+        """Open the first of several recordings in the file."""
         return Joined(self._data, self._parts, _part)
 
     def _av(self) -> Decoder:
+        """Open the recording with PyAV."""
         return av.AVDecoder(self._data)
 
     def _is_cut_off(self, file: Decoder) -> bool:
