@@ -220,7 +220,7 @@ def test_devices_are_no_recordings(path: str) -> None:
 
 @pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000], ids=["long", "deep"])
 def test_names_that_no_file_can_have_are_one_sentence(name: str) -> None:
-    with pytest.raises(InputError, match="cannot be read as audio|does not exist"):
+    with pytest.raises(InputError, match=r"cannot be read as audio|does not exist"):
         AudioReader(name)
 
 
