@@ -356,17 +356,17 @@ def _place(
                     notes.append(f"{old} was not written by dpcl and stays")
                     continue
                 refuse_existing(old, force or (resume and is_ours(old)))
-                aside = folder / f"{number}.old"
-                old.replace(aside)
-                before.append((aside, old))
+                moved = folder / f"{number}.old"
+                old.replace(moved)
+                before.append((moved, old))
             for path in paths:
                 move_new(folder / path.name, path)
                 placed.append(path)
         except BaseException:
             for path in placed:
                 path.unlink()
-            for aside, old in before:
-                aside.replace(old)
+            for moved, old in before:
+                moved.replace(old)
             raise
     return notes
 

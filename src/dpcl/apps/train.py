@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpcl.apps.screen import Force, progress, screen
+from dpcl.apps.console import Force, progress, screen
 from dpcl.io import Progress
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ class AudioReader:
         self._parts: list[tuple[int, int]] = []
         self._decode: Callable[[], Decoder] = self._libsndfile
         self._quiet = False
-        self._malformed = False  # libsndfile knows the container, and refuses the file
+        self._malformed = False  # libsndfile recognises the container, and refuses the file
         self._stated = True
         self._whole: BinaryIO | None = None  # the file that `_data` completes
         if isinstance(source, (bytes, bytearray, memoryview)):

@@ -194,7 +194,7 @@ class AudioWriter:
         self._remove(self._copies)
 
     def _add_id3(self) -> None:
-        """Copy the finished MP3 file behind a tag."""
+        """Copy the finished MP3 file, with a tag before it."""
         source = self._partial()
         self._copies += 1
         with source.open("rb") as untagged, self._partial().open("wb") as file:
