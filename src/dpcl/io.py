@@ -117,3 +117,48 @@ def folder_aside(out: Path) -> Iterator[Path]:
         for folder_made in made:
             with suppress(OSError):  # not empty: it holds outputs
                 folder_made.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs of dpcl from renaming files in a folder meanwhile.
+
+    Without effect where the system or the file system has no such locks.
+
+    Args:
+        folder: an existing folder.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def move_new(source: Path, path: Path) -> None:
+    """Rename a file to a name that does not exist yet.
+
+    Args:
+        source: file on the same file system.
+        path: its new name.
+
+    Raises:
+        InputError: The name exists.
+    """
+    try:
+        os.link(source, path)  # fails if another run took the name
+    except FileExistsError:
+        refuse_existing(path, force=False)
+    except OSError:  # no hard links here
+        refuse_existing(path, force=False)
+        source.replace(path)
+    else:
+        source.unlink()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from dpcl.apps import bulk
-from dpcl.apps.bulk import find_recordings
+from dpcl.apps.found import find_recordings
 from dpcl.errors import InputError
+from dpcl.mixtures.index import Omitted
 
 pytest.importorskip("ray")
 
@@ -88,7 +89,9 @@ def test_a_method_keeps_its_name_on_every_machine(
     """Only the path of a weights file is made whole: a name as a path would be no file."""
     given: list[str] = []
 
-    def one(recording: str, place: str, model: str, order: Order, force: bool) -> Outcome:
+    def one(
+        recording: str, place: str, model: str, order: Order, force: bool, resume: bool
+    ) -> Outcome:
         given.append(model)
         return Outcome(recording, 2, 1.0, 1.0, "")
 
@@ -111,7 +114,7 @@ def test_sources_lie_as_their_recordings_do(
     recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
 ) -> None:
     ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
-    assert (ran.status, ran.err) == (0, "")
+    assert (ran.status, ran.err.splitlines()[0]) == (0, "omitted 1: no audio file by its name")
     assert sorted(separated) == ["a.wav", "a.wav", "b.wav"]
     written = sorted(str(path) for path in Path("out").rglob("*.wav"))
     names = [f"{name}_s{k}.wav" for name in ("a", "b", "deep/a") for k in (1, 2)]
@@ -245,3 +248,84 @@ def test_find_recordings_refuses_names_that_would_meet(make_recording: MakeRecor
     with pytest.raises(InputError, match="share output names"):
         find_recordings([Path("a.wav"), Path("a.flac")], Path("out"))
     assert len(find_recordings([Path("a.wav"), Path("a.wav")], Path("out"))) == 1
+
+
+def test_a_defect_or_a_killed_process_is_the_row_of_its_recording(
+    recordings: Path,
+    dpcl: Program,
+    tiny_model: Path,
+    separated: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import dpcl.apps.files as files
+
+    usual = files.separate_files
+
+    def fails(recordings: list[Path], *arguments: Any, **others: Any) -> None:
+        if recordings[0].name == "b.wav":
+            raise ZeroDivisionError("by accident")
+        usual(recordings, *arguments, **others)
+
+    def killed(outcome: Any) -> Any:
+        if outcome.recording.endswith("deep/a.wav"):
+            raise RuntimeError("The worker died unexpectedly\nwhile executing this task.")
+        return outcome
+
+    monkeypatch.setattr(files, "separate_files", fails)
+    monkeypatch.setattr(sys.modules["ray"], "get", killed)
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert ran.status == 2 and "2 of 3 recordings" in ran.err and "Traceback" not in ran.err
+    told = {Path(row["recording"]).name: row["told"] for row in journal() if row["sources"] == "0"}
+    assert "failed (ZeroDivisionError: by accident)" in told["b.wav"]
+    assert "failed (RuntimeError: The worker died unexpectedly)" in told["a.wav"]
+
+
+@pytest.mark.parametrize("data", [b"NIST_1A\n      0\n", b"NIST_1A\n   1", b"RIFF", b""])
+def test_a_broken_header_is_the_row_of_its_recording(
+    data: bytes, recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    Path("in/b.wav").write_bytes(data)
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert ran.status == 2 and "1 of 3 recordings" in ran.err
+    assert sorted(row["sources"] for row in journal()) == ["0", "2", "2"]
+
+
+def test_omitted_files_are_listed_with_their_reason(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    Path("in/._b.wav").write_bytes(b"of a Macintosh")
+    Path("in/gone.wav").symlink_to("nowhere.wav")
+    ran = dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert ran.status == 0
+    assert "omitted 1: no audio file by its name\n  in/notes.txt\n" in ran.err
+    with Path("out/bulk-omitted.csv").open(newline="") as file:
+        rows = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows == {
+        "in/notes.txt": "no audio file by its name",
+        "in/._b.wav": "hidden",
+        "in/gone.wav": "link to a file that does not exist",
+    }
+
+
+def test_links_are_followed_without_loops(recordings: Path, make_recording: MakeRecording) -> None:
+    before = find_recordings([recordings], Path("out"))
+    Path("elsewhere").mkdir()
+    make_recording("d.wav")
+    Path("d.wav").rename("elsewhere/d.wav")
+    (recordings / "link").symlink_to(Path("elsewhere").resolve())
+    (recordings / "deep" / "loop").symlink_to(recordings.resolve())
+    omitted = Omitted()
+    found = find_recordings([recordings], Path("out"), omitted)
+    assert found.keys() - before.keys() == {str(Path("elsewhere/d.wav").resolve())}
+    assert omitted.files["link to a folder that is already listed"] == ["in/deep/loop"]
+
+
+def test_resumed_it_replaces_no_file_of_others(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
+) -> None:
+    command = ("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2)
+    assert dpcl(*command).status == 0
+    Path("out/b_s1.wav").write_text("mine")
+    assert dpcl(*command[:-1], 3).status == 2
+    assert Path("out/b_s1.wav").read_text() == "mine"
+    assert Path("out/a_s3.wav").exists()

@@ -14,7 +14,15 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from dpcl.apps.console import FileFormat, Force, MaxSources, ModelName, Sources, progress
+from dpcl.apps.console import (
+    FileFormat,
+    Force,
+    MaxSources,
+    ModelName,
+    Sources,
+    progress,
+)
+from dpcl.apps.found import find_recordings, list_omitted
 from dpcl.errors import InputError, need_package
 from dpcl.io import Progress, Report, no_report
 from dpcl.separators.limits import check_sources
@@ -139,6 +147,7 @@ def separate_on_cluster(
     """
     import ray
 
+    from dpcl.mixtures.index import Omitted
     from dpcl.separators.registry import build, find_method
     from dpcl.shipped import shipped_models, weights_path
 
@@ -148,7 +157,8 @@ def separate_on_cluster(
     weights = find_method(order.model).weights
     shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
     model = order.model if weights in shipped else str(Path(order.model).resolve())
-    folders = find_recordings(given, out)
+    omitted = Omitted()
+    folders = find_recordings(given, out, omitted)
     journal = out / JOURNAL
     begun = journal.is_file()  # outputs of an earlier run may be replaced, other files not
     done = set() if force else _done(journal, str(order))
@@ -156,12 +166,13 @@ def separate_on_cluster(
     report(Progress(len(folders) - len(remaining), len(folders), "recordings"))
     failed = 0
     with _cluster(address) as cores, _open_journal(journal, restart=force) as file:
+        list_omitted(omitted, out)
         writer = csv.writer(file)
         if force or not begun:
             writer.writerow(COLUMNS)
         one = ray.remote(num_cpus=1)(separate_one)
         tasks = (
-            one.remote(name, str(folders[name].resolve()), model, order, force or begun)
+            (name, one.remote(name, str(folders[name].resolve()), model, order, force, begun))
             for name in remaining
         )
         for number, outcome in enumerate(_as_completed(tasks, AHEAD * cores), 1):
@@ -182,7 +193,9 @@ def separate_on_cluster(
     return failed, len(folders)
 
 
-def separate_one(recording: str, folder: str, model: str, order: Order, force: bool) -> Outcome:
+def separate_one(
+    recording: str, folder: str, model: str, order: Order, force: bool, resume: bool
+) -> Outcome:
     """Separate one recording in a process of the cluster.
 
     Args:
@@ -191,9 +204,10 @@ def separate_one(recording: str, folder: str, model: str, order: Order, force: b
         model: shipped model, or absolute name of a weights file.
         order: settings of the separation.
         force: replace outputs that exist.
+        resume: replace outputs that dpcl wrote.
 
     Returns:
-        The outcome; errors of the recording or of the disk become its message.
+        The outcome; any error becomes its message, so that one recording stops no other.
     """
     from dpcl.apps.files import Separated, separate_files
 
@@ -208,61 +222,31 @@ def separate_one(recording: str, folder: str, model: str, order: Order, force: b
             finished.append,
             order.file_format,
             most=order.most,
+            resume=resume,
         )
     except InputError as error:
         return Outcome(recording, 0, 0.0, 0.0, str(error))
     except OSError as error:  # a full disk, or a network share that is not available
-        return Outcome(recording, 0, 0.0, 0.0, f"{error.filename}: {error.strerror}")
+        return Outcome(recording, 0, 0.0, 0.0, f"{error.filename or recording}: {error.strerror}")
+    except Exception as error:
+        return _defect(recording, error)
     (result,) = finished
     warnings = " ".join(f"{warning}." for warning in result.warnings)
     return Outcome(recording, len(result.outputs), result.seconds, result.took, warnings)
 
 
-def find_recordings(given: Sequence[Path], out: Path) -> dict[str, Path]:
-    """Find all recordings, and the folder of the outputs of each.
-
-    Args:
-        given: files, and folders that stand for all recordings in them.
-        out: folder of the outputs. Files below it are not recordings.
-
-    Returns:
-        Folder of the outputs by absolute name of the recording.
-
-    Raises:
-        InputError: A file does not exist, a folder holds no recordings, or outputs of two
-            recordings would have the same names.
-    """
-    import soundfile
-
-    from dpcl.mixtures.corpus import AUDIO_SUFFIXES, is_audio
-
-    suffixes = {f".{name.lower()}" for name in soundfile.available_formats()}
-    suffixes |= AUDIO_SUFFIXES | {".oga", ".wv2"}
-    folders: dict[str, Path] = {}
-    owners: dict[tuple[Path, str], Path] = {}  # recording by folder and stem of its outputs
-    for path in given:
-        found = {path: out}
-        if path.is_dir():
-            files = (p for p in sorted(path.rglob("*")) if is_audio(p, suffixes))
-            inside = (p for p in files if p.is_file() and out.resolve() not in p.resolve().parents)
-            found = {p: out / p.parent.relative_to(path) for p in inside}
-            if not found:
-                raise InputError(f"{path}: holds no recordings; give another folder")
-        elif not path.is_file():
-            raise InputError(f"{path}: does not exist; check the name of the recording")
-        for recording, folder in found.items():
-            other = owners.setdefault((folder, recording.stem), recording)
-            if other.resolve() != recording.resolve():
-                raise InputError(f"{other} and {recording} would share output names; rename one")
-            folders[str(recording.resolve())] = folder
-    return folders
+def _defect(recording: str, error: Exception) -> Outcome:
+    """Return the outcome of a recording at which the program or its process failed."""
+    first, *_ = f"{error}".strip().splitlines() or [""]
+    problem = f"{type(error).__name__}: {first}".rstrip(": ")[:200]
+    return Outcome(recording, 0, 0.0, 0.0, f"{recording}: failed ({problem}); report this defect")
 
 
 def _done(journal: Path, order: str) -> set[str]:
     """Return the recordings that the journal lists as separated with these settings."""
     if not journal.is_file():
         return set()
-    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
     rows = csv.DictReader(line for line in lines if line.endswith("\n"))
     if tuple(rows.fieldnames or ()) != COLUMNS:
         raise InputError(f"{journal}: is not a journal of `dpcl bulk`; give another --out")
@@ -272,7 +256,9 @@ def _done(journal: Path, order: str) -> set[str]:
 def _open_journal(journal: Path, restart: bool) -> TextIO:
     """Open the journal to append after its last complete line, or to restart it."""
     journal.parent.mkdir(parents=True, exist_ok=True)
-    file = journal.open("w" if restart else "a", newline="", encoding="utf-8")
+    file = journal.open(
+        "w" if restart else "a", newline="", encoding="utf-8", errors="surrogateescape"
+    )
     written = journal.read_bytes()
     file.truncate(written.rfind(b"\n") + 1)  # drops an incomplete last line
     return file
@@ -303,12 +289,20 @@ def _cluster(address: str | None) -> Iterator[int]:
             ray.shutdown()
 
 
-def _as_completed(tasks: Iterator[Any], ahead: int) -> Iterator[Outcome]:
-    """Yield outcomes in the order of completion, with `ahead` tasks submitted at a time."""
+def _as_completed(tasks: Iterator[tuple[str, Any]], ahead: int) -> Iterator[Outcome]:
+    """Yield outcomes in the order of completion, with `ahead` tasks submitted at a time.
+
+    A process that was killed, as for its memory, is the outcome of its recording.
+    """
     import ray
 
-    pending = [*islice(tasks, ahead)]
-    while pending:
-        (ready,), pending = ray.wait(pending, num_returns=1)
-        pending += islice(tasks, 1)
-        yield ray.get(ready)
+    names = dict((task, name) for name, task in islice(tasks, ahead))
+    while names:
+        (ready,), _ = ray.wait([*names], num_returns=1)
+        name = names.pop(ready)
+        names.update((task, other) for other, task in islice(tasks, 1))
+        try:
+            outcome = ray.get(ready)
+        except Exception as error:  # of the process, or of the cluster
+            outcome = _defect(name, error)
+        yield outcome

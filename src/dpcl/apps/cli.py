@@ -5,6 +5,7 @@ Each command imports heavy packages itself, so that `--help` appears at once.
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from dataclasses import asdict
@@ -49,6 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 def main() -> None:
     """Run the command line; wrong input ends with one sentence and status 2, no traceback."""
+    _print_any_name()
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="dpcl", standalone_mode=False))
     except InputError as error:
@@ -64,6 +66,21 @@ def main() -> None:
         message = f"{error.filename}: {error.strerror}"
     screen.print(f"dpcl: {message}", style="red")
     sys.exit(2)
+
+
+def _print_any_name() -> None:
+    """Let standard output print file names that its encoding lacks: as their bytes, or escaped."""
+
+    def replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+        """Handle characters that cannot be encoded."""
+        try:
+            return codecs.lookup_error("surrogateescape")(error)
+        except UnicodeError:
+            return codecs.lookup_error("backslashreplace")(error)
+
+    codecs.register_error("dpcl", replaced)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="dpcl")
 
 
 def _print_version(wanted: bool) -> None:
@@ -232,4 +249,7 @@ def models(
 
 def _print_json(document: Any) -> None:
     """Print a JSON document, paths as text."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)  # paths as text
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # names that are not Unicode
+        text = json.dumps(document, indent=2, default=str)
+    print(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -48,6 +48,24 @@ def more_metrics(text: str) -> tuple[str, ...]:
     """
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     return tuple(dict.fromkeys(name for name in names if name not in ("si_sdr", "sdr")))
+
+
+SHOWN = 3  # omitted files listed per reason
+
+
+def show_omitted(files: Mapping[str, Sequence[str]], all_in: str = "--json lists all") -> None:
+    """Print omitted files by reason.
+
+    Args:
+        files: names by reason.
+        all_in: end of the line for further files, which says where all are listed.
+    """
+    for reason, names in files.items():
+        screen.print(f"omitted {len(names)}: {reason}")
+        for name in names[:SHOWN]:
+            screen.print(f"  {name}")
+        if len(names) > SHOWN:
+            screen.print(f"  and {len(names) - SHOWN} more; {all_in}")
 
 
 @contextmanager

@@ -10,9 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.console import Force, progress, screen
-
-SHOWN = 3  # number of omitted files listed per reason; --json lists all
+from dpcl.apps.console import Force, progress, screen, show_omitted
 
 
 class Layout(str, Enum):
@@ -81,12 +79,7 @@ def corpus(
         screen.print(
             f"{name:6}{size.speakers:7d} talkers{size.recordings:9d} recordings{size.hours:10.2f} h"
         )
-    for reason, files in tree.omitted.files.items():
-        screen.print(f"omitted {len(files)}: {reason}")
-        for file in files[:SHOWN]:
-            screen.print(f"  {file}")
-        if len(files) > SHOWN:
-            screen.print(f"  and {len(files) - SHOWN} more; --json lists all")
+    show_omitted(tree.omitted.files)
     if not as_json:
         print(out)
         return

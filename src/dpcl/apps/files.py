@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import soundfile
+
+import dpcl
 from dpcl.apps.process import heavy_imports
 from dpcl.errors import InputError
-from dpcl.io import Progress, Report, folder_aside, no_report, refuse_existing
+from dpcl.io import (
+    Progress,
+    Report,
+    folder_aside,
+    locked,
+    move_new,
+    no_report,
+    refuse_existing,
+)
 from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
-from dpcl.signal.formats import check_output, output_subtype
+from dpcl.signal.formats import check_output, mpg123_silenced, output_subtype
 from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 
@@ -22,6 +35,7 @@ if TYPE_CHECKING:
     from dpcl.recordings.separate import RecordingSeparation
 
 STANDARD = Path("-")  # name of standard input
+SOFTWARE = "dpcl"  # beginning of the metadata `software` of all outputs
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ def separate_files(
     report: Report = no_report,
     most: int = MOST_SOURCES,
     background: bool = True,
+    resume: bool = False,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -68,13 +83,15 @@ def separate_files(
         out: folder of the outputs.
         model: separator, as `dpcl.separate` takes it.
         sources: number of sources; None to estimate it.
-        force: replace outputs that exist.
+        force: replace files that have the names of outputs. Other files are never removed, except
+            outputs of earlier runs that carry dpcl's mark in their metadata.
         done: called after each recording.
         file_format: suffix of a format of `AudioWriter`, or "input" for no change of format.
         report: called with the seconds of audio done and in all.
         most: upper limit for the estimated number of sources.
         background: write the background if the model estimates one; False shares it among the
             sources.
+        resume: replace outputs of earlier runs that carry dpcl's mark, and no other file.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -83,21 +100,21 @@ def separate_files(
     check_sources(sources)
     check_sources(most)
     with ExitStack() as stack:
-        piped = (
-            stack.enter_context(AudioReader(sys.stdin.buffer)) if STANDARD in recordings else None
-        )
+        kept: dict[Path, AudioReader] = {}  # what can be read only once
 
         def opened(recording: Path) -> AbstractContextManager[AudioReader]:
             """Open a recording for one pass, so that a thousand recordings need one open file."""
-            if piped and recording == STANDARD:
-                return nullcontext(piped)
+            if recording not in kept and _is_pipe(recording):
+                kept[recording] = stack.enter_context(_pipe_reader(recording))
+            if recording in kept:
+                return nullcontext(kept[recording])
             return AudioReader(recording)
 
         targets = []
         for recording in recordings:
             with opened(recording) as reader:
                 targets.append(_target(recording, reader, out, file_format))
-        _check_outputs(recordings, targets, force)
+        _check_outputs(recordings, targets, force, resume)
         with heavy_imports():  # after the checks: a mistyped name is reported at once
             from dpcl.networks.precision import single_thread
             from dpcl.recordings.recording import scan
@@ -132,14 +149,28 @@ def separate_files(
                     background,
                 ) as separation,
             ):
-                outputs, clipped = _write(target, reader, separation)
-                warnings = _warnings(reader, clipped)
+                outputs, notes = _write(target, reader, separation, force, resume)
+                warnings = (*_warnings(reader), *notes)
                 took = time.monotonic() - start
                 done(
                     Separated(
                         recording, outputs, reader.sample_rate, lengths[number], took, warnings
                     )
                 )
+
+
+def _is_pipe(recording: Path) -> bool:
+    """Return true for standard input, named pipes and the like, which end after one pass."""
+    return recording == STANDARD or (recording.exists() and not recording.is_file())
+
+
+def _pipe_reader(recording: Path) -> AudioReader:
+    """Copy a pipe to a temporary file, and open it."""
+    if recording != STANDARD:
+        return AudioReader(recording)
+    if sys.stdin is None:  # closed by the shell with <&-
+        raise InputError("standard input: is closed; give a file, or pipe a recording to dpcl")
+    return AudioReader(sys.stdin.buffer)
 
 
 def check_reader(reader: AudioReader) -> None:
@@ -162,6 +193,7 @@ class _Target:
     stem: str
     suffix: str
     subtype: str
+    input_subtype: str
 
     def path(self, number: int) -> Path:
         """Return the file of source `number`, counted from 1."""
@@ -175,24 +207,56 @@ class _Target:
     def existing(self) -> list[Path]:
         """Return the outputs of earlier runs, also with more sources."""
         paths = (*(self.path(k + 1) for k in range(MOST_SOURCES)), self.background)
-        return [path for path in paths if path.exists()]
+        return [path for path in paths if os.path.lexists(path)]
 
 
 def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Target:
     """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
-    piped = recording == STANDARD
+    piped = _is_pipe(recording)
     if file_format != "input":
         suffix = f".{file_format}"
     else:
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
-    stem = "stdin" if piped else recording.stem
-    target = _Target(out, stem, suffix, output_subtype(suffix[1:], reader.subtype))
-    check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
+    stem = "stdin" if recording == STANDARD else recording.stem
+    subtype = output_subtype(suffix[1:], reader.subtype)
+    target = _Target(out, stem, suffix, subtype, reader.subtype)
+    try:
+        check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
+    except InputError as error:
+        if file_format != "input":
+            raise
+        raise InputError(
+            f"{reader.name}: outputs in its format cannot be written; give another --format"
+        ) from error
     return target
 
 
-def _check_outputs(recordings: Sequence[Path], targets: Sequence[_Target], force: bool) -> None:
+def is_ours(path: Path) -> bool:
+    """Return true if dpcl wrote an output, by the mark in its metadata."""
+    try:
+        with mpg123_silenced(), soundfile.SoundFile(os.fsencode(path)) as file:
+            return str(file.software).startswith(f"{SOFTWARE} ")
+    except (soundfile.SoundFileError, OSError, TypeError):
+        return False
+
+
+def _check_name(path: Path, nearest: Path) -> None:
+    """Raise InputError if the name is longer than the file system allows."""
+    longest = 255
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        longest = os.pathconf(nearest, "PC_NAME_MAX")
+    size = len(os.fsencode(path.name))
+    if size > longest:
+        raise InputError(
+            f"{path.name}: the name of this output has {size} bytes, and {longest} is the limit;"
+            " rename the recording"
+        )
+
+
+def _check_outputs(
+    recordings: Sequence[Path], targets: Sequence[_Target], force: bool, resume: bool
+) -> None:
     """Raise InputError if outputs exist, share names, or would replace a recording."""
     own = {recording.resolve() for recording in recordings}
     stems: dict[str, Path] = {}
@@ -201,11 +265,12 @@ def _check_outputs(recordings: Sequence[Path], targets: Sequence[_Target], force
         nearest = next((folder for folder in (out, *out.parents) if folder.exists()), out)
         if nearest.exists() and not nearest.is_dir():
             raise InputError(f"{nearest}: is a file, not a folder; give another --out")
+        _check_name(target.background, nearest)
         other = stems.setdefault(target.stem, recording)
         if other is not recording:
             raise InputError(f"{other} and {recording} would share output names; rename one")
         for existing in target.existing():
-            refuse_existing(existing, force)
+            refuse_existing(existing, force or (resume and is_ours(existing)))
             if existing.is_dir() or existing.resolve() in own:
                 kind = "a folder" if existing.is_dir() else "one of the recordings"
                 raise InputError(
@@ -214,19 +279,33 @@ def _check_outputs(recordings: Sequence[Path], targets: Sequence[_Target], force
 
 
 def _write(
-    target: _Target, reader: AudioReader, separation: RecordingSeparation
-) -> tuple[tuple[Path, ...], int]:
-    """Write all outputs under temporary names, then rename them; count clipped samples."""
+    target: _Target,
+    reader: AudioReader,
+    separation: RecordingSeparation,
+    force: bool,
+    resume: bool,
+) -> tuple[tuple[Path, ...], list[str]]:
+    """Write all outputs under temporary names, then rename them.
+
+    Returns:
+        The outputs, and sentences about them.
+    """
     link = separation.link()
     paths = tuple(target.path(k + 1) for k in range(link.num_sources))
     if link.background and separation.background:
         paths = (*paths, target.background)
     length = separation.scan.samples
+    tags = {**reader.tags, "software": f"{SOFTWARE} {dpcl.__version__}"}
     with folder_aside(target.folder) as folder:
         with ExitStack() as stack:
             writers = [
                 AudioWriter(
-                    folder / path.name, reader.sample_rate, reader.channels, target.subtype, length
+                    folder / path.name,
+                    reader.sample_rate,
+                    reader.channels,
+                    target.subtype,
+                    length,
+                    tags,
                 )
                 for path in paths
             ]
@@ -236,27 +315,66 @@ def _write(
                 signals = [*piece.sources] + (
                     [] if piece.background is None else [piece.background]
                 )
+                peak = max(float(signal.abs().max()) if signal.numel() else 0 for signal in signals)
                 for writer, signal in zip(writers, signals, strict=True):
-                    writer.write(signal.numpy())
-        for path in paths:
-            (folder / path.name).replace(path)
-        for old in target.existing():
-            if old not in paths:
-                old.unlink()
-    return paths, sum(writer.clipped for writer in writers)
-
-
-def _warnings(reader: AudioReader, clipped: int) -> tuple[str, ...]:
-    """Return sentences about a recording that is cut off, and about clipped samples."""
-    warnings = []
-    if reader.cut_off:
-        seconds = reader.read / reader.sample_rate
-        warnings.append(
-            f"{reader.name} is cut off after {seconds:.2f} s; only this part is separated"
-        )
+                    writer.write(signal.numpy(), peak)
+        notes = _place(folder, paths, target, force, resume)
+    clipped = sum(writer.clipped for writer in writers)
     if clipped:
-        warnings.append(
+        notes.append(
             f"{clipped} samples of the sources of {reader.name} exceeded full scale and were"
             " clipped; use --format wav"
         )
-    return tuple(warnings)
+    subtype = writers[0].subtype
+    if subtype != target.input_subtype:
+        why = ", since they exceed full scale" if subtype != target.subtype else ""
+        notes.append(
+            f"the sources of {reader.name} are stored as {subtype}, the recording is"
+            f" {target.input_subtype}{why}"
+        )
+    return paths, notes
+
+
+def _place(
+    folder: Path, paths: Sequence[Path], target: _Target, force: bool, resume: bool
+) -> list[str]:
+    """Move finished outputs from `folder` to their names: all of them or none.
+
+    Earlier outputs are moved away first. A set that a power failure interrupts is thus incomplete,
+    never a mixture of two runs.
+
+    Returns:
+        Sentences about files that stay.
+    """
+    notes = []
+    before: list[tuple[Path, Path]] = []  # outputs of an earlier run, and where they are
+    placed: list[Path] = []
+    with locked(target.folder):
+        try:
+            for number, old in enumerate(target.existing()):
+                if force and old not in paths and not is_ours(old):
+                    notes.append(f"{old} was not written by dpcl and stays")
+                    continue
+                refuse_existing(old, force or (resume and is_ours(old)))
+                moved = folder / f"{number}.old"
+                old.replace(moved)
+                before.append((moved, old))
+            for path in paths:
+                move_new(folder / path.name, path)
+                placed.append(path)
+        except BaseException:
+            for path in placed:
+                path.unlink()
+            for moved, old in before:
+                moved.replace(old)
+            raise
+    return notes
+
+
+def _warnings(reader: AudioReader) -> tuple[str, ...]:
+    """Return sentences about missing parts of a recording."""
+    if not reader.cut_off:
+        return reader.notes
+    seconds = reader.read / reader.sample_rate
+    cut_off = f"{reader.name} is cut off after {seconds:.2f} s; only this part is separated"
+    return (cut_off, *reader.notes)

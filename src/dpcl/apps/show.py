@@ -117,7 +117,7 @@ def show_file(
     if not 0 <= start < math.inf:
         raise InputError(f"{recording}: nothing starts at {start} s; give --start 0 or more")
     need_package("show", "pictures need", "matplotlib")
-    part, rate, whole, cut_off = _part(recording, start, seconds)
+    part, rate, whole, warnings = _part(recording, start, seconds)
     first = round(start * rate)
     # Imports of torch and matplotlib follow the checks: a mistyped name is reported at once.
     import matplotlib
@@ -130,9 +130,6 @@ def show_file(
         draw_page(picture).savefig(folder / path.name)
         (folder / path.name).replace(path)
     end = (first + part.shape[1]) / rate
-    warnings = []
-    if cut_off:
-        warnings.append(f"{recording} is cut off after {whole:.2f} s; only this part is shown")
     if picture.embedded is None:
         warnings.append("embeddings are shown for up to 10 s; give a smaller --seconds to see them")
     return Shown(path, first / rate, end, whole, tuple(warnings))
@@ -187,8 +184,8 @@ def picture_of(
 
 def _part(
     recording: Path, start: float, seconds: float
-) -> tuple[NDArray[np.float32], int, float, bool]:
-    """Return samples (channels, n), sample rate, duration of the recording (s), and if cut off."""
+) -> tuple[NDArray[np.float32], int, float, list[str]]:
+    """Return samples (channels, n), sample rate, duration of the recording (s), and warnings."""
     import numpy as np
 
     from dpcl.apps.files import check_reader
@@ -208,7 +205,11 @@ def _part(
             f"{recording} lasts {read / rate:.2f} s: nothing starts at {start} s; give a smaller"
             " --start"
         )
-    return np.concatenate(parts, axis=1), rate, read / rate, reader.cut_off
+    warnings = [*reader.notes]
+    if reader.cut_off:
+        sentence = f"{recording} is cut off after {read / rate:.2f} s; only this part is shown"
+        warnings.insert(0, sentence)
+    return np.concatenate(parts, axis=1), rate, read / rate, warnings
 
 
 def _output(recording: Path, out: Path, force: bool) -> Path:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,6 +87,10 @@ class RecordingSeparation:
         self.recording, self.wanted, self.most = recording, num_sources, most
         self.background = background
         self.scan = scanned or scan(recording)
+        # All values are scaled near 1, since squares of very large or very small samples exceed
+        # the range of float32. A power of two is exact.
+        self._exponent = math.frexp(self.scan.peak)[1]
+        self._scaled = replace(self.scan, peak=math.ldexp(self.scan.peak, -self._exponent))
         self.band = Band(recording.sample_rate, separator.sample_rate, separator.stft)
         hops = separator.sample_rate / separator.stft.hop  # frames per second
         frames = self.band.stft.frames(self.scan.samples)
@@ -151,17 +155,18 @@ class RecordingSeparation:
         def apply(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             masks, spectrum = pair
             # All channels share the masks, which keeps the stereo image.
-            wide = self.band.extend(masks, (spectrum / self.scan.peak).abs().mean(0))
+            wide = self.band.extend(masks, (spectrum / self._scaled.peak).abs().mean(0))
             if link.background and not self.background:
                 wide = _without_background(wide)
             return wide, synthesis.frames(wide[:, None] * spectrum)
 
         def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)
+            samples = _times_power(samples, self._exponent)
             sources = link.num_sources
             rest = samples[sources] if len(samples) > sources else None
             return Piece(samples[:sources], rest, masks[:sources])
 
-        spectra = _frames(blocks(self.recording), analysis)  # (channels, l, F)
+        spectra = _frames(self._blocks(), analysis)  # (channels, l, F)
         size = max(16, VALUES // (stft.bins * self.recording.channels * rows))
         done = 0
         masks = self.windows.join(self._cache.map(self._masks))
@@ -180,8 +185,12 @@ class RecordingSeparation:
 
     def _spectra(self) -> Iterator[Tensor]:
         """Yield blocks (l, F') of the spectrum of the analysed channel in the separator's band."""
-        mono = (self.scan.mono(block).unsqueeze(0) for block in blocks(self.recording))
+        mono = (self._scaled.mono(block).unsqueeze(0) for block in self._blocks())
         return (self.band.crop(s[0]) for s in _frames(mono, BlockSTFT(self.band.stft)))
+
+    def _blocks(self) -> Iterator[Tensor]:
+        """Yield blocks (channels, n) of the recording, scaled to a peak of 0.5 to 1."""
+        return (_times_power(block, -self._exponent) for block in blocks(self.recording))
 
     @torch.no_grad()  # gradient mode is a setting of each thread; the same below
     def _analyse(self, spectra: Tensor) -> tuple[Tensor, ...]:
@@ -193,6 +202,14 @@ class RecordingSeparation:
         """Estimate the masks of one window."""
         assert self._link is not None
         return self.separator.masks(window, analysis, self._link)
+
+
+def _times_power(samples: Tensor, exponent: int) -> Tensor:
+    """Multiply by 2**exponent, which may exceed float32; clip the result at its limit."""
+    limit = np.finfo(np.float32).max
+    with np.errstate(over="ignore"):
+        scaled = np.ldexp(samples.numpy(), exponent)
+    return torch.from_numpy(scaled if exponent < 100 else scaled.clip(-limit, limit))
 
 
 def _without_background(masks: Tensor) -> Tensor:

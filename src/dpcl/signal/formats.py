@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +19,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
+from dpcl.signal.headers import WIDTHS, stated_samples
+from dpcl.signal.joined import id3_size
 
 _FRAME = 1152  # samples of a frame; this number of bytes contains the table
 _LONGER = 64  # factor on the size; the bit rates of one recording lie between 8 and 320 kbit/s
@@ -28,12 +34,7 @@ def states_its_length(data: BinaryIO) -> bool:
     """
     place = data.tell()
     data.seek(0)
-    start = data.read(10)
-    if start[:3] == b"ID3":  # the tag's size is four times seven bits
-        size = sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(start[6:]))
-        data.seek(10 + size)
-    else:
-        data.seek(0)
+    data.seek(id3_size(data.read(10)))
     first = data.read(_FRAME)
     data.seek(place)
     return any(table in first for table in (b"Xing", b"Info", b"VBRI"))
@@ -95,7 +96,7 @@ def sphere_fields(data: BinaryIO) -> dict[str, str]:
     start = data.read(16)
     if not start.startswith(_MAGIC) or not start[8:].strip().isdigit():
         return {}
-    lines = data.read(min(int(start[8:]), _LONGEST) - 16).decode("latin-1").splitlines()
+    lines = data.read(max(0, min(int(start[8:]), _LONGEST) - 16)).decode("latin-1").splitlines()
     if "end_head" in lines:
         lines = lines[: lines.index("end_head")]
     split = (line.split(maxsplit=2) for line in lines)
@@ -148,6 +149,7 @@ def unpacked(data: BinaryIO, name: str) -> BinaryIO:
 _SHORTENED = re.compile(
     r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
+_PADDING = 16  # bytes that a container may add after the samples
 _UNKNOWN = 2**62  # samples; libsndfile returns 2**63 - 1 for an unknown length
 _OGG_PAGE = 65307  # bytes of the longest page (RFC 3533, section 6)
 _MP3_FRAME = 1152  # samples of a frame
@@ -169,9 +171,16 @@ def promised_frames(file: soundfile.SoundFile, data: BinaryIO) -> int | None:
     if file.format == "OGG" and not _ogg_has_its_end(data):
         return None
     if file.format == "NIST":
-        data.seek(0)
-        count = re.search(rb"sample_count -i (\d+)", data.read(1024))
-        return int(count[1]) if count else int(file.frames)
+        count = sphere_fields(data).get("sample_count", "")
+        return int(count) if count.isdecimal() and int(count) else int(file.frames)
+    stated = stated_samples(file.format, data)
+    if stated is not None:
+        place, size = stated
+        there = data.seek(0, io.SEEK_END) - place
+        if file.subtype in WIDTHS:
+            return size // (WIDTHS[file.subtype] * int(file.channels))
+        if abs(there - size) > _PADDING:  # compressed: in proportion
+            return round(int(file.frames) * size / there)
     return int(file.frames) if file.frames < _UNKNOWN else None
 
 
@@ -200,6 +209,9 @@ _BITS = {
     "PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32,
     "ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32,
 }  # fmt: skip
+# Containers that cannot be read again: RAW has no header, SD2 has a second file, and libsndfile
+# loses the last samples of SDS and PAF.
+_REFUSED = ("RAW", "SD2", "SDS", "PAF")
 _VORBIS_RATES = 200_000  # Hz, highest sample rate of Vorbis; libvorbis crashes above
 
 
@@ -236,7 +248,7 @@ def output_subtype(file_format: str, input_subtype: str) -> str:
 def check_output(path: Path, sample_rate: int, channels: int, subtype: str) -> None:
     """Raise InputError if the container of `path` cannot hold such audio."""
     file_format = container(path)
-    if file_format not in soundfile.available_formats() or file_format == "RAW":
+    if file_format not in soundfile.available_formats() or file_format in _REFUSED:
         raise InputError(
             f"{path} cannot be written; end its name in .wav, .flac, .ogg, .opus, .mp3, .aiff,"
             " .caf or .w64"
@@ -286,3 +298,66 @@ def quantised(
 def sample_bytes(subtype: str) -> int:
     """Return the number of bytes of one sample, at most."""
     return 8 if subtype == "DOUBLE" else _BITS.get(subtype, 32) // 8
+
+
+_ID3 = {
+    "title": "TIT2", "artist": "TPE1", "album": "TALB", "date": "TDRC", "genre": "TCON",
+    "tracknumber": "TRCK", "copyright": "TCOP", "software": "TSSE",
+}  # fmt: skip
+TAGS = (*_ID3, "comment", "license")  # metadata that files can hold
+
+
+def id3_tag(tags: Mapping[str, str]) -> bytes:
+    """Return an ID3v2.4 tag in UTF-8; LAME writes Latin-1 only.
+
+    Args:
+        tags: values by a name of `TAGS`.
+    """
+    frames = b""
+    for name, value in tags.items():
+        text = value.encode("utf-8", "replace")
+        key = _ID3.get(name)
+        body = b"\3" + text if key else b"\3und\0" + text
+        if key or name == "comment":
+            frames += (key or "COMM").encode() + _in_sevens(len(body)) + b"\0\0" + body
+    return b"ID3\4\0\0" + _in_sevens(len(frames)) + frames
+
+
+def _in_sevens(number: int) -> bytes:
+    """Return four bytes of seven bits each."""
+    return bytes(number >> 7 * shift & 0x7F for shift in (3, 2, 1, 0))
+
+
+_quiet = threading.Lock()
+_quiet_users = 0
+_standard_error = -1  # copy of the descriptor while it is redirected
+
+
+@contextlib.contextmanager
+def mpg123_silenced(wanted: bool = True) -> Iterator[None]:
+    """Discard what libmpg123 prints on the standard error of the process.
+
+    Args:
+        wanted: False changes nothing.
+    """
+    global _quiet_users, _standard_error
+    if not wanted:
+        yield
+        return
+    with _quiet:
+        if not _quiet_users:
+            with contextlib.suppress(OSError):  # standard error may be closed
+                _standard_error = os.dup(2)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 2)
+                os.close(null)
+        _quiet_users += 1
+    try:
+        yield
+    finally:
+        with _quiet:
+            _quiet_users -= 1
+            if not _quiet_users and _standard_error >= 0:
+                os.dup2(_standard_error, 2)
+                os.close(_standard_error)
+                _standard_error = -1

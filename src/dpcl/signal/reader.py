@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -16,27 +17,35 @@ import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
+from dpcl.signal import av
 from dpcl.signal.formats import (
+    TAGS,
     UnmeasuredMP3,
     is_cut_off,
     is_packed,
+    mpg123_silenced,
     promised_frames,
     sphere_fields,
     states_its_length,
     unpacked,
 )
+from dpcl.signal.headers import sized_wav
+from dpcl.signal.joined import Decoder, Joined, spans, tags_of
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 _PIECE = 4096  # samples read at once, and lost at a decoding error
 _NO_MP3 = "File does not exist"  # libsndfile's message for a file that is MP3 by name only
+# Errors of libsndfile for files that are not malformed, but of a format that it lacks.
+_LACKING = ("not recognised", "unimplemented", "unsupported", "unknown format", "no audio in it")
 
 
 class AudioReader:
-    """Reader of a recording in any format of libsndfile.
+    """Reader of a recording in any format of libsndfile, and with PyAV of FFmpeg.
 
     A file object is read from its beginning and not closed. One that cannot seek (a pipe) is first
-    copied to a temporary file. SPHERE files that are compressed with shorten need sph2pipe.
+    copied to a temporary file, and so is a named pipe. SPHERE files that are compressed with
+    shorten need sph2pipe. Several recordings in one file are read one after the other.
 
     Args:
         source: a path, the bytes of a file, or a binary file object.
@@ -50,6 +59,7 @@ class AudioReader:
         frames: number of samples per channel that the header promises; None if it does not say.
         read: number of samples per channel that were read, valid after `blocks` has ended.
         cut_off: true if samples are missing, valid after `blocks` has ended.
+        tags: metadata by name (title, artist, comment, …).
 
     Raises:
         InputError: the recording is missing, a folder, empty, no audio, or of length zero. The
@@ -59,9 +69,16 @@ class AudioReader:
     def __init__(self, source: Source) -> None:
         self.read = 0
         self.cut_off = False
+        self.tags: dict[str, str] = {}
         self._path: Path | None = None
         self._owned = True
-        self._file: soundfile.SoundFile | None = None
+        self._file: Decoder | None = None
+        self._parts: list[tuple[int, int]] = []
+        self._decode: Callable[[], Decoder] = self._libsndfile
+        self._quiet = False
+        self._malformed = False  # libsndfile recognises the container, and refuses the file
+        self._stated = True
+        self._whole: BinaryIO | None = None  # the file that `_data` completes
         if isinstance(source, (bytes, bytearray, memoryview)):
             self.name = "the recording in memory"
             self._data: BinaryIO = io.BytesIO(source)
@@ -81,17 +98,59 @@ class AudioReader:
                 if self._owned:
                     packed.close()
                 self._owned = True
-            file = self._file = self._decoder()
+            whole = sized_wav(self._data)
+            if whole is not None:
+                self._stated = False
+                self._path, self._whole = None, self._data
+                self._data = whole  # type: ignore[assignment]
+            self._parts = spans(self._data)
+            if self._parts:
+                self._decode = self._joined
+            file = self._file = self._first_decoder()
             self.sample_rate = int(file.samplerate)
             self.channels = int(file.channels)
             self.format: str = file.format
             self.subtype: str = file.subtype
-            self.frames = promised_frames(file, self._data)
+            self.frames: int | None = None
+            if isinstance(file, soundfile.SoundFile):
+                self.frames = promised_frames(file, self._data)
+            found = file.tags if isinstance(file, (av.AVDecoder, Joined)) else tags_of(file)
+            self.tags = {name: value for name, value in found.items() if name in TAGS and value}
             if self.frames == 0:
                 raise self._no_samples()
+        except InputError:
+            self.close()
+            raise
+        except (OSError, ValueError, OverflowError) as error:  # such as files below /proc
+            self.close()
+            raise self._unreadable(error) from error
         except BaseException:
             self.close()
             raise
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return sentences about the recording, complete after `blocks` has ended."""
+        notes = []
+        if not self._stated:
+            notes.append(f"{self.name} states no length in its header; it is read to its end")
+        if isinstance(self._file, Joined) and self._file.omitted:
+            notes.append(
+                f"{self.name} holds {self._file.omitted} more recordings after"
+                f" {self.read / self.sample_rate:.2f} s, of another sample rate or number of"
+                " channels, which are omitted; split the file"
+            )
+        if isinstance(self._file, av.AVDecoder):
+            if self._file.damaged:
+                notes.append(
+                    f"{self.name} is damaged; {self._file.damaged} packets of it are omitted"
+                )
+            if self._file.changed:
+                notes.append(
+                    f"{self.name} changes its sample rate or channels after"
+                    f" {self.read / self.sample_rate:.2f} s; the rest is omitted"
+                )
+        return tuple(notes)
 
     def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
         """Yield the samples from the beginning in blocks.
@@ -110,6 +169,7 @@ class AudioReader:
         """
         file = self._file = self._decoder()
         self.read, self.cut_off = 0, False
+        limit = self.frames  # bytes after the samples are no samples
         error: Exception | None = None
         ended = False
         while not ended:
@@ -117,8 +177,14 @@ class AudioReader:
             n = 0
             while n < size and not ended:
                 piece = frames[n : n + _PIECE]
+                if limit is not None:
+                    piece = piece[: max(0, limit - self.read - n)]
+                    if not len(piece):
+                        ended = True
+                        break
                 try:
-                    got = len(file.read(out=piece))
+                    with mpg123_silenced(self._quiet):
+                        got = len(file.read(out=piece))
                 except soundfile.SoundFileError as broken:
                     error, got = broken, 0
                 n += got
@@ -133,9 +199,7 @@ class AudioReader:
                 )
             self.read += n
             if ended:
-                self.cut_off = error is not None or is_cut_off(
-                    self.format, self.frames, self.read, self._data
-                )
+                self.cut_off = error is not None or self._is_cut_off(file)
             if n:
                 yield block
         if self.read == 0:
@@ -147,6 +211,8 @@ class AudioReader:
             self._file.close()
         if self._owned:
             self._data.close()
+            if self._whole is not None:
+                self._whole.close()
 
     def __enter__(self) -> AudioReader:
         return self
@@ -161,16 +227,19 @@ class AudioReader:
 
     def _opened(self, path: Path) -> BinaryIO:
         """Open a path, copying a named pipe to a temporary file."""
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, not an audio file; give one recording")
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the name of the recording")
         try:
-            if path.is_fifo():
+            if path.is_dir():
+                raise InputError(f"{path} is a folder, not an audio file; give one recording")
+            if not path.exists():
+                raise InputError(f"{path} does not exist; check the name of the recording")
+            mode = path.stat().st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                raise InputError(f"{path} is a device, not an audio file; give one recording")
+            if stat.S_ISFIFO(mode):
                 with path.open("rb") as pipe:
                     return _spooled(pipe)
             data = path.open("rb")
-        except OSError as error:
+        except OSError as error:  # such as a name that is too long
             raise self._unreadable(error) from error
         self._path = path
         return data
@@ -187,21 +256,66 @@ class AudioReader:
         except OSError as error:
             raise self._unreadable(error) from error
 
-    def _decoder(self) -> soundfile.SoundFile:
-        """Open the recording at its beginning, anew each time since decoders seek inexactly."""
+    def _first_decoder(self) -> Decoder:
+        """Open the recording with the first library that reads it."""
+        self._data.seek(0)
+        start = self._data.read(16)
+        self._quiet = (
+            start[:3] == b"ID3" or start[:1] == b"\xff" or self.name.lower().endswith(".mp3")
+        )
+        try:
+            return self._decoder()
+        except InputError as error:
+            if not av.available():
+                if av.looks_like(self.name, start):
+                    raise av.not_installed(self.name) from error
+                raise
+            self._malformed = not any(words in str(error).lower() for words in _LACKING)
+            self._decode = self._av
+            try:
+                return self._decoder()
+            except InputError as second:
+                raise (second if av.looks_like(self.name, start) else error) from second
+
+    def _decoder(self) -> Decoder:
+        """Open the recording at its beginning: anew each time, since decoders seek inexactly."""
         if self._file is not None:
             self._file.close()
         try:
             self._data.seek(0)
-            # Path encoded as the system does, since names need not be UTF-8.
-            file = _Forward(self._data if self._path is None else os.fsencode(self._path))
-            if file.format == "MP3" and not states_its_length(self._data):
-                file.close()
-                file = _Forward(UnmeasuredMP3(self._data))
-            return file
+            with mpg123_silenced(self._quiet):
+                return self._decode()
         # TypeError is raised for .raw files, which have no header.
-        except (soundfile.SoundFileError, OSError, TypeError) as error:
+        except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
             raise self._unreadable(error) from error
+
+    def _libsndfile(self) -> Decoder:
+        """Open the recording with libsndfile."""
+        # Path encoded as the system does, since names need not be UTF-8.
+        file = _Forward(self._data if self._path is None else os.fsencode(self._path))
+        if file.format == "MP3" and not states_its_length(self._data):
+            file.close()
+            file = _Forward(UnmeasuredMP3(self._data))
+        decoder: Decoder = file
+        return decoder
+
+    def _joined(self) -> Decoder:
+        """Open the first of several recordings in the file."""
+        return Joined(self._data, self._parts, _part)
+
+    def _av(self) -> Decoder:
+        """Open the recording with PyAV."""
+        return av.AVDecoder(self._data)
+
+    def _is_cut_off(self, file: Decoder) -> bool:
+        """Return true if samples are missing after the end of `file`."""
+        if isinstance(file, av.AVDecoder):
+            short = file.stated is not None and self.read < file.stated
+            no_end = is_cut_off(self.format, None, self.read, self._data)
+            return short or no_end or file.damaged > 0 or self._malformed
+        if isinstance(file, Joined) and file.cut_off:
+            return True
+        return is_cut_off(self.format, self.frames, self.read, self._data)
 
     def _unreadable(self, error: Exception) -> InputError:
         """Return the error for a recording that cannot be read."""
@@ -224,6 +338,19 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
     def seekable(self) -> bool:
         """Return false."""
         return False
+
+
+def _part(data: BinaryIO) -> tuple[Decoder, int | None]:
+    """Open one of several recordings in a file; return the number of samples that it states."""
+    file = _Forward(data)
+    if file.format == "MP3" and not states_its_length(data):
+        file.close()
+        return _Forward(UnmeasuredMP3(data)), None
+    place = data.tell()
+    stated = promised_frames(file, data)
+    data.seek(place)  # where the decoder was
+    tolerance = 2 * 1152 if file.format == "MP3" else 0  # as of `is_cut_off`
+    return file, None if stated is None else stated - tolerance
 
 
 def reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -14,11 +14,20 @@ import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.signal.formats import check_output, container, quantised, sample_bytes
+from dpcl.signal.formats import (
+    TAGS,
+    check_output,
+    container,
+    id3_tag,
+    mpg123_silenced,
+    quantised,
+    sample_bytes,
+)
 from dpcl.signal.reader import reason
 
 # Limit of WAV and AIFF, whose sizes have 32 bits, less 64 KiB for the headers.
 _LARGEST = 2**32 - 2**16  # bytes of samples
+_LONGEST_NAME = 255  # bytes, limit of most file systems
 _PIECE = 1 << 16  # samples written at once: the Vorbis encoder overflows its stack on more
 
 
@@ -40,6 +49,7 @@ class AudioWriter:
         channels: number of channels.
         subtype: coding, by libsndfile's name.
         frames: expected number of samples per channel.
+        tags: metadata by name (title, artist, comment, …), for containers that hold it.
 
     Raises:
         InputError: container, coding, rate and channels do not fit together, or the file cannot be
@@ -53,11 +63,13 @@ class AudioWriter:
         channels: int,
         subtype: str,
         frames: int = 0,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.sample_rate = sample_rate
         self.channels = channels
         self.subtype = subtype
+        self.tags = {key: value for key, value in (tags or {}).items() if key in TAGS}
         self.clipped = 0  # number of clipped samples
         self.written = 0  # number of samples per channel
         self._format = container(self.path)
@@ -67,11 +79,20 @@ class AudioWriter:
         self._copies = 0
         self._file = self._create()
 
-    def write(self, samples: NDArray[np.floating]) -> None:
-        """Append samples (channels, n), or (n,) for one channel. Raises InputError for NaN."""
+    def write(self, samples: NDArray[np.floating], peak: float = 0.0) -> None:
+        """Append samples.
+
+        Args:
+            samples: (channels, n), or (n,) for one channel.
+            peak: largest magnitude in the files that are written at the same time, so that all of
+                them get the same coding.
+
+        Raises:
+            InputError: A sample is NaN or infinite, or the file cannot be written.
+        """
         samples = np.atleast_2d(samples)  # (channels, n)
-        peak = float(np.abs(samples).max(initial=0.0))
-        if not np.isfinite(peak):
+        peak = max(peak, float(np.abs(samples).max(initial=0.0)))  # NaN is refused below
+        if not np.isfinite(samples).all():
             raise InputError(
                 f"{self.path} was not written: it has NaN or infinite samples; correct them"
             )
@@ -103,6 +124,8 @@ class AudioWriter:
             with self._as_input_error():
                 self._file.close()
                 self._check_end()
+                if self._format == "MP3" and self.tags:
+                    self._add_id3()
                 self._partial().replace(self.path)
         finally:
             self.abort()
@@ -134,7 +157,8 @@ class AudioWriter:
 
         libsndfile reports no error if the disk fills while it completes FLAC or MP3.
         """
-        with soundfile.SoundFile(os.fsencode(self._partial())) as file:
+        silenced = mpg123_silenced(self._format == "MP3")
+        with silenced, soundfile.SoundFile(os.fsencode(self._partial())) as file:
             file.seek(max(0, self.written - 1))
             if self.written and not len(file.read(1)):
                 raise OSError("fewer samples arrived than were written")
@@ -145,10 +169,13 @@ class AudioWriter:
         try:
             with self._as_input_error():
                 path.touch()  # gives the reason of a failure, which libsndfile does not
-                return soundfile.SoundFile(
+                file = soundfile.SoundFile(
                     os.fsencode(path), "w", self.sample_rate, self.channels, self.subtype,
                     format=self._format,
                 )  # fmt: skip
+                if self._format != "MP3":
+                    _set_tags(file, self.tags)
+                return file
         except BaseException:
             self._remove(self._copies + 1)
             raise
@@ -166,10 +193,23 @@ class AudioWriter:
                 self._file.write(quantised(block, subtype))
         self._remove(self._copies)
 
+    def _add_id3(self) -> None:
+        """Copy the finished MP3 file, with a tag before it."""
+        source = self._partial()
+        self._copies += 1
+        with source.open("rb") as untagged, self._partial().open("wb") as file:
+            file.write(id3_tag(self.tags))
+            shutil.copyfileobj(untagged, file, 1 << 20)
+
     def _partial(self, copy: int | None = None) -> Path:
         """Return the hidden name of a copy, by default the last."""
         number = self._copies if copy is None else copy
-        return self.path.with_name(f".{self.path.stem}.{os.getpid()}.{number}{self.path.suffix}")
+        end = f".{os.getpid()}.{number}{self.path.suffix}"
+        room = _LONGEST_NAME - 1 - len(os.fsencode(end))
+        stem = self.path.stem
+        while len(os.fsencode(stem)) > room:
+            stem = stem[1:]
+        return self.path.with_name(f".{stem}{end}")
 
     def _remove(self, copies: int) -> None:
         """Remove the first `copies` hidden files."""
@@ -194,3 +234,10 @@ class AudioWriter:
             raise InputError(
                 f"{self.path} cannot be written ({why}); choose another folder"
             ) from error
+
+
+def _set_tags(file: soundfile.SoundFile, tags: Mapping[str, str]) -> None:
+    """Set the metadata that the container of a new file holds."""
+    for name, value in tags.items():
+        with contextlib.suppress(soundfile.SoundFileError):  # the container holds none
+            setattr(file, name, value.encode("utf-8", "replace").decode())
