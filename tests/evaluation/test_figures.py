@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from dpcl.evaluation import figures
-from dpcl.evaluation.figures import STYLE, Embedded, Grid, Picture, draw_page
+from dpcl.evaluation.figures import STYLE, Grid
+from dpcl.evaluation.page import Embedded, Picture, draw_page
 from dpcl.signal.stft import STFT
 
 pytest.importorskip("matplotlib")

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dpcl.recordings import cache
-from dpcl.recordings.cache import WindowCache
-from dpcl.recordings.workers import Workers
+from dpcl.recordings.cache import WindowCache, Workers
 from dpcl.separators.base import Analysis
 from dpcl.signal.windows import Windows
 

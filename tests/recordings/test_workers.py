@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpcl.networks.precision import single_thread
-from dpcl.recordings.workers import Workers
+from dpcl.recordings.cache import Workers
 
 
 @pytest.fixture

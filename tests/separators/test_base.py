@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.errors import InputError
-from dpcl.recordings.cache import WindowCache
+from dpcl.recordings.cache import WindowCache, Workers
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation
-from dpcl.recordings.workers import Workers
 from dpcl.separators.base import Analysis, WindowSeparator, link_by_overlap
 from dpcl.separators.registry import build
 from dpcl.signal.stft import STFT

@@ -15,7 +15,19 @@ from typing import Annotated, Any
 import typer
 
 import dpcl
-from dpcl.apps import bulk, corpus, experiment, export, live, mix, process, show, train, web
+from dpcl.apps import (
+    bulk,
+    corpus,
+    experiment,
+    export,
+    live,
+    mix,
+    mix_sets,
+    process,
+    show,
+    train,
+    web,
+)
 from dpcl.apps.console import (
     FileFormat,
     Force,
@@ -35,6 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+mix.app.command()(mix_sets.wsj0)
+mix.app.command()(mix_sets.librimix)
 app.add_typer(mix.app, name="mix")
 app.command()(corpus.corpus)
 app.command()(experiment.experiment)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dpcl.evaluation.figures import Picture
+    from dpcl.evaluation.page import Picture
     from dpcl.separators.base import Separator
 
 
@@ -122,7 +122,8 @@ def show_file(
     # Imports of torch and matplotlib follow the checks: a mistyped name is reported at once.
     import matplotlib
 
-    from dpcl.evaluation.figures import STYLE, draw_page
+    from dpcl.evaluation.figures import STYLE
+    from dpcl.evaluation.page import draw_page
     from dpcl.separators.registry import build
 
     picture = picture_of(part, rate, build(model), sources, first / rate)
@@ -158,7 +159,8 @@ def picture_of(
     """
     import torch
 
-    from dpcl.evaluation.figures import Embedded, Grid, Picture
+    from dpcl.evaluation.figures import Grid
+    from dpcl.evaluation.page import Embedded, Picture
     from dpcl.recordings.separate import separate_recording
     from dpcl.signal.band import Band
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.components import principal_components
 from dpcl.evaluation.cache import (
     code_version,
     known_method,
@@ -22,10 +21,8 @@ from dpcl.evaluation.cache import (
 )
 from dpcl.evaluation.evaluate import separate_row
 from dpcl.evaluation.figures import (
-    AFFINITY_SECONDS,
     STYLE,
     Grid,
-    busiest,
     draw_affinity,
     draw_embeddings,
     draw_mask,
@@ -33,8 +30,10 @@ from dpcl.evaluation.figures import (
     draw_spectrogram,
     loudness,
     mark_source,
+    principal_components,
 )
 from dpcl.evaluation.metrics import best_permutation
+from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
 from dpcl.mixtures.lists import MixtureRow, render_mixture
 from dpcl.separators.base import Context
 from dpcl.separators.oracle import SAMPLE_RATE as ORACLE_SAMPLE_RATE

@@ -26,7 +26,7 @@ _HUM_STEP = 0.7  # s between two random gains of noise that swells
 
 
 class BackgroundSettings(Settings):
-    """What is added to the talkers, and how far below them it lies."""
+    """Backgrounds beside the talkers, and their levels below them."""
 
     probability: float = Field(default=0.55, ge=0, le=1)  # of a mixture
     snr_db: Range = (-5.0, 25.0)  # power of all talkers together over the power of the background

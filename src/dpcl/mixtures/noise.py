@@ -162,7 +162,7 @@ def noise_paths(noise: NoiseRow) -> list[str]:
 def read_noise(
     noise: NoiseRow, samples: int, root: str | os.PathLike[str], sample_rate: int
 ) -> NDArray[np.float32]:
-    """The noise of a row from its start on: (T,), of `samples` for what is computed.
+    """Return the noise of a row from its start: (T,), `samples` long if it is computed.
 
     The voices of a babble have the same active level, and are repeated where they are too short.
     """

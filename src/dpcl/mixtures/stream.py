@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
-from dpcl.mixtures.activity import gate_sources
 from dpcl.mixtures.kinds import Kinds
-from dpcl.mixtures.mixing import draw_gains_db, scale_to_peak
+from dpcl.mixtures.mixing import draw_gains_db, gate_sources, scale_to_peak
 from dpcl.mixtures.packed import PackedCorpus
 from dpcl.signal.audio import resample
 

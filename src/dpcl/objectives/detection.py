@@ -1,4 +1,9 @@
-"""Objectives of heads that detect: background in a bin, the number of talkers in a frame."""
+"""Objectives of heads that detect: background in a bin, the number of talkers in a frame.
+
+Both are cross-entropies. The background class competes with no talker: a bin is background where
+it is louder than every talker, and clustering then ignores the bin. The number of talkers in a
+frame has a last class for "this number or more", since few mixtures have more.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,9 @@ def background_loss(log_odds: Tensor, dominates: Tensor, weights: Tensor) -> Ten
 
     Returns:
         (B,), in nats; zero for an item without weight.
+
+    Raises:
+        ValueError: The shapes differ.
 
     Example:
         >>> import torch
@@ -43,6 +51,14 @@ def count_loss(logits: Tensor, counts: Tensor) -> Tensor:
 
     Returns:
         (B,), in nats.
+
+    Raises:
+        ValueError: The shapes do not share B and L.
+
+    Example:
+        >>> import torch
+        >>> count_loss(torch.zeros(1, 3, 4), torch.tensor([[0, 2, 5]]))
+        tensor([1.3863])
     """
     if logits.shape[:-1] != counts.shape:
         raise ValueError(

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, no_report
-from dpcl.recordings.cache import WindowCache
+from dpcl.recordings.cache import WindowCache, Workers
 from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
-from dpcl.recordings.workers import Workers
 from dpcl.separators.base import Link, Separation, Separator
 from dpcl.separators.limits import (
     MOST_SOURCES,

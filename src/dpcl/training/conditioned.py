@@ -29,7 +29,7 @@ def conditioned_loss(
 
     The sum of the affinity objective on the bins of talkers, and, times their weights in the
     recipe: the background class (cross-entropy on all audible bins), the number of talkers per
-    frame (cross-entropy), and the negative SI-SDR (dB) of the talkers behind soft masks around the
+    frame (cross-entropy), and the negative SI-SDR (dB) of the talkers under soft masks around the
     centroids of their own bins.
 
     Args:

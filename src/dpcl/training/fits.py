@@ -21,12 +21,12 @@ from dpcl.clustering.count import fit as fit_network
 from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report
-from dpcl.mixtures.activity import gate_sources
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.lists import render_mixture
+from dpcl.mixtures.mixing import gate_sources
 from dpcl.model import CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation

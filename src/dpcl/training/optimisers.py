@@ -15,7 +15,16 @@ SMALLEST_MATRIX = 16  # rows and columns of a matrix that Muon updates, at least
 
 
 def optimisers_of(network: nn.Module, settings: OptimiserSettings) -> list[torch.optim.Optimizer]:
-    """Return the optimisers; the rate of a group is its `ratio` times the learning rate."""
+    """Return the optimisers of a recipe.
+
+    The rate of a parameter group is its `ratio` times the learning rate of the step.
+
+    Args:
+        network: its parameters that require a gradient are trained.
+        settings: `adam` for one optimiser; `muon` for Muon on matrices and AdamW on the others.
+
+    Source: Kingma and Ba 2015 (Adam); Jordan et al. 2024 (Muon).
+    """
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.kind == "adam":

@@ -115,7 +115,7 @@ class ObjectiveSettings(Settings):
     masks: MaskObjective | None = None
     share: float = Field(default=0.5, gt=0, lt=1)  # weight of the embeddings' part beside masks
     # With data.conditions, beside the affinity: weights of the background class, of the number of
-    # talkers in a frame, and of the SI-SDR (dB) behind masks around the talkers' own centroids
+    # talkers in a frame, and of the SI-SDR (dB) under masks around the talkers' own centroids
     background: NonNegative = 0.3
     counts: NonNegative = 0.1
     waveform: NonNegative = 0.1
@@ -146,7 +146,7 @@ class OptimiserSettings(Settings):
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     matrix_rate: float = Field(default=4e-3, gt=0, allow_inf_nan=False)  # of muon's matrices
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    # Decay of a running average of the weights, which is what is scored and kept; 0: the weights
+    # Decay of a running average of the weights, which is scored and kept; 0: no average
     average: float = Field(default=0.0, ge=0, lt=1)
     warm_up: int = Field(default=0, ge=0)  # steps
     final: float = Field(default=0.0, ge=0, le=1)  # last learning rate as a share of the highest

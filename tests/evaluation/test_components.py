@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from dpcl.clustering.components import principal_components
+from dpcl.evaluation.figures import principal_components
 
 
 def cloud(points: int = 200, dimensions: int = 7, seed: int = 0) -> torch.Tensor:
