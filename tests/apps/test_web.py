@@ -124,6 +124,6 @@ def test_the_page_is_served_and_separates(make_recording: MakeRecording, folder:
         finally:
             server.kill()
     assert address.startswith("http://127.0.0.1:")
-    assert told.startswith("2 sounds in 1.0 s")
+    assert told.startswith("2 sources in 1.0 s")
     names = [Path(player["value"]).name for player in players if player["visible"]]
     assert names == ["talk_s1.wav", "talk_s2.wav"]
