@@ -40,7 +40,7 @@ class VoiceNetwork(nn.Module):
     """Convolutional network from band levels to voice vectors.
 
     Convolutions run along time. Mean and deviation around a frame, weighted by attention, then give
-    one vector. Fitted by benchmarks/talker_activity.py.
+    one vector. Fitted by the phase `fit: activity` of a recipe.
 
     Args:
         bins: number of bins F of the spectrum.

@@ -58,7 +58,7 @@ class Band:
         Above the network's reach, all bins of a frame get the same mask: the mean over the upper
         eighth of the bins within reach, weighted by energy. Fricatives cross this border as a
         whole. Masks of higher bins are less certain, so the square root reduces their differences
-        (benchmarks/high_band.py compares rules).
+        (docs/decisions.md compares rules).
 
         Args:
             masks: (C, L, F').

@@ -159,7 +159,7 @@ UNITS = {"time": 0.1, "frequency": 2.0, "onset": 5.0, "modulation": 5.0, "harmon
 
 @dataclass(frozen=True)
 class KernelWeights:
-    """Weights of two products of kernels, learned by `benchmarks/learn_kernels.py`."""
+    """Weights of two products of kernels, learned on `valid2` (docs/decisions.md)."""
 
     exponents: tuple[tuple[float, ...], ...]  # (2, cues), at least zero
     shares: tuple[float, ...]  # (2,), summing to one
