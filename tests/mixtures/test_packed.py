@@ -36,7 +36,9 @@ def test_the_cache_is_used_again_until_something_changes(make_corpus: Any, tmp_p
 
     def pack(corpus: Any, rate: int = 8000) -> int:
         decoded.clear()
-        pack_corpus(corpus, rate, tmp_path / "cache", lambda *done: decoded.append(done))
+        pack_corpus(
+            corpus, rate, tmp_path / "cache", lambda moved: decoded.append((moved.done, moved.total))
+        )
         return len(decoded)
 
     corpus = make_corpus(SPEAKERS)

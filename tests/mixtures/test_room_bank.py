@@ -47,7 +47,7 @@ def test_a_decay_that_is_known_is_measured() -> None:
 
 def test_a_bank_is_computed_once_and_its_rooms_are_as_asked_for(tmp_path: Path) -> None:
     moves: list[tuple[int, int]] = []
-    bank = room_bank(SMALL, 8000, tmp_path, lambda *move: moves.append(move))
+    bank = room_bank(SMALL, 8000, tmp_path, lambda moved: moves.append((moved.done, moved.total)))
     assert moves == [(1, 3), (2, 3), (3, 3)] and len(bank) == 3
     assert all(0.05 < rt60 < 0.35 for rt60 in bank.rt60)
     assert bank.distances.shape == (3, 2)

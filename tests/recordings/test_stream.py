@@ -26,6 +26,7 @@ from dpcl.model import (
     load_model,
 )
 from dpcl.recordings import stream as module
+from dpcl.recordings.separate import LoadedSeparator
 from dpcl.recordings.stream import StreamSeparator
 
 
@@ -65,7 +66,7 @@ def test_cuts_do_not_matter(causal_model: Path, cuts: list[int], rate: int, seed
 @pytest.mark.parametrize("size", [1, 160, 37, 5000])
 def test_a_stream_is_the_offline_separator(stream: StreamSeparator, size: int) -> None:
     x = noises(8000, 0.2 if size == 1 else 4)
-    offline = stream.separator(x).sources
+    offline = LoadedSeparator(stream.separator)(x).sources
     torch.testing.assert_close(run(stream, *x.split(size)), offline, rtol=0, atol=2e-5)
     if size > 1:
         assert (offline[0, -8000:] - offline[1, -8000:]).abs().max() > 0.02  # it does something
@@ -84,7 +85,7 @@ def test_streams_of_other_causal_networks(kind: Literal["causal_conv", "causal_d
     network.std.fill_(2)
     stream = StreamSeparator(Model(model, network, {}))
     x = noises(8000, 4)
-    offline = stream.separator(x).sources
+    offline = LoadedSeparator(stream.separator)(x).sources
     torch.testing.assert_close(run(stream, *x.split(1237)), offline, rtol=0, atol=2e-5)
     assert (offline[0, -8000:] - offline[1, -8000:]).abs().max() > 0.02
 
@@ -118,10 +119,10 @@ def test_silence_is_silent_and_changes_nothing(stream: StreamSeparator) -> None:
     assert not run(stream, torch.zeros(20000)).any()
     stream.push(noises(8000, 4))
     stream.push(torch.zeros(2000))
-    before = stream.state.heard.clusters
+    before = stream.state.masks.clusters
     assert before.found
     assert stream.push(torch.zeros(80000))[:, 2000:].abs().max() < 1e-6
-    after = stream.state.heard.clusters
+    after = stream.state.masks.clusters
     assert torch.equal(before.centroids, after.centroids)
     assert torch.equal(before.masses, after.masses)
 
@@ -165,13 +166,13 @@ def test_a_second_thread_does_not_wait_for_busy_cores(
     stream: StreamSeparator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
-    masks = stream.separator.masks
+    step = stream.separator.step
 
     def watched(*arguments: Any) -> Any:
         threads.append(torch.get_num_threads())
-        return masks(*arguments)
+        return step(*arguments)
 
-    monkeypatch.setattr(stream.separator, "masks", watched)
+    monkeypatch.setattr(stream.separator, "step", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -194,6 +194,7 @@ def busiest(labels: Tensor, loud: Tensor, frames: int) -> slice:
         Slice of the frames.
 
     Example:
+        >>> import torch
         >>> labels = torch.tensor([[0, 0], [0, 1], [1, 1]])
         >>> busiest(labels, torch.ones(3, 2, dtype=torch.bool), frames=1)
         slice(1, 2, None)
