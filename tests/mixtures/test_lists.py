@@ -157,7 +157,9 @@ def test_a_file_that_is_gone_or_too_short_is_named_with_its_row(root: Path) -> N
 def test_rendered_files_add_up_bit_by_bit(root: Path, tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
     rows = [ROW, replace(ROW, id="t-0002", sources=ROW.sources[::-1])]
-    render_list(rows, root, tmp_path / "out", 8000, lambda moved: done.append((moved.done, moved.total)))
+    render_list(
+        rows, root, tmp_path / "out", 8000, lambda moved: done.append((moved.done, moved.total))
+    )
     assert done == [(1, 2), (2, 2)]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["mix", "s1", "s2"]
     for row in rows:

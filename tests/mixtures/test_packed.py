@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from dpcl.errors import InputError
+from dpcl.io import Progress
 from dpcl.mixtures.packed import pack_corpus
 from dpcl.signal.level import active_level_db
 
@@ -32,13 +33,15 @@ def test_every_recording_is_there_at_the_rate_asked_for(make_corpus: Any, tmp_pa
 
 
 def test_the_cache_is_used_again_until_something_changes(make_corpus: Any, tmp_path: Path) -> None:
-    decoded: list[tuple[int, int]] = []
+    decoded: list[tuple[float, float]] = []
 
     def pack(corpus: Any, rate: int = 8000) -> int:
         decoded.clear()
-        pack_corpus(
-            corpus, rate, tmp_path / "cache", lambda moved: decoded.append((moved.done, moved.total))
-        )
+
+        def report(moved: Progress) -> None:
+            decoded.append((moved.done, moved.total))
+
+        pack_corpus(corpus, rate, tmp_path / "cache", report)
         return len(decoded)
 
     corpus = make_corpus(SPEAKERS)

@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.io import no_report
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.model import build_network, load_model
 from dpcl.objectives.affinity import affinity_loss
 from dpcl.signal.bins import ideal_assignments
 from dpcl.training import loop
-from dpcl.training.batches import Share, batches, pack
+from dpcl.training.batches import Share, batches, prepare
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
 from dpcl.training.loop import train
 from dpcl.training.loss import batch_loss
@@ -188,7 +189,9 @@ def test_segments_have_the_frames_of_their_stage(make_recipe: MakeRecipe) -> Non
         ]
     )
     stft = recipe.model.signal.stft()
-    shapes = [tuple(stft(b).shape) for b in batches(recipe, pack(recipe, None), device(), 0)]
+    shapes = [
+        tuple(stft(b).shape) for b in batches(recipe, prepare(recipe, no_report), device(), 0)
+    ]
     assert shapes == [(4, 2, 1, 12, 33)] * 2 + [(2, 2, 3, 20, 33)] * 2
 
 
@@ -216,7 +219,7 @@ def test_windows_are_compared_with_one_another(make_recipe: MakeRecipe) -> None:
 def test_talkers_who_come_and_go_are_drawn_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
     data = make_recipe().data.model_dump() | {"active": [1.0, 0.0]}
     recipe = make_recipe(data=data, stages=[{"frames": 12, "batch": 4, "windows": 2, "steps": 3}])
-    for sources in batches(recipe, pack(recipe, None), device(), 0):
+    for sources in batches(recipe, prepare(recipe, no_report), device(), 0):
         assert (sources.any(-1).sum(1) == 1).all()  # (B, W): one of the two in each window
 
 
@@ -225,7 +228,7 @@ def test_batches_from_any_step_on_are_those_of_the_whole(
     make_recipe: MakeRecipe, done: int
 ) -> None:
     recipe = make_recipe()
-    packed = pack(recipe, None)
+    packed = prepare(recipe, no_report)
     whole = list(batches(recipe, packed, device(), 0))
     rest = list(batches(recipe, packed, device(), done))
     assert len(rest) == 24 - done
@@ -234,7 +237,7 @@ def test_batches_from_any_step_on_are_those_of_the_whole(
 
 def test_no_mixture_is_drawn_twice(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(stages=[{"frames": 12, "batch": 4, "steps": 6}] * 2)
-    drawn = torch.cat(list(batches(recipe, pack(recipe, None), device(), 0)))  # (48, C, T)
+    drawn = torch.cat(list(batches(recipe, prepare(recipe, no_report), device(), 0)))  # (48, C, T)
     assert len(drawn.flatten(1).unique(dim=0)) == 48
 
 
@@ -251,7 +254,7 @@ def test_devices_share_every_step_without_gap_or_overlap(world: int, first: int)
 
 def test_devices_get_the_batch_that_one_device_would(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
-    packed = pack(recipe, None)
+    packed = prepare(recipe, no_report)
     shares = [batches(recipe, packed, device(rank, 2), 7) for rank in range(2)]
     for whole, even, odd in zip(batches(recipe, packed, device(), 7), *shares, strict=True):
         assert torch.equal(whole[0::2], even)

@@ -179,9 +179,13 @@ class EmbeddingNetwork(nn.Module):
         )
 
     def forward(
-        self, features: Tensor, num_sources: int | None = None, together: int = 1
-    ) -> Outputs:
-        """Predict embeddings and masks.
+        self,
+        features: Tensor,
+        num_sources: int | None = None,
+        together: int = 1,
+        detect: bool = False,
+    ) -> Outputs | Predictions:
+        """Predict embeddings and masks, or embeddings, background and number of talkers.
 
         Args:
             features: (B, L, F).
@@ -189,10 +193,14 @@ class EmbeddingNetwork(nn.Module):
                 for the number of its mask head.
             together: number of neighbours in the batch that are windows of one mixture. Each window
                 is encoded by itself; the masks are predicted jointly.
+            detect: return `predict(features)`; training passes through here, where mixed precision
+                applies.
 
         Returns:
             Embeddings (B, L*F, K) and masks (B/together, C, together*L, F).
         """
+        if detect:
+            return self.predict(features)
         encoded = self.encode(features)
         count = self.heads.masks if num_sources is None else num_sources
         embeddings = self.embed(encoded) if self.heads.embedding else None

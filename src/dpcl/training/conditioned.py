@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.mixtures.conditions import ConditionedMixture
-from dpcl.networks.base import EmbeddingNetwork
+from dpcl.networks.base import EmbeddingNetwork, Predictions
 from dpcl.objectives.affinity import affinity_loss
 from dpcl.objectives.attractor import attractors
 from dpcl.objectives.detection import background_loss, count_loss
@@ -48,7 +48,7 @@ def conditioned_loss(
     weights = level_weights(mixture.abs(), level, first, objective.floor_db)  # (B, N)
     of_talkers = weights * ~dominates
 
-    predicted = network.predict(level_log_magnitude(mixture, first, level))
+    predicted: Predictions = network(level_log_magnitude(mixture, first, level), detect=True)
     embeddings = predicted.embeddings  # (B, N, K)
     assignments = ideal_assignments(spectra)  # (B, N, C)
     loss = affinity_loss(embeddings, assignments, of_talkers).mean()
@@ -69,7 +69,8 @@ def conditioned_loss(
         masked = masks.view_as(magnitudes) * mixture.unsqueeze(1)
         estimates = stft.inverse(masked, batch.sources.shape[-1])  # (B, C, T)
         ratios = _si_sdr(estimates, batch.sources).clamp(WORST, BEST)
-        loss = loss - objective.waveform * ratios[present].mean()
+        if present.any():  # a batch may be silent
+            loss = loss - objective.waveform * ratios[present].mean()
     return loss
 
 

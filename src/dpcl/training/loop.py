@@ -163,7 +163,6 @@ def train(
     averaged = average_of(network, recipe.optimiser, state.get("averaged"))
     optimisers = optimisers_of(network, recipe.optimiser)
     fabric_network, *fabric_optimisers = fabric.setup(network.train(), *optimisers)
-    fabric_network.mark_forward_method("predict")
     if model is not None:  # only now, as the state moves to the device of the weights
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
