@@ -139,10 +139,10 @@ def test_no_input_at_all(causal_model: Path, run_live: Live) -> None:
     ("arguments", "message"),
     [
         (["--sources", 0], "cannot separate into 0 sources"),
-        (["--rate", 10], "a sample rate of 10 Hz is not within"),
+        (["--rate", 10], "a sample rate of 10 Hz is not between"),
         (["--format", "s24le"], "s24le"),
         (["--model", "cauzal"], "unknown model 'cauzal'"),
-        (["--model", "default"], "needs the whole recording"),
+        (["--model", "default"], "cannot separate a stream"),
     ],
 )
 def test_wrong_arguments(run_live: Live, arguments: list[object], message: str) -> None:

@@ -111,7 +111,7 @@ def test_waveforms_by_si_sdr(make_recipe: MakeRecipe) -> None:
         ({"anchors": 1}, {"kind": "anchored_attractor"}, "needs model.network.anchors"),
         ({}, {"kind": "none"}, "nothing to minimise"),
         ({"masks": 2}, {"masks": {"distance": "si_sdr"}}, "set targets: waveform"),
-        ({"masks": 0, "embedding": 0}, {"kind": "none", "masks": {}}, "both 0"),
+        ({"masks": 0, "embedding": 0}, {"kind": "none", "masks": {}}, "both are 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_it_starts(
