@@ -198,7 +198,7 @@ def test_a_finished_run_is_resumed_without_a_change(
 
     before = contents()
     # nothing is even read: the recordings may be gone
-    monkeypatch.setattr(loop, "pack", None)
+    monkeypatch.setattr(loop, "prepare", None)
     weights = train(make_recipe(), uninterrupted, resume=True)
     assert weights == uninterrupted / "best.safetensors"
     assert contents() == before
