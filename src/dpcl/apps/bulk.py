@@ -36,7 +36,10 @@ def bulk(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder of the outputs; keeps the subfolders of the inputs.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder of the outputs; keeps the subfolders of the inputs."
+        ),
     ],
     sources: Sources = None,
     max_sources: MaxSources = 4,

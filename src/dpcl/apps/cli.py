@@ -44,19 +44,13 @@ from dpcl.errors import InputError
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # for all commands
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 mix.app.command()(mix_sets.wsj0)
 mix.app.command()(mix_sets.librimix)
 app.add_typer(mix.app, name="mix")
-app.command()(corpus.corpus)
-app.command()(experiment.experiment)
-app.command()(show.show)
-app.command()(export.export)
-app.command()(live.live)
-app.command()(web.web)
-app.command()(bulk.bulk)
 UsageError: Any = typer.BadParameter.__base__  # class of click, or of the copy in newer typers
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -116,13 +110,14 @@ def _program(
     """Separate recordings of overlapping talkers: one recording in, one file per voice out."""
 
 
-@app.command()
 def separate(
     recordings: Annotated[
         list[Path],
         typer.Argument(help="Audio files; `-` reads standard input.", metavar="REC..."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")
+    ],
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -175,16 +170,14 @@ def separate(
             print(path)
 
 
-app.command()(train.train)
-
-
-@app.command()
 def evaluate(
     mixture_list: Annotated[
         Path,
         typer.Argument(help="List (CSV), or folder with mix/, s1/, s2/, …", metavar="LIST"),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for results.csv and summary.json.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results.csv and summary.json.")
+    ],
     root: Annotated[
         Path | None, typer.Option(help="Folder that the paths of the list are relative to.")
     ] = None,
@@ -235,7 +228,6 @@ def evaluate(
         print(summary_table(summary))
 
 
-@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(help="Model whose card is printed.")] = None,
     as_json: Json = False,
@@ -267,3 +259,20 @@ def _print_json(document: Any) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # names that are not Unicode
         text = json.dumps(document, indent=2, default=str)
     print(text)
+
+
+# In the order of `dpcl --help`.
+for command in (
+    separate,
+    show.show,
+    web.web,
+    live.live,
+    bulk.bulk,
+    models,
+    corpus.corpus,
+    train.train,
+    evaluate,
+    experiment.experiment,
+    export.export,
+):
+    app.command()(command)

@@ -18,11 +18,15 @@ Force = Annotated[bool, typer.Option("--force", help="Replace files that exist."
 Limit = Annotated[int | None, typer.Option(help="Use only the first N mixtures.", min=1)]
 
 Sources = Annotated[
-    int | None, typer.Option(help="Number of sources, 1 to 10. Estimated if omitted.")
+    int | None,
+    typer.Option("--sources", "-n", help="Number of sources, 1 to 10. Estimated if omitted."),
 ]
 MaxSources = Annotated[int, typer.Option(help="Upper limit for the estimated number of sources.")]
 ModelName = Annotated[
-    str, typer.Option(help="Shipped model (see `dpcl models`), or a .safetensors file.")
+    str,
+    typer.Option(
+        "--model", "-m", help="Shipped model (see `dpcl models`), or a .safetensors file."
+    ),
 ]
 FileFormat = Annotated[
     str,

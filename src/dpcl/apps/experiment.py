@@ -23,7 +23,9 @@ def experiment(
     corpus: Annotated[
         Path | None, typer.Option(help="Folder with the recordings.", envvar="DPCL_CORPUS")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.html, .md and .csv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for report.html, .md and .csv.")
+    ] = None,
     systems: Annotated[str | None, typer.Option(help="Systems to score, as a,b.")] = None,
     limit: Limit = None,
     metrics: Metrics = "",

@@ -15,7 +15,7 @@ def export(
     model: Annotated[
         str, typer.Argument(help="Shipped model, or a .safetensors file.", metavar="MODEL")
     ],
-    out: Annotated[Path, typer.Option(help="File to write (.onnx).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (.onnx).")],
     force: Force = False,
 ) -> None:
     """Write a network as an ONNX file: magnitudes of a mixture in, an embedding per bin out.

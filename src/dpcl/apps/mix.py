@@ -28,7 +28,7 @@ def draw(
             help="Index (CSV), folder with an index, folder per speaker, or Lhotse manifest."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="List to write (CSV).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="List to write (CSV).")],
     count: Annotated[int, typer.Option(help="Number of mixtures.", min=1)] = 300,
     sources: Annotated[
         int | None,
@@ -98,7 +98,9 @@ def draw(
 def render(
     mixture_list: Annotated[Path, typer.Argument(help="List (CSV).", metavar="LIST")],
     root: Annotated[Path, typer.Option(help="Folder that the paths of the list are relative to.")],
-    out: Annotated[Path, typer.Option(help="Folder of the outputs: mix/, s1/, s2/, …")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the outputs: mix/, s1/, s2/, …")
+    ],
     rate: Annotated[int, typer.Option(help="Sample rate in Hz.", min=1000, max=192000)] = 8000,
     limit: Limit = None,
     force: Force = False,
@@ -119,7 +121,7 @@ def render(
 def add(
     mixture_list: Annotated[Path, typer.Argument(help="List (CSV).", metavar="LIST")],
     root: Annotated[Path, typer.Option(help="Folder that the paths of the list are relative to.")],
-    out: Annotated[Path, typer.Option(help="List to write (CSV).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="List to write (CSV).")],
     noise: Annotated[
         Path | None, typer.Option(help="Folder of noise recordings, below --root.")
     ] = None,

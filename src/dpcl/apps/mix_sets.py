@@ -40,7 +40,10 @@ def wsj0(
     ],
     lists: Annotated[Path, typer.Option(help="Folder of the published lists, mix_2_spk_tr.txt, …")],
     out: Annotated[
-        Path, typer.Option(help="Folder of the outputs: tr/mix, tr/s1, …, tr.csv, cv/…, tt/…")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder of the outputs: tr/mix, tr/s1, …, tr.csv, cv/…, tt/…"
+        ),
     ],
     sources: Annotated[
         int, typer.Option(help="Number of sources: 2 for wsj0-2mix, 3 for wsj0-3mix.", min=2)
@@ -91,7 +94,10 @@ def librimix(
         Path, typer.Option(help="Published metadata, such as libri2mix_test-clean.csv.")
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder of the outputs: mix_clean/, s1/, …, mix_clean.csv.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder of the outputs: mix_clean/, s1/, …, mix_clean.csv."
+        ),
     ],
     kind: Annotated[
         Kind,

@@ -25,7 +25,11 @@ def show(
     recording: Annotated[Path, typer.Argument(help="Audio file.", metavar="REC")],
     out: Annotated[
         Path,
-        typer.Option(help="File (.png, .pdf, .svg, .jpg, .webp or .tif), or folder for STEM.png."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="File (.png, .pdf, .svg, .jpg, .webp or .tif), or folder for STEM.png.",
+        ),
     ],
     sources: Annotated[
         int | None, typer.Option(help="Number of sources, 1 to 10. Estimated if omitted.")
