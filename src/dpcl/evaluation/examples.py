@@ -36,7 +36,6 @@ from dpcl.evaluation.metrics import best_permutation
 from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
 from dpcl.mixtures.lists import MixtureRow, render_mixture
 from dpcl.separators.base import Context
-from dpcl.separators.oracle import SAMPLE_RATE as ORACLE_SAMPLE_RATE
 from dpcl.signal.audio import write_audio
 from dpcl.signal.bins import ideal_assignments
 from dpcl.signal.stft import STFT
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 STRIP = 1.5  # height of a row of panels, inches
 PANEL = 2.6  # width of a panel, inches
 DPI = 110  # pixels per inch
+PICTURE_RATE = 8000  # Hz, sample rate of pictures of references
 _stft = STFT(window=256, hop=64)  # STFT of the pictures at 8 kHz
 
 
@@ -65,7 +65,7 @@ def render_reference(row: MixtureRow, root: str, folder: str) -> Path:
 
     target = Path(folder) / f"truth-{row_key(row, root, code_version())}"
     if not target.is_dir():
-        mixture, references = render_mixture(row, root, ORACLE_SAMPLE_RATE)
+        mixture, references = render_mixture(row, root, PICTURE_RATE)
         sounds = {"mixture": mixture, **{f"s{k}": s for k, s in enumerate(references, 1)}}
         spectra = _magnitudes(torch.from_numpy(np.stack([mixture, *references])))
         titles = ["Mixture", *(f"Reference {k + 1}" for k in range(len(references)))]
@@ -102,7 +102,7 @@ def render_estimate(name: str, row: MixtureRow, root: str, folder: str) -> Path:
     order = torch.tensor([k for k in order.tolist() if k >= 0])
     sources = separation.sources[order]
     sounds = {f"s{k}": source.numpy() for k, source in enumerate(sources, 1)}
-    stft = _stft if rate == ORACLE_SAMPLE_RATE else STFT(4 * (rate // 125), rate // 125)
+    stft = _stft if rate == PICTURE_RATE else STFT(4 * (rate // 125), rate // 125)
     step = Grid(stft.hop / rate, rate / stft.window)
     magnitudes = stft(torch.cat([mixture[None], sources])).abs()
     count = len(sources)
@@ -137,7 +137,7 @@ def _draw_row(
     """Draw spectrograms (L, F) side by side, then masks (C, L', F'), with the sources' colours."""
     from matplotlib.figure import Figure
 
-    grid = grid or Grid(_stft.hop / ORACLE_SAMPLE_RATE, ORACLE_SAMPLE_RATE / _stft.window)
+    grid = grid or Grid(_stft.hop / PICTURE_RATE, PICTURE_RATE / _stft.window)
     count = len(panels) + (0 if masks is None else len(masks))
     figure = Figure(figsize=(PANEL * count, STRIP), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
@@ -197,7 +197,7 @@ def _draw_embeddings(vectors: Tensor, spectra: Tensor, grid: Grid) -> Figure:
 
 
 def _write_folder(
-    target: Path, sounds: dict[str, Any], figures: dict[str, Figure], rate: int = ORACLE_SAMPLE_RATE
+    target: Path, sounds: dict[str, Any], figures: dict[str, Figure], rate: int = PICTURE_RATE
 ) -> None:
     """Write sounds and figures into a temporary folder, then rename it: `target` is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
