@@ -88,7 +88,7 @@ def _one_root(corpus: Corpus) -> Corpus:
     return Corpus(root, utterances)
 
 
-class SignsOnly(DeepClustering):
+class CountCuesOnly(DeepClustering):
     """Deep clustering that keeps the cues of the number of sources instead of counting."""
 
     found: Tensor
@@ -126,7 +126,7 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
         raise InputError(
             f"fit count: prior has {len(prior)} values; give {fit.most}, as many as `most`"
         )
-    separator = SignsOnly(replace(model, activity=None))
+    separator = CountCuesOnly(replace(model, activity=None))
     rows, counts, kinds = [], [], []
     total = fit.most * (fit.mixtures * 2 + fit.number)
     for example in _examples(separator.sample_rate, fit, corpus):
@@ -134,7 +134,7 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
         with RecordingSeparation(mixture, separator, most=1) as separation:
             separation.link()
             prepared = separation.separator
-        assert isinstance(prepared, SignsOnly)
+        assert isinstance(prepared, CountCuesOnly)
         rows.append(prepared.found)
         counts.append(len(example.sources))
         kinds.append(example.kind)
