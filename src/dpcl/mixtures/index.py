@@ -18,7 +18,7 @@ from pathlib import Path
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.corpus import COLUMNS, is_audio, measure_seconds
-from dpcl.mixtures.parts import Part
+from dpcl.mixtures.parts import Part, plain_seconds
 
 SPLITS = ("train", "valid", "test")
 VALID_FROM, TEST_FROM = 0.8, 0.9  # hashes in [0, 1) at which valid and test begin; train below
@@ -262,7 +262,7 @@ def write_index(entries: Iterable[Entry], path: Path) -> None:
                         entry.speaker,
                         entry.gender,
                         place.name(Path()),
-                        _plain_seconds(entry.seconds),
+                        plain_seconds(entry.seconds),
                         " ".join(entry.text.split()),
                     )
                 )
@@ -270,11 +270,6 @@ def write_index(entries: Iterable[Entry], path: Path) -> None:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); give another --out"
         ) from error
-
-
-def _plain_seconds(seconds: float) -> str:
-    """Return seconds to the microsecond, without trailing zeros."""
-    return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,11 @@ class Part:
         if self.start is None or self.seconds is None:
             return path
         channel = "" if self.channel is None else f"&channel={self.channel}"
-        return f"{path}#t={_plain(self.start)},{_plain(self.start + self.seconds)}{channel}"
+        start, end = plain_seconds(self.start), plain_seconds(self.start + self.seconds)
+        return f"{path}#t={start},{end}{channel}"
 
 
-def _plain(seconds: float) -> str:
+def plain_seconds(seconds: float) -> str:
     """Format seconds to the microsecond, without an exponent."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
