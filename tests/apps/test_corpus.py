@@ -95,7 +95,7 @@ def test_interrupted_index_leaves_the_old_one(
     def full(*arguments: object, **options: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dpcl_index, "_plain_seconds", full)
+    monkeypatch.setattr(dpcl_index, "plain_seconds", full)
     ran = dpcl("corpus", "librispeech", "LibriSpeech", "--out", "index.csv", "--force")
     assert ran.status == 2 and "cannot be written (No space left on device)" in ran.err
     assert sorted(path.name for path in Path().iterdir()) == ["LibriSpeech", "index.csv"]
