@@ -282,14 +282,14 @@ def separate_recording(
         background=background,
     ) as separation:
         pieces = list(separation.pieces())
-        embeddings = separation.embeddings()
+        embeddings, link = separation.embeddings(), separation.link()
     estimates = torch.cat([piece.sources for piece in pieces], dim=-1)  # (C, channels, T)
     masks = torch.cat([piece.masks for piece in pieces], dim=1)
     rests = [piece.background for piece in pieces if piece.background is not None]
     rest = torch.cat(rests, dim=-1) if rests else None  # (channels, T)
     if recording.ndim == 1:
         estimates, rest = estimates[:, 0], None if rest is None else rest[0]
-    return Separation(estimates, masks, embeddings, rest)
+    return Separation(estimates, masks, embeddings, rest, link.confidence)
 
 
 def separate(

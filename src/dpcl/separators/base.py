@@ -30,12 +30,14 @@ class Separation:
             windows.
         background: waveform (..., T) of the part that belongs to no source; None if the separator
             does not estimate it.
+        confidence: estimated SI-SDR of each source, dB; None if the separator does not estimate it.
     """
 
     sources: Tensor
     masks: Tensor | None = None
     embeddings: Tensor | None = None
     background: Tensor | None = None
+    confidence: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Link:
         num_sources: number of sources C; the background is not one of them.
         background: the masks have one more row, the last, for the background.
         state: values that the separator's own `masks` needs.
+        confidence: estimated SI-SDR of each source, dB; None without an estimate.
     """
 
     num_sources: int
     background: bool = False
     state: Any = None
+    confidence: tuple[float, ...] | None = None
 
 
 class Analyses(Protocol):
