@@ -23,12 +23,7 @@ from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.networks.unfolded import (
-    UnfoldedBLSTM,
-    UnfoldedConvolutional,
-    UnfoldedDualPath,
-    UnfoldedSettings,
-)
+from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
 from dpcl.settings import Settings
 from dpcl.signal.bins import Weighting
 from dpcl.signal.features import (
@@ -39,17 +34,17 @@ from dpcl.signal.features import (
 )
 from dpcl.signal.stft import STFT
 
-Trunk = type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]
-UnfoldedTrunk = type[UnfoldedBLSTM | UnfoldedConvolutional | UnfoldedDualPath]
-# Networks by kind, without `causal_`: the plain trunk, and the trunk with unfolded clustering.
-TRUNKS: dict[str, tuple[Trunk, UnfoldedTrunk]] = {
-    "blstm": (BLSTMEmbedding, UnfoldedBLSTM),
-    "lstm": (BLSTMEmbedding, UnfoldedBLSTM),
-    "conv": (ConvolutionalEmbedding, UnfoldedConvolutional),
-    "dual_path": (DualPathEmbedding, UnfoldedDualPath),
+# Trunks by kind, without `causal_`.
+TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]] = {
+    "blstm": BLSTMEmbedding,
+    "lstm": BLSTMEmbedding,
+    "conv": ConvolutionalEmbedding,
+    "dual_path": DualPathEmbedding,
 }
 ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
-LAYOUT = 1  # of a model file; a newer program may write a higher number
+LAYOUT = 2  # of a model file; a newer program may write a higher number
+# Beginnings of the names of weights in files of layout 1, and their names today.
+RENAMED = {"log_alpha": "unfolded.log_alpha", "enhance.": "unfolded.enhance."}
 
 
 class SignalSettings(Settings):
@@ -159,11 +154,9 @@ class NetworkSettings(Settings):
             inner = Sizes(self.frame, self.frame_units, self.band_units)
             return FullBandEmbedding(*sizes, sizes=inner)
         causal = self.kind == "lstm" or self.kind.startswith("causal_")
-        plain, unfolded = TRUNKS[self.kind.removeprefix("causal_")]
-        if self.unfolded is None:
-            return plain(*sizes, causal=causal)
-        network = unfolded(*sizes, causal=causal)
-        network.unfold(self.unfolded)
+        network = TRUNKS[self.kind.removeprefix("causal_")](*sizes, causal=causal)
+        if self.unfolded is not None:
+            network.add_head("unfolded", UnfoldedClustering(bins, self.unfolded))
         return network
 
 
@@ -329,7 +322,7 @@ def load_model(path: Path) -> Model:
             metadata = file.metadata() or {}
             tensors = {
                 # a copy, because the file may be replaced while the network is in use
-                name: file.get_tensor(name).to(torch.float32, copy=True)
+                _renamed(name): file.get_tensor(name).to(torch.float32, copy=True)
                 for name in file.keys()  # noqa: SIM118
             }
     except (SafetensorError, OSError) as error:
@@ -359,6 +352,12 @@ def load_model(path: Path) -> Model:
             f"{path}: the weights hold NaN or infinite values; train or fetch them again"
         )
     return Model(settings, network.eval(), notes, activity)
+
+
+def _renamed(name: str) -> str:
+    """Return the name of a weight today."""
+    old = next((old for old in RENAMED if name.startswith(old)), "")
+    return RENAMED.get(old, "") + name.removeprefix(old)
 
 
 def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:

@@ -27,7 +27,7 @@ Program = Callable[..., Any]
 def shown(results: list[Any]) -> tuple[str, list[Path]]:
     """What is said, and the files of the players that are to be seen."""
     told, *players = results
-    assert len(players) == MOST_SOURCES
+    assert len(players) == MOST_SOURCES + 1  # the last is of the background
     return told, [Path(player.value["path"]) for player in players if player.visible]
 
 
@@ -48,6 +48,15 @@ def test_a_press_of_the_button_shows_a_player_for_each_source(
     assert {of for _, of in sources} == {rate}
     assert np.abs(sum(samples for samples, _ in sources) - mixture).max() < 1e-3
     assert moved[-1] == (1.0, "1 of 1 s")
+
+
+def test_the_background_is_no_source(make_recording: MakeRecording, background_model: Path) -> None:
+    told, *players = next(separated(str(make_recording()), 2, str(background_model)))
+    assert told.startswith("2 sources in")
+    assert [player.visible for player in players] == [True] * 2 + [False] * (MOST_SOURCES - 2) + [
+        True
+    ]
+    assert Path(players[-1].value["path"]).name.endswith("_background.wav")
 
 
 def test_what_was_written_goes_when_the_page_has_it(

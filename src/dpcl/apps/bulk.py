@@ -106,7 +106,7 @@ class Outcome:
 
     Attributes:
         recording: absolute name of the file.
-        sources: number of files written; 0 if the recording could not be separated.
+        sources: number of sources; 0 if the recording could not be separated.
         seconds: duration of the recording, s.
         took: time of the separation, s.
         told: error message or warnings; empty if none. <!-- word -->
@@ -235,7 +235,7 @@ def separate_one(
         return _defect(recording, error)
     (result,) = finished
     warnings = " ".join(f"{warning}." for warning in result.warnings)
-    return Outcome(recording, len(result.outputs), result.seconds, result.took, warnings)
+    return Outcome(recording, len(result.sources), result.seconds, result.took, warnings)
 
 
 def _defect(recording: str, error: Exception) -> Outcome:

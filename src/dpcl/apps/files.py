@@ -45,7 +45,8 @@ class Separated:
 
     Attributes:
         recording: file of the recording.
-        outputs: files of the sources and of the background.
+        outputs: files of the sources, then the file of the background.
+        background: file of the background, the last of `outputs`; None without one.
         sample_rate: of all files, in Hz.
         seconds: duration of the recording, s.
         took: time of the separation, s.
@@ -55,11 +56,17 @@ class Separated:
 
     recording: Path
     outputs: tuple[Path, ...]
+    background: Path | None
     sample_rate: int
     seconds: float
     took: float
     warnings: tuple[str, ...]
     confidence: tuple[float, ...] | None = None
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Return the files of the sources: the background is not a source."""
+        return self.outputs[:-1] if self.background else self.outputs
 
 
 def separate_files(
@@ -153,6 +160,7 @@ def separate_files(
                 ) as separation,
             ):
                 outputs, notes = _write(target, reader, separation, force, resume)
+                background_file = target.background if target.background in outputs else None
                 confidence = separation.link().confidence
                 warnings = (*_warnings(reader), *notes, *_poor(outputs, confidence))
                 took = time.monotonic() - start
@@ -160,6 +168,7 @@ def separate_files(
                     Separated(
                         recording,
                         outputs,
+                        background_file,
                         reader.sample_rate,
                         lengths[number],
                         took,

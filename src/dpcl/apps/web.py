@@ -130,10 +130,13 @@ def make_page() -> gr.Blocks:
                     )
                     for n in range(1, MOST_SOURCES + 1)
                 ]
+                background = gr.Audio(
+                    label="Background", visible=False, interactive=False, buttons=["download"]
+                )
         button.click(
             pressed,
             [recording, sources, model],
-            [message, *players],
+            [message, *players, background],
             api_name="separate",
             show_progress_on=message,
         )
@@ -146,7 +149,7 @@ def separated(
     model: str,
     progress: Callable[..., Any] = lambda *_, **__: None,
 ) -> Iterator[list[Any]]:
-    """Separate a recording, and yield a message and a player per source.
+    """Separate a recording, and yield a message, a player per source and one of the background.
 
     Args:
         recording: audio file; None if there is none yet.
@@ -183,13 +186,13 @@ def separated(
         except InputError as error:
             raise gr.Error(_with_own_name(str(error), recording), print_exception=False) from error
         (result,) = finished
-        number = len(result.outputs)
+        number = len(result.sources)
         counted = f"{number} source{'s' if number > 1 else ''}"
         lines = [f"{counted} in {result.seconds:.1f} s, separated in {result.took:.1f} s."]
-        players = [gr.Audio(value=str(path), visible=True) for path in result.outputs]
-        hidden = [gr.Audio(value=None, visible=False)] * (MOST_SOURCES - number)
+        files = [*result.sources, *[None] * (MOST_SOURCES - number), result.background]
+        players = [gr.Audio(value=path and str(path), visible=path is not None) for path in files]
         lines += [_with_own_name(warning, recording) for warning in result.warnings]
-        yield ["\n\n".join(lines), *players, *hidden]
+        yield ["\n\n".join(lines), *players]
 
 
 def _with_own_name(message: str, recording: str) -> str:

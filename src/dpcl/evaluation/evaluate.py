@@ -95,16 +95,14 @@ def separate_row(
     corpus_root: str | os.PathLike[str],
     method: Method,
     talkers: KnownTalkers | None = None,
-    told: bool = True,
 ) -> tuple[Separation, Tensor, Tensor]:
-    """Render and separate one mixture of a list.
+    """Render one mixture of a list, and separate it into the number of its sources.
 
     Args:
         row: row of the list.
         corpus_root: folder that the paths of the row are relative to.
         method: method of separation.
         talkers: models of the talkers, for a method that needs them.
-        told: give the number of sources to the method; else it is estimated. <!-- word -->
 
     Returns:
         The separation, the references (C, T) and the mixture (T,), at the method's sample rate.
@@ -116,12 +114,8 @@ def separate_row(
     mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
     models = talkers.models(row) if talkers else ()
     separator = method.build(Context(mixture, references, models))
-    number = len(references) if told else None
-    return (
-        separate_recording(mixture, method.sample_rate, separator, number),
-        references,
-        mixture,
-    )
+    separation = separate_recording(mixture, method.sample_rate, separator, len(references))
+    return separation, references, mixture
 
 
 def score_mixture(

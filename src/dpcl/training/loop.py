@@ -20,7 +20,7 @@ from dpcl.errors import InputError, missing_package
 from dpcl.io import Report, atomic, no_report
 from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.model import Model, build_network, load_model, save_model
-from dpcl.networks.base import HEADS, EmbeddingNetwork
+from dpcl.networks.base import EmbeddingNetwork
 from dpcl.shipped import weights_path
 from dpcl.training.batches import batches, prepare, statistics
 from dpcl.training.checkpoint import (
@@ -296,17 +296,17 @@ def _start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: 
     """
     path = path or weights_path(name) or Path(name)
     sizes = f"init: {path} is of another size of network; change model.network"
-    own = network.state_dict()
+    own, other = network.state_dict(), load_model(path).network
     begin = {
         name: value
-        for name, value in load_model(path).network.state_dict().items()
-        if not name.startswith(HEADS) or (heads and name in own and own[name].shape == value.shape)
+        for name, value in other.state_dict().items()
+        if not other.is_head(name) or (heads and name in own and own[name].shape == value.shape)
     }
     try:
-        unmatched = network.load_state_dict(begin, strict=False)
+        missing, unexpected = network.load_state_dict(begin, strict=False)
     except RuntimeError as error:
         raise InputError(sizes) from error
-    if not all(key.startswith(HEADS) for keys in unmatched for key in keys):
+    if unexpected or not all(network.is_head(name) for name in missing):
         raise InputError(sizes)
 
 
