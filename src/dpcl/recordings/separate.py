@@ -194,7 +194,7 @@ class RecordingSeparation:
     @torch.no_grad()  # gradient mode is a setting of each thread; the same below
     def _analyse(self, spectra: Tensor) -> tuple[Tensor, ...]:
         """Analyse spectra (W, L, F') of some windows."""
-        return self.separator.analyse(spectra[:, None])
+        return self._cache.packed(self.separator.analyse(spectra[:, None]))
 
     @torch.no_grad()
     def _masks(self, window: int, analysis: tuple[Tensor, ...]) -> Tensor:
