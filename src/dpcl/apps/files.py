@@ -71,6 +71,7 @@ def separate_files(
     most: int = MOST_SOURCES,
     background: bool = True,
     resume: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -92,6 +93,7 @@ def separate_files(
         background: write the background if the model estimates one; False shares it among the
             sources.
         resume: replace outputs of earlier runs that carry dpcl's mark, and no other file.
+        device: device that runs the network: `cpu`, `cuda`, `mps` or `auto`.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -122,7 +124,7 @@ def separate_files(
             from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # busy cores then do not delay it
-        separator = build(model)
+        separator = build(model, device=device)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
