@@ -122,7 +122,7 @@ def test_a_stream_is_separated_as_it_was() -> None:
     from dpcl import StreamSeparator
 
     samples, rate = soundfile.read(EXAMPLE)
-    stream = StreamSeparator("causal", num_sources=2, sample_rate=rate)
+    stream = StreamSeparator("causal", sources=2, sample_rate=rate)
     blocks = [stream.push(samples[start : start + 3000]) for start in range(0, len(samples), 3000)]
     sources = torch.cat([*blocks, stream.flush()], dim=-1).numpy()
     compare("stream", {f"source {number}": one for number, one in enumerate(sources, start=1)})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dpcl.errors import InputError
 
@@ -34,6 +35,45 @@ Report = Callable[[Progress], None]
 
 def no_report(progress: Progress) -> None:
     """Ignore the progress: the default where a function takes a `report`."""
+
+
+def as_report(progress: Any) -> Report:
+    """Return a report that moves a progress bar.
+
+    Args:
+        progress: function of the amounts done and in all, a bar of tqdm, a `rich.progress.Progress`
+            (which gets a new task), or None.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: `progress` is none of these.
+
+    Example:
+        >>> report = as_report(lambda done, total: print(f"{done:.0f} of {total:.0f}"))
+        >>> report(Progress(3, 60, "s of audio"))
+        3 of 60
+    """
+    if progress is None:
+        return no_report
+    if hasattr(progress, "add_task"):  # rich
+        task = progress.add_task("separating", total=None)
+        return lambda moved: progress.update(task, completed=moved.done, total=moved.total)
+    if hasattr(progress, "update") and hasattr(progress, "n"):  # tqdm
+
+        def move(moved: Progress) -> None:
+            """Move the bar to the progress."""
+            progress.total = moved.total
+            progress.update(moved.done - progress.n)
+
+        return move
+    if callable(progress):
+        return lambda moved: progress(moved.done, moved.total)
+    raise InputError(
+        f"progress: {progress!r} is no progress bar; give a function of done and total, or a bar of"
+        " tqdm or rich"
+    )
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpcl.hub import SCHEME, fetch
+
 WEIGHTS = Path(__file__).parent / "weights"  # folder of the shipped models
 
 
@@ -43,14 +45,19 @@ def shipped_models() -> list[ShippedModel]:
 
 
 def weights_path(name: str) -> Path | None:
-    """Find a weights file.
+    """Find a weights file; a model of the hub is downloaded unless it is in the cache.
 
     Args:
-        name: name of a shipped model, or a path.
+        name: name of a shipped model, hf://ORG/NAME, or a path.
 
     Returns:
         The path of the file; None if it does not exist.
+
+    Raises:
+        InputError: The hub has no such model, or cannot be reached.
     """
+    if name.startswith(SCHEME):
+        return fetch(name).path
     shipped = WEIGHTS / f"{name}.safetensors"
     path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
     return path if path.is_file() else None

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from dpcl.apps.console import (
+    OUT,
     FileFormat,
     Force,
     MaxSources,
@@ -40,7 +41,7 @@ def bulk(
         typer.Option(
             "--out", "-o", help="Folder of the outputs; keeps the subfolders of the inputs."
         ),
-    ],
+    ] = OUT,
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -150,6 +151,7 @@ def separate_on_cluster(
     """
     import ray
 
+    from dpcl.hub import SCHEME
     from dpcl.mixtures.index import Omitted
     from dpcl.separators.registry import build, find_method
     from dpcl.shipped import shipped_models, weights_path
@@ -159,7 +161,8 @@ def separate_on_cluster(
     build(order.model)
     weights = find_method(order.model).weights
     shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
-    model = order.model if weights in shipped else str(Path(order.model).resolve())
+    anywhere = weights in shipped or order.model.startswith(SCHEME)
+    model = order.model if anywhere else str(Path(order.model).resolve())
     omitted = Omitted()
     folders = find_recordings(given, out, omitted)
     journal = out / JOURNAL

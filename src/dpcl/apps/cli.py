@@ -6,13 +6,15 @@ Each command imports heavy packages itself, so that `--help` appears at once.
 from __future__ import annotations
 
 import codecs
-import json
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import dpcl
 from dpcl.apps import (
@@ -23,12 +25,16 @@ from dpcl.apps import (
     live,
     mix,
     mix_sets,
+    models,
     process,
     show,
     train,
     web,
 )
 from dpcl.apps.console import (
+    OUT,
+    Device,
+    DeviceName,
     FileFormat,
     Force,
     Limit,
@@ -36,21 +42,37 @@ from dpcl.apps.console import (
     Metrics,
     ModelName,
     Sources,
+    detail,
     more_metrics,
+    print_json,
     progress,
     screen,
+    set_verbosity,
+    verbosity,
+    with_verbosity,
 )
 from dpcl.errors import InputError
 
+
+class Program(TyperGroup):
+    """The program, whose commands are listed in the order in which people need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of COMMANDS."""
+        return [
+            str(command.info.name) if isinstance(command, typer.Typer) else command.__name__
+            for command in COMMANDS
+        ]
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},  # for all commands
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 mix.app.command()(mix_sets.wsj0)
 mix.app.command()(mix_sets.librimix)
-app.add_typer(mix.app, name="mix")
 UsageError: Any = typer.BadParameter.__base__  # class of click, or of the copy in newer typers
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -59,19 +81,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def main() -> None:
     """Run the command line; wrong input ends with one sentence and status 2, no traceback."""
     _print_any_name()
+    set_verbosity()
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="dpcl", standalone_mode=False))
     except InputError as error:
-        message = str(error).rstrip(".")
+        _fail(str(error).rstrip("."))
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "dpcl"
-        message = f"{error.format_message().rstrip('.')}; try `{command} --help`"
+        _fail(f"{error.format_message().rstrip('.')}; try `{command} --help`")
     except typer.Abort:  # Ctrl-C, in older typers
         sys.exit(130)
     except OSError as error:
         if error.filename is None:
             raise
-        message = f"{error.filename}: {error.strerror}"
+        _fail(f"{error.filename}: {error.strerror}")
+
+
+def _fail(message: str) -> NoReturn:
+    """Print the message of the error that is being handled, and exit with status 2."""
+    screen.quiet = False
+    if verbosity.verbose:
+        screen.print(traceback.format_exc().rstrip(), style="dim")
     screen.print(f"dpcl: {message}", style="red")
     sys.exit(2)
 
@@ -117,7 +147,7 @@ def separate(
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")
-    ],
+    ] = OUT,
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -129,6 +159,7 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
+    device: DeviceName = Device.cpu,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +167,7 @@ def separate(
 
     Outputs keep the input's sample rate, channels and length, and sum to it.
 
-    Example: **dpcl separate examples/two_talkers.flac --out separated**
+    Example: **dpcl separate examples/two_talkers.flac --out talkers --sources 2**
     """
     from dpcl.apps.files import Separated, separate_files
 
@@ -149,6 +180,10 @@ def separate(
             finished.append(separated)
             for warning in separated.warnings:
                 screen.print(f"dpcl: {warning}", style="yellow")
+            detail(
+                f"{separated.recording}: {separated.seconds:.1f} s at {separated.sample_rate} Hz"
+                f" in {len(separated.outputs)} files, {separated.took:.1f} s of work by {model}"
+            )
 
         separate_files(
             recordings,
@@ -161,9 +196,10 @@ def separate(
             move,
             max_sources,
             background,
+            device=device.value,
         )
     if as_json:
-        _print_json([asdict(separated) for separated in finished])
+        print_json([asdict(separated) for separated in finished])
         return
     for separated in finished:
         for path in separated.outputs:
@@ -190,6 +226,7 @@ def evaluate(
     ] = "default",
     limit: Limit = None,
     metrics: Metrics = "",
+    device: DeviceName = Device.cpu,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -211,7 +248,7 @@ def evaluate(
         raise InputError(f"{mixture_list}: its paths need a folder; give it as --root")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
-    method = find_method(separator)
+    method = find_method(separator, device.value)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows,
@@ -223,56 +260,31 @@ def evaluate(
             metrics=more_metrics(metrics),
         )
     if as_json:
-        _print_json(summary_document(summary))
+        print_json(summary_document(summary))
     else:
         print(summary_table(summary))
 
 
-def models(
-    name: Annotated[str | None, typer.Argument(help="Model whose card is printed.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the models that ship, or print a model's card: training data, scores and limits.
-
-    Example: **dpcl models default**
-    """
-    from dpcl.shipped import shipped_models
-
-    found = shipped_models()
-    if name is not None:
-        found = [model for model in found if model.name == name]
-        if not found:
-            raise InputError(f"no model {name!r} ships; choose one that `dpcl models` lists")
-    if as_json:
-        _print_json([asdict(model) for model in found])
-    elif name is not None:
-        print(found[0].card)
-    else:
-        for model in found:
-            size = model.path.stat().st_size / 1e6
-            print(f"{model.name}  {size:.1f} MB  {model.summary}")
-
-
-def _print_json(document: Any) -> None:
-    """Print a JSON document, paths as text."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)  # paths as text
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # names that are not Unicode
-        text = json.dumps(document, indent=2, default=str)
-    print(text)
-
-
 # In the order of `dpcl --help`.
-for command in (
+COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     separate,
     show.show,
     web.web,
     live.live,
     bulk.bulk,
-    models,
+    models.app,
+    mix.app,
     corpus.corpus,
     train.train,
     evaluate,
     experiment.experiment,
     export.export,
-):
-    app.command()(command)
+)
+for command in COMMANDS:
+    if isinstance(command, typer.Typer):
+        for registered in command.registered_commands:
+            assert registered.callback is not None
+            registered.callback = with_verbosity(registered.callback)
+        app.add_typer(command)
+    else:
+        app.command()(with_verbosity(command))

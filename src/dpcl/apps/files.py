@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import soundfile
 
@@ -20,6 +20,7 @@ from dpcl.errors import InputError
 from dpcl.io import (
     Progress,
     Report,
+    as_report,
     folder_aside,
     locked,
     move_new,
@@ -81,6 +82,7 @@ def separate_files(
     most: int = MOST_SOURCES,
     background: bool = True,
     resume: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -102,6 +104,7 @@ def separate_files(
         background: write the background if the model estimates one; False shares it among the
             sources.
         resume: replace outputs of earlier runs that carry dpcl's mark, and no other file.
+        device: device that runs the network: `cpu`, `cuda`, `mps` or `auto`.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -132,7 +135,7 @@ def separate_files(
             from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # busy cores then do not delay it
-        separator = build(model)
+        separator = build(model, device=device)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
@@ -176,6 +179,44 @@ def separate_files(
                         confidence,
                     )
                 )
+
+
+def separate_file(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] = "separated",
+    sources: int | None = None,
+    model: str = "default",
+    progress: Any = None,
+    force: bool = False,
+) -> Separated:
+    """Separate a recording from disk to disk, like `dpcl separate`.
+
+    Args:
+        path: audio file.
+        out: folder of the outputs: STEM_s1.wav, STEM_s2.wav, …
+        sources: number of sources, 1 to 10; estimated if omitted.
+        model: name of a shipped model or of a method, hf://ORG/NAME, or path of a weights file.
+        progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
+        force: replace outputs that exist.
+
+    Returns:
+        The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
+
+    Raises:
+        InputError: The recording cannot be read, an output exists, the folder cannot be written, or
+            an argument is out of range.
+
+    Example:
+        >>> import dpcl, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = dpcl.separate_file("examples/two_talkers.flac", folder, sources=2)
+        ...     [path.name for path in done.outputs]
+        ['two_talkers_s1.wav', 'two_talkers_s2.wav']
+    """
+    finished: list[Separated] = []
+    report = as_report(progress)
+    separate_files([Path(path)], Path(out), model, sources, force, finished.append, "wav", report)
+    return finished[0]
 
 
 def _is_pipe(recording: Path) -> bool:

@@ -261,28 +261,42 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
 def _intervals(
     scored: Sequence[SourceResult], metrics: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals by metric: percentile bootstrap that resamples whole mixtures.
+    """Return 95 % intervals by metric, for metrics with scores of at least two mixtures."""
+    found = {}
+    for metric in metrics:
+        by_mixture: dict[str, list[float]] = {}
+        for result in sorted(scored, key=lambda result: (result.id, result.source)):
+            if not math.isnan(value := getattr(result, metric)):
+                by_mixture.setdefault(result.id, []).append(value)
+        if len(by_mixture) > 1:
+            found[metric] = bootstrap_interval(list(by_mixture.values()))
+    return found
 
-    The seed is fixed, so that the same scores give the same intervals.
+
+def bootstrap_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap of the mean over all values, resampling whole groups.
+
+    The seed is fixed, so that the same scores give the same interval.
+
+    Args:
+        groups: values of each mixture; at least two mixtures.
+
+    Example:
+        >>> bootstrap_interval([[1.0, 2.0], [1.5]])
+        (1.5, 1.5)
+
     Source: Efron 1979.
     """
-    ids = sorted({result.id for result in scored})
-    if len(ids) < 2:
-        return {}
-    index_of = {mixture: index for index, mixture in enumerate(ids)}
-    sums = np.zeros((len(ids), len(metrics)))  # sums over the sources of a mixture
-    counts = np.zeros_like(sums)
-    for result in sorted(scored, key=lambda result: (result.id, result.source)):
-        values = np.array([getattr(result, metric) for metric in metrics])
-        sums[index_of[result.id]] += np.nan_to_num(values)
-        counts[index_of[result.id]] += ~np.isnan(values)
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), RESAMPLINGS)  # (B, M)
-    with np.errstate(invalid="ignore"):  # 0 / 0: a draw without a score of this metric
-        resampled = (draws @ sums) / (draws @ counts)  # (B, metrics)
-    found = {}
-    for metric, column, measured in zip(metrics, resampled.T, counts.T, strict=True):
-        if (measured > 0).sum() > 1:
-            low, high = np.nanpercentile(column, [2.5, 97.5]).round(4) + 0.0
-            found[metric] = (float(low), float(high))
-    return found
+    from scipy.stats import bootstrap  # slow to import
+
+    data = [math.fsum(group) for group in groups], [len(group) for group in groups]
+    found = bootstrap(
+        data,
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLINGS,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return round(float(found.low), 4) + 0.0, round(float(found.high), 4) + 0.0

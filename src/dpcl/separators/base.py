@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.separators.presentation import Presentation
 from dpcl.signal.stft import STFT
 from dpcl.signal.windows import Windows
 
@@ -19,8 +20,8 @@ Analysis = tuple[Tensor, ...]  # the tensors that a separator keeps of one windo
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Separation:
+@dataclass(frozen=True, repr=False)
+class Separation(Presentation):
     """Separated sources of a mixture.
 
     Attributes:
@@ -31,6 +32,9 @@ class Separation:
         background: waveform (..., T) of the part that belongs to no source; None if the separator
             does not estimate it.
         confidence: estimated SI-SDR of each source, dB; None if the separator does not estimate it.
+        sample_rate: of the waveforms, in Hz; None for a batch.
+
+    In a notebook, a separation shows players, waveforms and spectrograms.
     """
 
     sources: Tensor
@@ -38,6 +42,7 @@ class Separation:
     embeddings: Tensor | None = None
     background: Tensor | None = None
     confidence: tuple[float, ...] | None = None
+    sample_rate: int | None = None
 
 
 @dataclass(frozen=True)
