@@ -372,6 +372,8 @@ def test_separate_as_json(tiny_model: Path, dpcl: Program, make_recording: MakeR
     assert done == {
         "recording": "ä [b].wav",
         "outputs": [str(Path("out") / f"ä [b]_s{k}.wav") for k in (1, 2)],
+        "background": None,
+        "confidence": None,
         "sample_rate": 44100,
         "seconds": 0.5,
         "warnings": [],
