@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,27 +54,56 @@ mix.app.command()(mix_sets.librimix)
 app.add_typer(mix.app, name="mix")
 UsageError: Any = typer.BadParameter.__base__  # class of click, or of the copy in newer typers
 
+INTERRUPTED = 130  # status that newer typers return after Ctrl-C
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def main() -> None:
-    """Run the command line; wrong input ends with one sentence and status 2, no traceback."""
+    """Run the command line, the one boundary that failures do not cross as a traceback.
+
+    Status 0: done. 2: a failure of the input or the machine, in one sentence. 1: a defect of dpcl,
+    as a short report. 128 and the number of a signal: ended by it.
+    """
     _print_any_name()
+    status, message = _run(sys.argv[1:] or ["--help"])
+    if message:
+        with suppress(OSError):  # standard error may be full or closed
+            screen.print(f"dpcl: {message}", style="red")
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> tuple[int, str]:
+    """Run a command; return its exit status, and a message on a failure."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="dpcl", standalone_mode=False))
+        status = app(arguments, prog_name="dpcl", standalone_mode=False)
+        process.flush_output()
     except InputError as error:
-        message = str(error).rstrip(".")
+        return 2, str(error).rstrip(".")
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "dpcl"
-        message = f"{error.format_message().rstrip('.')}; try `{command} --help`"
-    except typer.Abort:  # Ctrl-C, in older typers
-        sys.exit(130)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        message = f"{error.filename}: {error.strerror}"
-    screen.print(f"dpcl: {message}", style="red")
-    sys.exit(2)
+        return 2, f"{error.format_message().rstrip('.')}; try `{command} --help`"
+    except (typer.Abort, KeyboardInterrupt):
+        return process.interrupted(), ""
+    except (BrokenPipeError, SystemExit):  # typer exits for a reader that has enough, like `head`
+        process.abandon_output()
+        return 0, ""
+    except Exception as error:
+        return _failure(error)
+    if status == INTERRUPTED:
+        status = process.interrupted()
+    return status if isinstance(status, int) else 0, ""
+
+
+def _failure(error: Exception) -> tuple[int, str]:
+    """Return exit status and message of a failure that no command has turned into a sentence."""
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            process.flush_output()  # fails again if standard output was the cause
+        except OSError as of_output:
+            error = of_output
+    sentence = process.sentence(error)
+    return (1, process.report_of(error)) if sentence is None else (2, sentence)
 
 
 def _print_any_name() -> None:
