@@ -253,10 +253,16 @@ def _done(journal: Path, order: str) -> set[str]:
     if not journal.is_file():
         return set()
     lines = journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    if tuple(rows.fieldnames or ()) != COLUMNS:
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    try:
+        names, rows = tuple(reader.fieldnames or ()), [*reader]
+    except csv.Error as error:  # such as a field of megabytes
+        raise InputError(f"{journal}: is damaged ({error}); remove it to start again") from error
+    if names != COLUMNS:
         raise InputError(f"{journal}: is not a journal of `dpcl bulk`; give another --out")
-    return {row["recording"] for row in rows if row["order"] == order and int(row["sources"])}
+    # A damaged line counts as not separated.
+    whole = [row for row in rows if row["order"] == order and f"{row['sources']}".isdecimal()]
+    return {row["recording"] for row in whole if int(row["sources"])}
 
 
 def _open_journal(journal: Path, restart: bool) -> TextIO:

@@ -9,9 +9,10 @@ import codecs
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -75,35 +76,68 @@ mix.app.command()(mix_sets.wsj0)
 mix.app.command()(mix_sets.librimix)
 UsageError: Any = typer.BadParameter.__base__  # class of click, or of the copy in newer typers
 
+INTERRUPTED = 130  # status that newer typers return after Ctrl-C
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def main() -> None:
-    """Run the command line; wrong input ends with one sentence and status 2, no traceback."""
+    """Run the command line, the one boundary that failures do not cross as a traceback.
+
+    Status 0: done. 2: a failure of the input or the machine, in one sentence. 1: a defect of dpcl,
+    as a short report. 128 and the number of a signal: ended by it.
+    """
     _print_any_name()
     set_verbosity()
+    status, message = _run(sys.argv[1:] or ["--help"])
+    if message:
+        with suppress(OSError):  # standard error may be full or closed
+            screen.print(f"dpcl: {message}", style="red")
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> tuple[int, str]:
+    """Run a command; return its exit status, and a message on a failure."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="dpcl", standalone_mode=False))
+        status = app(arguments, prog_name="dpcl", standalone_mode=False)
+        process.flush_output()
     except InputError as error:
-        _fail(str(error).rstrip("."))
+        return _failed(2, str(error).rstrip("."))
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "dpcl"
-        _fail(f"{error.format_message().rstrip('.')}; try `{command} --help`")
-    except typer.Abort:  # Ctrl-C, in older typers
-        sys.exit(130)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{error.filename}: {error.strerror}")
+        return _failed(2, f"{error.format_message().rstrip('.')}; try `{command} --help`")
+    except (typer.Abort, KeyboardInterrupt):
+        return process.interrupted(), ""
+    except (BrokenPipeError, SystemExit):  # typer exits for a reader that has enough, like `head`
+        process.abandon_output()
+        return 0, ""
+    except Exception as error:
+        return _failure(error)
+    if status == INTERRUPTED:
+        status = process.interrupted()
+    return status if isinstance(status, int) else 0, ""
 
 
-def _fail(message: str) -> NoReturn:
-    """Print the message of the error that is being handled, and exit with status 2."""
+def _failure(error: Exception) -> tuple[int, str]:
+    """Return exit status and message of a failure that no command has turned into a sentence."""
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            process.flush_output()  # fails again if standard output was the cause
+        except OSError as of_output:
+            error = of_output
+    sentence = process.sentence(error)
+    if sentence is None:
+        return _failed(1, process.report_of(error))
+    return _failed(2, sentence)
+
+
+def _failed(status: int, message: str) -> tuple[int, str]:
+    """Return both, after the traceback of the error that is being handled with `-v`."""
     screen.quiet = False
     if verbosity.verbose:
-        screen.print(traceback.format_exc().rstrip(), style="dim")
-    screen.print(f"dpcl: {message}", style="red")
-    sys.exit(2)
+        with suppress(OSError):
+            screen.print(traceback.format_exc().rstrip(), style="dim")
+    return status, message
 
 
 def _print_any_name() -> None:

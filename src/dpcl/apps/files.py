@@ -400,8 +400,8 @@ def _place(
 ) -> list[str]:
     """Move finished outputs from `folder` to their names: all of them or none.
 
-    Earlier outputs are moved away first. A set that a power failure interrupts is thus incomplete,
-    never a mixture of two runs.
+    Earlier outputs are moved away first, and the first source gets its name last. A set that a
+    power failure interrupts thus lacks its first source; it never mixes two runs.
 
     Returns:
         Sentences about files that stay.
@@ -419,7 +419,7 @@ def _place(
                 moved = folder / f"{number}.old"
                 old.replace(moved)
                 before.append((moved, old))
-            for path in paths:
+            for path in reversed(paths):
                 move_new(folder / path.name, path)
                 placed.append(path)
         except BaseException:

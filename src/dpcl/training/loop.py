@@ -69,11 +69,12 @@ class RunLog:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
 
     def _keep_rows(self, done: int) -> None:
-        """Remove the rows of steps that will be repeated, and an incomplete one."""
+        """Remove the rows of steps that will be repeated, and incomplete or damaged ones."""
         header = ",".join(field.name for field in fields(LogRow))
-        lines = self._csv.read_text().splitlines() if self._csv.exists() else []
-        whole = [line for line in lines[1:] if line.count(",") == header.count(",")]
-        kept = [line for line in whole if int(line.partition(",")[0]) <= done]
+        text = self._csv.read_text(errors="replace") if self._csv.exists() else ""
+        whole = [line for line in text.splitlines()[1:] if line.count(",") == header.count(",")]
+        numbered = [line for line in whole if line.partition(",")[0].isdecimal()]
+        kept = [line for line in numbered if float(line.partition(",")[0]) <= done]
         with atomic(self._csv) as partial:
             partial.write_text("\n".join([header, *kept, ""]))
 
@@ -96,6 +97,7 @@ class RunLog:
 
 
 LOG_EVERY = 20  # steps
+SCORE = "valid_si_sdri_db"  # note of a model: its score on the validation list
 
 
 def train(
@@ -165,7 +167,7 @@ def train(
     fabric_network, *fabric_optimisers = fabric.setup(network.train(), *optimisers)
     if model is not None:  # only now, as the state moves to the device of the weights
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            _restore(optimiser, saved, run)
     step, seconds_seen, losses = state["step"], state["seconds_seen"], state["losses"]
     cpu_done = state.get("cpu_seconds", 0.0)
     best = _best_score(run)
@@ -231,7 +233,7 @@ def train(
                     log.write(row)
                     if score is not None and score > best:
                         best = score
-                        save_model(snapshot(valid_si_sdri_db=score), run / "best.safetensors")
+                        save_model(snapshot(**{SCORE: score}), run / "best.safetensors")
                     report(row)
                 losses.clear()
                 last_logged, logged_seconds = perf_counter(), seconds_seen
@@ -285,7 +287,7 @@ def _result(run: Path) -> Path:
 def _best_score(run: Path) -> float:
     """Return the score of the best weights so far, which is part of their file."""
     best = run / "best.safetensors"
-    return float(load_model(best).notes["valid_si_sdri_db"]) if best.exists() else -math.inf
+    return float(load_model(best).notes.get(SCORE, -math.inf)) if best.exists() else -math.inf
 
 
 def _start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: bool) -> None:
@@ -319,6 +321,14 @@ def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:
             raise InputError(f"frozen: the network has no {part}; its parts are {parts}")
         for parameter in chosen:
             parameter.requires_grad_(False)
+
+
+def _restore(optimiser: Any, saved: Any, run: Path) -> None:
+    """Load the state of an optimiser; InputError if it is of another one."""
+    try:
+        optimiser.load_state_dict(saved)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{run}: the checkpoint is damaged; add --force to start again") from error
 
 
 def _seed(seed: int, step: int, fabric: Fabric) -> None:

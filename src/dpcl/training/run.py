@@ -204,7 +204,7 @@ def _other(
         notes |= {"cpu_seconds": cpu_seconds() - before}
         save_model(replace(model, notes=notes), path)
     notes = load_model(path).notes
-    return Finished(path, notes["cpu_seconds"] / 3600, 0.0, notes.get("valid_si_sdri_db"))
+    return Finished(path, notes.get("cpu_seconds", 0.0) / 3600, 0.0, notes.get("valid_si_sdri_db"))
 
 
 def _score(plan: Plan, phase: Phase, model: Model) -> float | None:
