@@ -53,7 +53,7 @@ class Tab:
         return found["result"].get("value")
 
     async def until(self, script: str) -> None:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 200
         while not await self.run(f"Boolean(document.body && ({script}))"):
             assert time.monotonic() < end, script
             await asyncio.sleep(0.05)
@@ -79,6 +79,7 @@ async def visit(address: str, port: str, short: Path, long: Path, server: Path) 
             await tab.call(f"{domain}.enable")
         await tab.call("Page.navigate", url=address)
         await tab.until("document.documentElement.dataset.ready")
+        await tab.run("document.getElementById('sources').value = '2'")
         await tab.choose(short)
         await tab.until("!document.getElementById('result').hidden")
         assert (await tab.run(SAYS)).startswith("2 sources in 0:02 min")
@@ -105,7 +106,7 @@ async def visit(address: str, port: str, short: Path, long: Path, server: Path) 
         begun = time.monotonic()
         await tab.run("document.getElementById('cancel').click()")
         await tab.until(f"{SAYS} === 'Cancelled.'")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 3  # on a busy machine
         assert [path.name for path in server.glob(f"{PREFIX}*/*")] == ["lock"]
 
         asked = [e["params"]["request"]["url"] for e in tab.events if "request" in e["params"]]
@@ -121,6 +122,7 @@ async def visit(address: str, port: str, short: Path, long: Path, server: Path) 
         reading.cancel()
 
 
+@pytest.mark.timeout(900)  # on a busy machine
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_visit_from_upload_to_the_closing_of_the_tab(
     make_recording: MakeRecording, folder: Path
