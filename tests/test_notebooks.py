@@ -40,7 +40,7 @@ def run(path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
         exec(compile(code, path.name, "exec"), space)
         if ends:
             value = eval(compile(ast.Expression(last.value), path.name, "eval"), space)
-            assert getattr(value, "_repr_html_", value.__repr__)()
+            assert getattr(value, "_repr_html_", lambda: None)() or repr(value)
         if "parameters" in cell["metadata"].get("tags", ()):
             space.update(parameters)
     return space

@@ -177,9 +177,31 @@ def _wave(samples: NDArray[np.float32]) -> str:
 def _picture(samples: NDArray[np.float32], mixture: NDArray[np.float32], sample_rate: int) -> str:
     """Return the spectrogram as a data URL, in dB of the mixture; empty without matplotlib."""
     try:
-        from matplotlib.image import imsave
+        return _data(draw_spectrogram(samples, sample_rate, mixture), "image/png")
     except ImportError:
         return ""
+
+
+def draw_spectrogram(
+    samples: NDArray[np.float32],
+    sample_rate: int,
+    mixture: NDArray[np.float32] | None = None,
+) -> bytes:
+    """Draw a spectrogram without axes, at most 600 columns wide.
+
+    Args:
+        samples: (channels, T).
+        sample_rate: in Hz.
+        mixture: samples whose loudest bin is 0 dB; None for `samples` themselves.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.image import imsave
+
     size = 2 ** round(np.log2(FRAME * sample_rate))
     hop = max(size // 4, samples.shape[1] // COLUMNS)
 
@@ -189,8 +211,9 @@ def _picture(samples: NDArray[np.float32], mixture: NDArray[np.float32], sample_
         padded = torch.nn.functional.pad(mono, (0, size))  # for short signals
         return torch.stft(padded, size, hop, window=window, center=False, return_complex=True).abs()
 
-    loudest = magnitude(mixture).max().clamp_min(1e-12)
-    decibels = 20 * (magnitude(samples) / loudest).clamp_min(1e-10).log10()
+    own = magnitude(samples)
+    loudest = (own if mixture is None else magnitude(mixture)).max().clamp_min(1e-12)
+    decibels = 20 * (own / loudest).clamp_min(1e-10).log10()
     file = io.BytesIO()
     imsave(file, decibels.numpy(), cmap="magma", origin="lower", vmin=-RANGE_DB, vmax=0)
-    return _data(file.getvalue(), "image/png")
+    return file.getvalue()
