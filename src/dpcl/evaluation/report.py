@@ -200,7 +200,7 @@ def tables_csv(tables: Sequence[Table]) -> str:
             for group, averages in (line.means or {}).items():
                 for column in ("sdri", *_columns(table)):
                     counts = (averages.mixtures, averages.sources)
-                    mean = getattr(averages, column)
+                    mean = averages.value(column)
                     interval = averages.intervals.get(column, ("", ""))
                     writer.writerow([table.list, name, group, *counts, column, mean, *interval])
             for column in ("sdri", "si_sdri"):

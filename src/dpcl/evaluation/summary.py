@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dpcl.evaluation.metrics import MEASURES
+
 METRICS = ("si_sdr", "si_sdri", "sdr", "sdri")  # metrics that are always measured, dB
 NAMES = {  # names of metrics in tables
     "si_sdr": "SI-SDR",
     "sdr": "SDR",
-    "pesq": "PESQ",
-    "stoi": "STOI",
+    **{name: measure.title for name, measure in MEASURES.items()},
 }
 RESAMPLINGS = 2000  # number of resamplings of the bootstrap
 
@@ -36,10 +37,7 @@ class SourceResult:
         silent: the reference is silent.
         kind: kind of the mixture in a list of kinds, such as speech+environment.
         group: group of the source in a list of kinds, such as speech.
-        pesq: PESQ (MOS-LQO). This and the next three are NaN if not measured.
-        pesqi: PESQ improvement over the mixture.
-        stoi: STOI, 0 to 1.
-        stoii: STOI improvement over the mixture.
+        more: scores of further metrics, and their improvements over the mixture.
     """
 
     id: str
@@ -54,10 +52,11 @@ class SourceResult:
     silent: bool
     kind: str = ""
     group: str = ""
-    pesq: float = math.nan
-    pesqi: float = math.nan
-    stoi: float = math.nan
-    stoii: float = math.nan
+    more: dict[str, float] = field(default_factory=dict)
+
+    def value(self, column: str) -> float:
+        """Return the score of a metric; NaN if it was not measured."""
+        return getattr(self, column) if column in METRICS else self.more.get(column, math.nan)
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,7 @@ class Means:
         si_sdri: mean SI-SDR improvement in dB.
         sdr: mean SDR in dB.
         sdri: mean SDR improvement in dB.
-        pesq: mean PESQ (MOS-LQO).
-        pesqi: mean PESQ improvement.
-        stoi: mean STOI, 0 to 1.
-        stoii: mean STOI improvement.
+        more: means of further metrics, and of their improvements.
         intervals: 95 % bootstrap interval by metric, for at least two mixtures.
     """
 
@@ -90,11 +86,12 @@ class Means:
     si_sdri: float | None
     sdr: float | None
     sdri: float | None
-    pesq: float | None = None
-    pesqi: float | None = None
-    stoi: float | None = None
-    stoii: float | None = None
+    more: dict[str, float | None] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def value(self, column: str) -> float | None:
+        """Return the mean of a metric; None if no source has a score."""
+        return getattr(self, column) if column in METRICS else self.more.get(column)
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def cell(of: Means, column: str, interval: bool = True) -> str:
         column: metric.
         interval: append the 95 % interval in brackets.
     """
-    value = getattr(of, column)
+    value = of.value(column)
     if value is None:
         return "–"
     text = f"{value:.2f}"
@@ -245,7 +242,7 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
     def mean(metric: str) -> float | None:
         """Average one metric, to four decimals."""
         # fsum: its result does not depend on the order of the results.
-        values = [value for result in scored if not math.isnan(value := getattr(result, metric))]
+        values = [value for result in scored if not math.isnan(value := result.value(metric))]
         return round(math.fsum(values) / len(values), 4) + 0.0 if values else None
 
     return Means(
@@ -254,7 +251,8 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
         silent=silent,
         unmatched=len(results) - len(scored) - silent,
         intervals=_intervals(scored, metrics),
-        **{metric: mean(metric) for metric in {*METRICS, *metrics}},
+        more={metric: mean(metric) for metric in metrics if metric not in METRICS},
+        **{metric: mean(metric) for metric in METRICS},
     )
 
 
@@ -266,7 +264,7 @@ def _intervals(
     for metric in metrics:
         by_mixture: dict[str, list[float]] = {}
         for result in sorted(scored, key=lambda result: (result.id, result.source)):
-            if not math.isnan(value := getattr(result, metric)):
+            if not math.isnan(value := result.value(metric)):
                 by_mixture.setdefault(result.id, []).append(value)
         if len(by_mixture) > 1:
             found[metric] = bootstrap_interval(list(by_mixture.values()))

@@ -30,7 +30,6 @@ from dpcl.training.checkpoint import (
     save_checkpoint,
     to_resume,
 )
-from dpcl.training.conditioned import conditioned_loss
 from dpcl.training.loss import batch_loss
 from dpcl.training.optimisers import average_of, follow, learning_rate, optimisers_of
 from dpcl.training.recipe import MACHINE, Recipe
@@ -199,10 +198,7 @@ def train(
             rate = learning_rate(recipe.optimiser, step, recipe.steps)
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = rate * group["ratio"]
-            if isinstance(batch, ConditionedMixture):
-                loss = conditioned_loss(recipe, fabric_network, stft, batch)
-            else:
-                loss = batch_loss(recipe, fabric_network, stft, batch)
+            loss = batch_loss(recipe, fabric_network, stft, batch)
             fabric.backward(loss)
             clip = recipe.optimiser.clip or math.inf
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), clip))
