@@ -111,7 +111,7 @@ def test_separate_prints_all_and_leaves_quickly(
 
 
 FAILURES = [
-    (OSError(28, "No space left on device"), "No space left on device; free some space"),
+    (OSError(28, "No space left on device"), "a file or standard output: No space left on device; free"),
     (OSError(28, "No space left on device", "a.wav"), "a.wav: No space left on device; free"),
     (OSError("the device is gone"), "the device is gone; check the files"),
     (MemoryError(), "not enough memory; free some"),
@@ -163,7 +163,7 @@ def ended_with(
 @pytest.mark.parametrize(
     ("streams", "status", "said"),
     [
-        ("> /dev/full", 2, "standard output: No space left on device; free some space"),
+        ("> /dev/full", 2, "standard output: No space left on device; free"),
         (">&-", 0, ""),
         ("<&- >&- 2>&-", 0, ""),
         ("--wrong 2> /dev/full", 2, ""),

@@ -121,11 +121,6 @@ def _run(arguments: list[str]) -> tuple[int, str]:
 
 def _failure(error: Exception) -> tuple[int, str]:
     """Return exit status and message of a failure that no command has turned into a sentence."""
-    if isinstance(error, OSError) and error.filename is None:
-        try:
-            process.flush_output()  # fails again if standard output was the cause
-        except OSError as of_output:
-            error = of_output
     sentence = process.sentence(error)
     if sentence is None:
         return _failed(1, process.report_of(error))

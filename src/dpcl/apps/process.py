@@ -91,8 +91,9 @@ def sentence(error: Exception) -> str | None:
         return None
     problem = error.strerror or text or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        return f"{where}{problem}; free some space, or choose another folder"
+        named = error.filename is not None
+        where = os.fsdecode(error.filename) if named else "a file or standard output"
+        return f"{where}: {problem}; free some space, or choose another place"
     if error.filename is None:
         return f"{problem}; check the files and streams that were given"
     return f"{os.fsdecode(error.filename)}: {problem}"
