@@ -30,7 +30,7 @@ Work = Callable[["Order", Path, Callable[[float], None]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Order:
-    """What a client asks for.
+    """Order of a client: a recording and how to separate it.
 
     Attributes:
         name: name of the recording, without folders.
@@ -52,7 +52,7 @@ class Job:
     Attributes:
         id: name that nobody can guess.
         owner: key or visit that may see the job; empty for anyone who has the id.
-        order: the wish of the client.
+        order: the order of the client.
         folder: private folder with the recording and, later, the outputs.
         state: queued, running, done, failed or cancelled.
         share: share of the work that is done, 0 to 1.
@@ -91,7 +91,7 @@ def separate_job(order: Order, folder: Path, report: Callable[[float], None]) ->
     """Separate the recording of a job; runs in a worker process.
 
     Args:
-        order: the wish of the client.
+        order: the order of the client.
         folder: folder of the job.
         report: called with the share of the work that is done.
 
