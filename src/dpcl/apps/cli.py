@@ -129,6 +129,13 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
+    timeline: Annotated[
+        bool,
+        typer.Option(
+            "--timeline",
+            help="Also write who speaks when: STEM_timeline.rttm, .txt (Audacity), .json.",
+        ),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -161,6 +168,7 @@ def separate(
             move,
             max_sources,
             background,
+            timeline=timeline,
         )
     if as_json:
         _print_json([asdict(separated) for separated in finished])

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 STANDARD = Path("-")  # name of standard input
 SOFTWARE = "dpcl"  # beginning of the metadata `software` of all outputs
+# Suffixes of the timeline: labels of Audacity, RTTM, JSON. Labels come first, because `is_ours`
+# finds their mark in the RTTM file.
+TIMELINES = (".txt", ".rttm", ".json")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Separated:
 
     Attributes:
         recording: file of the recording.
-        outputs: files of the sources and of the background.
+        outputs: files of the sources, of the background and of the timeline.
         sample_rate: of all files, in Hz.
         seconds: duration of the recording, s.
         took: time of the separation, s.
@@ -71,6 +74,7 @@ def separate_files(
     most: int = MOST_SOURCES,
     background: bool = True,
     resume: bool = False,
+    timeline: bool = False,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -92,6 +96,8 @@ def separate_files(
         background: write the background if the model estimates one; False shares it among the
             sources.
         resume: replace outputs of earlier runs that carry dpcl's mark, and no other file.
+        timeline: also write who speaks when: out/STEM_timeline.txt (labels of Audacity), .rttm
+            and .json.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -113,7 +119,7 @@ def separate_files(
         targets = []
         for recording in recordings:
             with opened(recording) as reader:
-                targets.append(_target(recording, reader, out, file_format))
+                targets.append(_target(recording, reader, out, file_format, timeline))
         _check_outputs(recordings, targets, force, resume)
         with heavy_imports():  # after the checks: a mistyped name is reported at once
             from dpcl.networks.precision import single_thread
@@ -147,6 +153,7 @@ def separate_files(
                     scans[number],
                     threads,
                     background,
+                    timeline,
                 ) as separation,
             ):
                 outputs, notes = _write(target, reader, separation, force, resume)
@@ -194,6 +201,7 @@ class _Target:
     suffix: str
     subtype: str
     input_subtype: str
+    timeline: bool
 
     def path(self, number: int) -> Path:
         """Return the file of source `number`, counted from 1."""
@@ -204,13 +212,25 @@ class _Target:
         """Return the file of the background."""
         return self.folder / f"{self.stem}_background{self.suffix}"
 
+    @property
+    def timelines(self) -> tuple[Path, ...]:
+        """Return the files of the timeline."""
+        return tuple(self.folder / f"{self.stem}_timeline{suffix}" for suffix in TIMELINES)
+
     def existing(self) -> list[Path]:
-        """Return the outputs of earlier runs, also with more sources."""
-        paths = (*(self.path(k + 1) for k in range(MOST_SOURCES)), self.background)
+        """Return the outputs of earlier runs, also with more sources.
+
+        Timelines count if they are wanted now, or if dpcl wrote them for the sources.
+        """
+        timelines = [path for path in self.timelines if self.timeline or is_ours(path)]
+        sources = (self.path(k + 1) for k in range(MOST_SOURCES))
+        paths = (*sources, self.background, *timelines)
         return [path for path in paths if os.path.lexists(path)]
 
 
-def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Target:
+def _target(
+    recording: Path, reader: AudioReader, out: Path, file_format: str, timeline: bool
+) -> _Target:
     """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
     piped = _is_pipe(recording)
@@ -220,7 +240,7 @@ def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
     stem = "stdin" if recording == STANDARD else recording.stem
     subtype = output_subtype(suffix[1:], reader.subtype)
-    target = _Target(out, stem, suffix, subtype, reader.subtype)
+    target = _Target(out, stem, suffix, subtype, reader.subtype, timeline)
     try:
         check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
     except InputError as error:
@@ -233,8 +253,15 @@ def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -
 
 
 def is_ours(path: Path) -> bool:
-    """Return true if dpcl wrote an output, by the mark in its metadata."""
+    """Return true if dpcl wrote an output, by the mark in its metadata or its first lines.
+
+    Labels of Audacity have no place for a mark; they belong to the RTTM file of the same name.
+    """
     try:
+        if path.suffix in TIMELINES:
+            marked = path if path.suffix == ".json" else path.with_suffix(".rttm")
+            with marked.open("rb") as file:
+                return file.read(100).startswith((b";; dpcl ", b'{\n "software": "dpcl '))
         with mpg123_silenced(), soundfile.SoundFile(os.fsencode(path)) as file:
             return str(file.software).startswith(f"{SOFTWARE} ")
     except (soundfile.SoundFileError, OSError, TypeError):
@@ -294,6 +321,8 @@ def _write(
     paths = tuple(target.path(k + 1) for k in range(link.num_sources))
     if link.background and separation.background:
         paths = (*paths, target.background)
+    if target.timeline:
+        paths = (*paths, *target.timelines)
     length = separation.scan.samples
     tags = {**reader.tags, "software": f"{SOFTWARE} {dpcl.__version__}"}
     with folder_aside(target.folder) as folder:
@@ -308,6 +337,7 @@ def _write(
                     tags,
                 )
                 for path in paths
+                if path not in target.timelines
             ]
             for writer in writers:
                 stack.enter_context(writer)
@@ -318,6 +348,12 @@ def _write(
                 peak = max(float(signal.abs().max()) if signal.numel() else 0 for signal in signals)
                 for writer, signal in zip(writers, signals, strict=True):
                     writer.write(signal.numpy(), peak)
+        if target.timeline:
+            from dpcl.recordings.rttm import timeline_texts
+
+            texts = timeline_texts(target.stem, separation.timeline())
+            for path, text in zip(target.timelines, texts, strict=True):
+                (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
         notes = _place(folder, paths, target, force, resume)
     clipped = sum(writer.clipped for writer in writers)
     if clipped:
