@@ -164,7 +164,8 @@ class RecordingSeparation:
             wide = self.band.extend(masks, (spectrum / self._scaled.peak).abs().mean(0))
             if link.background and not self.background:
                 wide = _without_background(wide)
-            powers = self._meter and self._meter.measure(wide[: link.num_sources], spectrum)
+            meter = self._meter
+            powers = meter.measure(wide[: link.num_sources], spectrum) if meter else None
             return wide, synthesis.frames(wide[:, None] * spectrum), powers
 
         def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)

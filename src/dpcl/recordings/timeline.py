@@ -11,7 +11,7 @@ from torch.nn import functional
 from dpcl.separators.base import Link, Segment, Timeline
 
 FRAME = 0.02  # s from one frame of a timeline to the next
-SMOOTH = 5  # frames over which levels and probabilities are averaged
+SMOOTH = 3  # frames over which levels and probabilities are averaged
 # Levels in dB. A source is active above all of these limits.
 BELOW_OWN = -28.0  # relative to its own loud level
 BELOW_ALL = -45.0  # relative to the loud level of all sources
