@@ -95,7 +95,13 @@ def separator_of(model: Model) -> Separator:
     """Return the separator of a trained network, with or without embeddings."""
     from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
 
-    return DeepClustering(model) if model.settings.network.embedding else MaskNetwork(model)
+    if not model.settings.network.embedding:
+        return MaskNetwork(model)
+    if model.voice is not None:
+        from dpcl.separators.guided import GuidedClustering
+
+        return GuidedClustering(model)
+    return DeepClustering(model)
 
 
 def build(name: str, context: Context | None = None) -> Separator:
