@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -85,7 +84,8 @@ class _Tree:
         if self.tree is None:
             return self.vectors
         chosen: Tensor | None = None
-        for clusters in range(number, min(len(self.vectors), 8 * number + 20) + 1):
+        first, last = min(number, len(self.vectors)), min(len(self.vectors), 8 * number + 20)
+        for clusters in range(first, last + 1):
             labels = torch.from_numpy(fcluster(self.tree, clusters, "maxclust").astype(np.int64))
             owners = functional.one_hot(labels - 1).T.to(self.weights.dtype)  # (clusters, N)
             mass = owners @ self.weights
@@ -125,12 +125,13 @@ def _separation(vectors: Tensor, weights: Tensor, directions: Tensor) -> float:
     return float((nearest[:, 0] - nearest[:, 1]) @ weights / weights.sum())
 
 
-def smooth_posteriors(scores: Tensor, stay: float) -> Tensor:
+def smooth_posteriors(scores: Tensor, stay: float, shares: Tensor | None = None) -> Tensor:
     """Return the posteriors (C, n) of the states of a Markov chain by forward-backward.
 
     Args:
         scores: log-likelihoods (C, n).
-        stay: probability of the same state in the next step; the others share the rest.
+        stay: probability that a state is kept, and not drawn anew from the shares.
+        shares: probability of each state (C,); None for equal ones.
 
     Returns:
         Posteriors (C, n), which sum to one.
@@ -138,20 +139,19 @@ def smooth_posteriors(scores: Tensor, stay: float) -> Tensor:
     Source: Rabiner 1989, section III.
     """
     states, steps = scores.shape
-    if states == 1:
-        return torch.ones_like(scores)
+    prior = np.full(states, 1 / states)
+    if shares is not None:
+        prior = (shares / shares.sum()).double().numpy()
     values = (scores - scores.amax(0)).double().exp().numpy().T.copy()  # (n, C)
-    move = (1 - stay) / (states - 1)
-
-    def passed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scaled forward probabilities before each observation, (n, C)."""
-        before = np.full((steps, states), 1 / states)
-        for step in range(1, steps):
-            now = before[step - 1] * values[step - 1]
-            now /= max(now.sum(), 1e-300)
-            before[step] = move + (stay - move) * now
-        return before
-
-    joint = passed(values) * values * passed(values[::-1])[::-1]
+    before, after = np.empty((steps, states)), np.empty((steps, states))
+    before[0], after[-1] = prior, 1.0
+    for step in range(1, steps):
+        now = before[step - 1] * values[step - 1]
+        before[step] = stay * now / max(now.sum(), 1e-300) + (1 - stay) * prior
+    for step in range(steps - 1, 0, -1):
+        now = after[step] * values[step]
+        now = stay * now + (1 - stay) * (prior @ now)
+        after[step - 1] = now / max(now.sum(), 1e-300)
+    joint = before * values * after
     joint /= np.maximum(joint.sum(1, keepdims=True), 1e-300)
     return torch.from_numpy(joint.T).to(scores.dtype)

@@ -151,9 +151,9 @@ def score_alone(reference: Timeline, levels: Tensor) -> AloneScore:
             other += float(power[:, frames].sum() - power[column, frames].sum())
         changes += _changes(alone[row], levels.argmax(0))
     leak = 10 * math.log10(max(other, 1e-30) / own) if own > 0 else math.nan
-    frames = int(alone.sum())
+    total = int(alone.sum())
     return AloneScore(
-        frames * FRAME, (frames - right) * FRAME, max(leak, QUIET), changes, tuple(outputs)
+        total * FRAME, (total - right) * FRAME, max(leak, QUIET), changes, tuple(outputs)
     )
 
 

@@ -22,7 +22,7 @@ LOUD, QUIET = 0.95, 0.1  # quantiles of frames: loud level and floor
 LONGEST_GAP = 0.3  # s, shorter pauses of a talker are closed
 SHORTEST = 0.16  # s, shorter segments are omitted
 SILENT, SEVERAL = 0.6, 0.4  # probabilities that decide for no talker, and for one more talker
-FAINTEST = 1e-12  # power that stands for silence
+FAINTEST, SILENCE = 1e-12, -110.0  # power and level (dB) that stand for digital silence
 
 
 class LevelMeter:
@@ -91,7 +91,7 @@ def estimate_timeline(levels: Tensor, link: Link, hop: float, seconds: float) ->
     """
     if link.activity is not None:
         active = at_frames(link.activity, hop, seconds) > 0.5
-        active &= levels > levels.amax() + 2 * BELOW_ALL  # digital silence
+        active &= levels > max(float(levels.amax()) + 2 * BELOW_ALL, SILENCE)
     else:
         counts = None if link.talkers is None else at_frames(link.talkers.T, hop, seconds)
         active = active_sources(levels, counts)
@@ -113,7 +113,7 @@ def active_sources(levels: Tensor, counts: Tensor | None = None) -> Tensor:
     loudest = levels.amax(0)
     total = 10 * power.sum(0).clamp_min(FAINTEST).log10()
     loud, floor = float(total.quantile(LOUD)), float(total.quantile(QUIET))
-    if loud <= 10 * math.log10(10 * FAINTEST):
+    if loud <= SILENCE:
         return torch.zeros_like(levels, dtype=torch.bool)
     least = max(loud + BELOW_ALL, min(floor + ABOVE_FLOOR, loud + BELOW_LOUD))
     active = (levels >= loudest + BELOW_LOUDEST) & (levels >= least)

@@ -309,11 +309,13 @@ class Context:
         mixture: samples (T,).
         references: sources of the mixture (C, T), for oracles.
         talkers: a model of each talker, learned from other speech, for NMF and the factorial HMM.
+        timeline: true timeline, for separators that follow one.
     """
 
     mixture: Tensor | None = None
     references: Tensor | None = None
     talkers: Sequence[Any] = ()
+    timeline: Timeline | None = None
 
 
 def need_number(name: str, known: int, num_sources: int) -> None:

@@ -28,7 +28,8 @@ BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
 LEAST, LEAST_SHARE = 2.0, 0.02  # s, and share of the clean speech, of a talker
 SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
-STAY, STAY_BLOCK = 0.85, 0.97  # probability that the talker of a stretch or a block speaks on
+STAY, STAY_BLOCK = 0.75, 0.945  # probability that a stretch or a block keeps the talker
+RARE = 0.02  # share of the time that every talker has at least, when they are drawn
 PASSES = 3  # of posteriors and directions, and of posteriors and seeds
 VOICE, BINS = 2.4, 8.0  # weights of both cosines in the likelihood of a block
 FAINT = 0.1  # weight of a block, relative to the median block, at which it counts half
@@ -118,10 +119,14 @@ def find_talkers(
     pure = torch.where(clean >= min(PURE, float(clean.amax())), clean, 0.0)
     least = max(LEAST / STEP, LEAST_SHARE * float(pure.sum()))
     directions = cluster_directions(vectors, pure, number, least, most)
+    missing = (number or 0) - len(directions)  # sources that stay empty
+    directions = functional.pad(directions, (0, 0, 0, max(0, missing)))
+    shares = None
     for _ in range(PASSES):
         cosines = clean * (directions @ vectors.T)  # unclean stretches say little
-        posteriors = smooth_posteriors(SHARPNESS * cosines, STAY)
+        posteriors = smooth_posteriors(SHARPNESS * cosines, STAY, shares)
         directions = functional.normalize((posteriors * pure) @ vectors, dim=-1)
+        shares = (posteriors * clean).sum(1) + RARE * float(clean.sum())
     frames = _refined(summaries, posteriors, cosines, counts, hop)
     several = counts[:, 2:].sum(1)  # (L,)
     reach = round(NEARBY / hop)
@@ -139,6 +144,7 @@ def _refined(
     frames = in_frames(posteriors, step, length)
     if len(posteriors) == 1:
         return frames
+    shares = posteriors.sum(1) + RARE * posteriors.shape[1]
     sums = _blocks(torch.cat([x.sums for x in summaries]), size)  # (b, K)
     masses = _blocks(torch.cat([x.masses for x in summaries])[:, None], size)
     sums, masses = (smooth_frames(x.T, 1).T for x in (sums, masses))
@@ -152,7 +158,9 @@ def _refined(
     for _ in range(PASSES):
         seeds = functional.normalize(window_seeds(summaries, frames, hop), dim=-1)  # (W, C, K)
         bins = torch.einsum("bck,bk->cb", seeds[windows], means)
-        states = smooth_posteriors(VOICE * voices + BINS * bins * certain * one, STAY_BLOCK)
+        scores = VOICE * voices + BINS * bins * certain * one
+        states = smooth_posteriors(scores, STAY_BLOCK, shares)
+        shares = states.sum(1) + RARE * states.shape[1]
         frames = states.repeat_interleave(STRIDE * size, 1)[:, :length]
         frames = functional.pad(frames, (0, length - frames.shape[1]), mode="replicate")
     return frames

@@ -15,9 +15,9 @@ from dpcl.model import Model, load_model
 from dpcl.separators.base import Context, Separator
 from dpcl.shipped import shipped_models, weights_path
 
-LOCAL, LIVE = ":local", ":live"  # suffixes to the name of a model
+LOCAL, LIVE, GUIDED = ":local", ":live", ":guided"  # suffixes to the name of a model
 
-Needs = Literal["mixture", "references", "talkers"]
+Needs = Literal["mixture", "references", "talkers", "timeline"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Method:
         name: name of the method, for `build`.
         sample_rate: sample rate of the mixture in Hz.
         build: function from the context of a mixture to its separator.
-        needs: facts that the context must hold: only the mixture, its references, or models of its
-            talkers.
+        needs: facts that the context must hold: only the mixture, its references, models of its
+            talkers, or its timeline.
         learn: function from recordings (T,) of one talker to the model of this talker; None if the
             method needs no such models.
         weights: weights file of a trained network; None for other methods.
@@ -61,6 +61,7 @@ def find_method(name: str) -> Method:
             of the talkers); `casa` or `spectral` (without training); a shipped model; a
             .safetensors file. `MODEL:local` clusters segments of 100 frames, put in order by the
             references. `MODEL:live` separates as in a stream; `live` is `causal:live`.
+            `MODEL:guided` follows the true timeline.
 
     Returns:
         The method.
@@ -80,6 +81,8 @@ def find_method(name: str) -> Method:
         from dpcl.separators.online import OnlineDeepClustering
 
         return _trained(name, model, OnlineDeepClustering(network))
+    if suffix == GUIDED:
+        return _guided(name, network, _file(model))
     separator = separator_of(network)
     if suffix == LOCAL:
         from dpcl.separators.local import LocalClustering
@@ -157,8 +160,20 @@ def _split(name: str) -> tuple[str, str]:
     """Split the name of a separator into the name of its model and its suffix, or ""."""
     if name == "live":
         return "causal", LIVE
-    suffix = next((suffix for suffix in (LOCAL, LIVE) if name.endswith(suffix)), "")
+    suffix = next((suffix for suffix in (LOCAL, LIVE, GUIDED) if name.endswith(suffix)), "")
     return name.removesuffix(suffix), suffix
+
+
+def _guided(name: str, network: Model, weights: Path) -> Method:
+    """Return the method of a network that follows the true timeline."""
+    from dpcl.separators.guided import GuidedClustering
+
+    def guided(context: Context) -> Separator:
+        if context.timeline is None:
+            raise InputError(f"{name}: needs the timeline; use it with `dpcl experiment meetings`")
+        return GuidedClustering(network, context.timeline)
+
+    return Method(name, network.settings.signal.sample_rate, guided, "timeline", weights=weights)
 
 
 def _trained(name: str, model: str, separator: Separator) -> Method:
