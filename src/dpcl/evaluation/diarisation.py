@@ -16,6 +16,7 @@ from dpcl.separators.base import Timeline
 
 LEAST = 0.5  # s, shortest stretch of one talker that counts for changes of identity
 QUIET = -60.0  # dB, leakage without any sound
+AUDIBLE = 1e-4  # power of a frame, relative to the loud frames, from which it counts
 
 
 @dataclass(frozen=True)
@@ -134,26 +135,28 @@ def score_alone(reference: Timeline, levels: Tensor) -> AloneScore:
         The scores.
     """
     active = reference.activity(FRAME, levels.shape[1])  # (R, n)
-    alone = active & (active.sum(0) == 1)
+    power = (levels.double() / 10 * math.log(10)).exp()
+    total = power.sum(0)
+    audible = total > AUDIBLE * total.quantile(0.95)  # in silence no output is the loudest
+    alone = active & (active.sum(0) == 1) & audible
     loudest = torch.nn.functional.one_hot(levels.argmax(0), len(levels)).T  # (C, n)
     shared = (alone.double() @ loudest.double().T).numpy()  # (R, C), frames
     outputs = [-1] * len(active)
     for row, column in zip(*_assign(shared), strict=True):
         outputs[row] = int(column)
     right = sum(shared[row, column] for row, column in enumerate(outputs) if column >= 0)
-    power = (levels.double() / 10 * math.log(10)).exp()
     own = other = 0.0
     changes = 0
     for row, column in enumerate(outputs):
         if column >= 0:
-            frames = alone[row] & (loudest[column] > 0)
-            own += float(power[column, frames].sum())
-            other += float(power[:, frames].sum() - power[column, frames].sum())
+            theirs = power[:, alone[row] & (loudest[column] > 0)]
+            own += float(theirs[column].sum())
+            other += float(theirs.sum() - theirs[column].sum())
         changes += _changes(alone[row], levels.argmax(0))
     leak = 10 * math.log10(max(other, 1e-30) / own) if own > 0 else math.nan
-    total = int(alone.sum())
+    frames = int(alone.sum())
     return AloneScore(
-        total * FRAME, (total - right) * FRAME, max(leak, QUIET), changes, tuple(outputs)
+        frames * FRAME, (frames - right) * FRAME, max(leak, QUIET), changes, tuple(outputs)
     )
 
 
