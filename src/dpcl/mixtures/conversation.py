@@ -125,9 +125,10 @@ def take_turns(
         return start + seconds
 
     time, last = 0.0, -1
+    first = [int(talker) for talker in rng.permutation(talkers)]  # everybody speaks
     while time * sample_rate < total:
         odds = shares * (np.arange(talkers) != last) if talkers > 1 else shares
-        last = int(rng.choice(talkers, p=odds / odds.sum()))
+        last = first.pop() if first else int(rng.choice(talkers, p=odds / odds.sum()))
         length = float(np.exp(rng.uniform(*np.log(TALK))))
         end = say(last, time + float(rng.uniform(*HANDOVER)), length)
         if talkers > 1 and rng.random() < INTERJECTED and length > 2:
