@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dpcl.clustering.confidence import CUES as CONFIDENCE_CUES
 from dpcl.clustering.count import CUES, FRAME_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
@@ -211,6 +212,16 @@ class CountSettings(Settings):
         return self
 
 
+class ConfidenceSettings(Settings):
+    """Estimate of the sources' SI-SDR, fitted by the phase `fit: confidence` of a recipe."""
+
+    # Intercept and one coefficient per cue, see dpcl.clustering.confidence
+    coefficients: tuple[float, ...] = Field(
+        min_length=1 + CONFIDENCE_CUES, max_length=1 + CONFIDENCE_CUES
+    )
+    error_db: float = Field(ge=0)  # mean absolute error on mixtures that the fit did not use
+
+
 class ModelSettings(Settings):
     """All settings that a separator needs beside the weights."""
 
@@ -218,6 +229,7 @@ class ModelSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     masks: MaskSettings = MaskSettings()
     count: CountSettings | None = None  # null: two sources, if the number is not given
+    confidence: ConfidenceSettings | None = None  # null: no estimate of the sources' SI-SDR
     # Whitening (K, K) for embeddings of long recordings, fitted on conversations by
     # `fit: whitening`: see dpcl.clustering.solo. null: none.
     whitening: tuple[tuple[float, ...], ...] | None = None

@@ -14,7 +14,9 @@ from dpcl.io import no_report
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import Model, ModelSettings, build_network, load_model, save_model
-from dpcl.training.fits import fit_model, with_turns
+from dpcl.recordings.separate import separate_recording
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.training.fits import conditioned_examples, fit_model, with_turns
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -46,6 +48,34 @@ def test_counting_is_fitted_and_the_same_twice(model: Model, corpus: Path) -> No
     assert {len(row) for row in count.hidden} == {1 + CUES}
     assert len(count.output) == 2
     assert fit(model, corpus, **settings).settings == fitted.settings
+
+
+def test_counting_is_fitted_under_the_conditions_of_the_recipe(model: Model, corpus: Path) -> None:
+    background = {"shares": {"noise": 1.0}, "probability": 1.0}
+    conditions = {"rooms": {"count": 2}, "background": background, "talkers": [0.5, 0.5]}
+    data = DataSettings.model_validate({"corpora": (str(corpus),), "conditions": conditions})
+    settings = {"fit": "count", "split": "train", "mixtures": 2, "conversations": 0, "most": 2}
+    read = read_corpus(corpus, "train")
+    assert data.conditions is not None
+    drawn = list(
+        conditioned_examples(2000, Fit.model_validate(settings), read, data, data.conditions)
+    )
+    assert [len(example.sources) for example in drawn] == [1, 1, 2, 2]
+    assert all(np.abs(example.mixture).min() > 0 for example in drawn)  # noise fills every pause
+    fitted = fit_model(model, Fit.model_validate(settings), data, no_report)
+    count = fitted.settings.count
+    assert count is not None and len(count.output) == 2
+
+
+def test_the_si_sdr_of_sources_is_estimated_after_a_fit(model: Model, corpus: Path) -> None:
+    settings = {"fit": "confidence", "split": "train", "mixtures": 3, "most": 2}
+    fitted = fit(model, corpus, **settings)
+    confidence = fitted.settings.confidence
+    assert confidence is not None and confidence.error_db > 0
+    noise = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    separation = separate_recording(noise, 2000, DeepClustering(fitted), 2)
+    assert separation.confidence is not None and len(separation.confidence) == 2
+    assert separate_recording(noise, 2000, DeepClustering(model), 2).confidence is None
 
 
 def test_whitening_is_a_matrix_of_the_embeddings(model: Model, corpus: Path) -> None:

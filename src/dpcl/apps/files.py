@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dpcl.recordings.separate import RecordingSeparation
 
 STANDARD = Path("-")  # name of standard input
+POOR_DB = 2.0  # estimated SI-SDR of a source, dB, below which a sentence says so
 SOFTWARE = "dpcl"  # beginning of the metadata `software` of all outputs
 # Suffixes of the timeline: labels of Audacity, RTTM, JSON. Labels come first, because `is_ours`
 # finds their mark in the RTTM file.
@@ -52,6 +53,7 @@ class Separated:
         seconds: duration of the recording, s.
         took: time of the separation, s.
         warnings: sentences about problems, such as a recording that is cut off.
+        confidence: estimated SI-SDR of each source, dB; None if the model does not estimate it.
     """
 
     recording: Path
@@ -60,6 +62,7 @@ class Separated:
     seconds: float
     took: float
     warnings: tuple[str, ...]
+    confidence: tuple[float, ...] | None = None
 
 
 def separate_files(
@@ -157,11 +160,18 @@ def separate_files(
                 ) as separation,
             ):
                 outputs, notes = _write(target, reader, separation, force, resume)
-                warnings = (*_warnings(reader), *notes)
+                confidence = separation.link().confidence
+                warnings = (*_warnings(reader), *notes, *_poor(outputs, confidence))
                 took = time.monotonic() - start
                 done(
                     Separated(
-                        recording, outputs, reader.sample_rate, lengths[number], took, warnings
+                        recording,
+                        outputs,
+                        reader.sample_rate,
+                        lengths[number],
+                        took,
+                        warnings,
+                        confidence,
                     )
                 )
 
@@ -405,6 +415,15 @@ def _place(
                 moved.replace(old)
             raise
     return notes
+
+
+def _poor(outputs: Sequence[Path], confidence: Sequence[float] | None) -> list[str]:
+    """Return a sentence about each source whose estimated SI-SDR is low."""
+    return [
+        f"{path.name} may be poor: about {value:.0f} dB SI-SDR, estimated from its embeddings"
+        for path, value in zip(outputs, confidence or (), strict=False)
+        if value < POOR_DB
+    ]
 
 
 def _warnings(reader: AudioReader) -> tuple[str, ...]:

@@ -307,7 +307,7 @@ def separate_recording(
         timeline=True,
     ) as separation:
         pieces = list(separation.pieces())
-        embeddings = separation.embeddings()
+        embeddings, link = separation.embeddings(), separation.link()
         timeline = separation.timeline()
     estimates = torch.cat([piece.sources for piece in pieces], dim=-1)  # (C, channels, T)
     masks = torch.cat([piece.masks for piece in pieces], dim=1)
@@ -315,7 +315,7 @@ def separate_recording(
     rest = torch.cat(rests, dim=-1) if rests else None  # (channels, T)
     if recording.ndim == 1:
         estimates, rest = estimates[:, 0], None if rest is None else rest[0]
-    return Separation(estimates, masks, embeddings, rest, timeline)
+    return Separation(estimates, masks, embeddings, rest, link.confidence, timeline)
 
 
 def separate(

@@ -99,6 +99,7 @@ class Separation:
             windows.
         background: waveform (..., T) of the part that belongs to no source; None if the separator
             does not estimate it.
+        confidence: estimated SI-SDR of each source, dB; None if the separator does not estimate it.
         timeline: segments in which each source is active, named s1, s2, …; None for a batch.
     """
 
@@ -106,6 +107,7 @@ class Separation:
     masks: Tensor | None = None
     embeddings: Tensor | None = None
     background: Tensor | None = None
+    confidence: tuple[float, ...] | None = None
     timeline: Timeline | None = None
 
 
@@ -117,6 +119,7 @@ class Link:
         num_sources: number of sources C; the background is not one of them.
         background: the masks have one more row, the last, for the background.
         state: values that the separator's own `masks` needs.
+        confidence: estimated SI-SDR of each source, dB; None without an estimate.
         activity: (C, L), probability that each source is active in each frame of the recording;
             None for a separator that does not estimate it.
         talkers: (L, classes), probabilities of 0, 1, 2, … active talkers in each frame; the last
@@ -126,6 +129,7 @@ class Link:
     num_sources: int
     background: bool = False
     state: Any = None
+    confidence: tuple[float, ...] | None = None
     activity: Tensor | None = None
     talkers: Tensor | None = None
 

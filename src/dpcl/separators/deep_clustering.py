@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dpcl.clustering.confidence import confidence_cues, estimate_si_sdr
 from dpcl.clustering.count import count_sources, frame_cues
 from dpcl.clustering.kmeans import kmeans
 from dpcl.clustering.solo import solo_centroids
@@ -144,7 +145,8 @@ class DeepClustering(Separator):
         odds = None
         if several and count > 1 and self.model.activity is not None and self.soft:
             odds = self._activity(analyses, centroids)
-        return Link(count, self.background, Clusters(centroids, several, odds))
+        confidence = self.confidence(points, weights, centroids)
+        return Link(count, self.background, Clusters(centroids, several, odds), confidence)
 
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
         """Estimate the masks of one window from its distances to the centroids.
@@ -228,6 +230,25 @@ class DeepClustering(Separator):
             return min(2, most)
         rows = settings.hidden, settings.output
         return count_sources(points, weights, frames, *rows, most, more).number
+
+    def confidence(
+        self, points: Tensor, weights: Tensor, centroids: Tensor
+    ) -> tuple[float, ...] | None:
+        """Estimate the SI-SDR of each source.
+
+        Args:
+            points: embeddings (N, K).
+            weights: (N,).
+            centroids: (C, K).
+
+        Returns:
+            SI-SDR in dB, one per source; None for silence, and for a model without the estimate.
+        """
+        settings = self.model.settings.confidence
+        if settings is None or not bool((weights > 0).any()):
+            return None
+        found = confidence_cues(points, weights, centroids)
+        return tuple(estimate_si_sdr(found, settings.coefficients))
 
     def centroids(
         self,

@@ -80,7 +80,7 @@ class GuidedClustering(DeepClustering):
             talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
         guide = Guide(window_seeds(summaries, priors, self.hop), in_windows(priors, windows))
-        return Link(len(priors), self.background, guide, activity, counts)
+        return Link(len(priors), self.background, guide, activity=activity, talkers=counts)
 
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
         """Estimate the masks of one window from its seeds and the priors of the talkers."""

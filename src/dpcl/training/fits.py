@@ -16,20 +16,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpcl.clustering.confidence import BEST, WORST, confidence_cues, estimate_si_sdr
+from dpcl.clustering.confidence import fit_confidence as fit_ridge
 from dpcl.clustering.count import cues
 from dpcl.clustering.count import fit as fit_network
 from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.errors import InputError
+from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.io import Progress, Report
+from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.lists import render_mixture
 from dpcl.mixtures.mixing import gate_sources
-from dpcl.model import CountSettings, Model, ModelSettings
+from dpcl.mixtures.packed import pack_corpus
+from dpcl.model import ConfidenceSettings, CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
-from dpcl.recordings.separate import RecordingSeparation
+from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.linking import STRETCH
 from dpcl.settings import read_settings
@@ -43,6 +49,8 @@ from dpcl.training.recipe import DataSettings
 
 SEED = 77  # of the mixtures for counting
 FIRST_SEED = 1000  # of the conversations for counting
+FOLDS = 5  # one in this number of mixtures measures the error of the estimated SI-SDR
+CONDITIONED = 6.0  # s, length of a mixture under conditions
 SHORTEST = 0.5  # min, shortest conversation for counting
 WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of mixtures with turns, see gate_sources
 LEAST = 0.1  # share of its energy that a source keeps in a mixture with turns
@@ -74,13 +82,16 @@ def fit_model(model: Model, fit: Fit, data: DataSettings, report: Report) -> Mod
             f"fit {fit.fit}: the model has no embeddings; fit one with model.network.embedding"
         )
     chosen = data if fit.only is None else data.model_copy(update={"only": fit.only})
-    split = fit.split or ("valid" if fit.fit == "count" else None)
+    split = fit.split or ("valid" if fit.fit in ("count", "confidence") else None)
     corpus = _one_root(read_data(chosen, split))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if fit.fit == "voice":
             return fit_voice(model, fit, chosen, corpus, report)
-        fits = {"count": fit_count, "whitening": fit_whitening, "activity": fit_activity}
+        if fit.fit in ("count", "confidence"):
+            chosen_fit = fit_count if fit.fit == "count" else fit_confidence
+            return chosen_fit(model, fit, corpus, report, data)
+        fits = {"whitening": fit_whitening, "activity": fit_activity}
         return fits[fit.fit](model, fit, corpus, report)
 
 
@@ -112,16 +123,32 @@ class CountCuesOnly(DeepClustering):
 
 @dataclass(frozen=True)
 class Example:
-    """Sources (C, T) of a mixture, and its kind: 0 as drawn, 1 with turns, 2 a conversation."""
+    """Mixture for counting and for the estimate of the sources' SI-SDR.
 
+    Attributes:
+        mixture: (T,).
+        sources: (C, T), without the background.
+        kind: 0 as drawn, 1 with turns, 2 a conversation.
+    """
+
+    mixture: NDArray[np.float32]
     sources: NDArray[np.float32]
     kind: int
 
 
-def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
+def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: DataSettings) -> Model:
     """Fit the network that counts the sources.
 
-    Every mixture is used twice: as drawn, and with talkers who take turns.
+    Every mixture is used twice: as drawn, and with talkers who take turns. Under conditions, it is
+    used once, since some of them have turns.
+
+    Args:
+        model: with embeddings.
+        fit: the amount of data.
+        corpus: recordings of the talkers.
+        report: called with the mixtures that are done.
+        data: conditions, the corpus of their backgrounds, and the cache.
+
     Source of the cues: dpcl.clustering.count.
     """
     prior = torch.tensor(fit.prior or [1.0] * fit.most)
@@ -131,9 +158,9 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
         )
     separator = CountCuesOnly(replace(model, activity=None))
     rows, counts, kinds = [], [], []
-    total = fit.most * (fit.mixtures * 2 + fit.number)
-    for example in _examples(separator.sample_rate, fit, corpus):
-        mixture = InMemory(example.sources.sum(0, keepdims=True), separator.sample_rate)
+    drawn, total = _drawn(separator.sample_rate, fit, corpus, data)
+    for example in drawn:
+        mixture = InMemory(example.mixture[None], separator.sample_rate)
         with RecordingSeparation(mixture, separator, most=1) as separation:
             separation.link()
             prepared = separation.separator
@@ -151,6 +178,71 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
     return replace(model, settings=model.settings.model_copy(update={"count": count}))
 
 
+class ConfidenceCuesOnly(DeepClustering):
+    """Deep clustering that keeps the cues of the sources' SI-SDR instead of estimating it."""
+
+    found: Tensor | None = None
+
+    def confidence(
+        self, points: Tensor, weights: Tensor, centroids: Tensor
+    ) -> tuple[float, ...] | None:
+        """Keep the cues in `found`, and return None."""
+        self.found = confidence_cues(points, weights, centroids) if weights.any() else None
+        return None
+
+
+def fit_confidence(
+    model: Model, fit: Fit, corpus: Corpus, report: Report, data: DataSettings
+) -> Model:
+    """Fit the estimate of the sources' SI-SDR on mixtures with a given number of sources.
+
+    The error is measured on every fifth mixture, by a fit on the others; the model gets a fit on
+    all.
+
+    Args:
+        model: with embeddings.
+        fit: the amount of data.
+        corpus: recordings of the talkers.
+        report: called with the mixtures that are done.
+        data: conditions, the corpus of their backgrounds, and the cache.
+
+    Source of the cues: dpcl.clustering.confidence.
+    """
+    separator = ConfidenceCuesOnly(replace(model, activity=None))
+    rows, ratios, held_out = [], [], []
+    drawn, total = _drawn(separator.sample_rate, fit, corpus, data)
+    for index, example in enumerate(drawn):
+        separation = separate_recording(
+            example.mixture, separator.sample_rate, separator, len(example.sources)
+        )
+        references = torch.from_numpy(example.sources)
+        places = best_permutation(separation.sources, references)
+        audible = places >= 0
+        if separator.found is not None and bool(audible.any()):
+            own = places[audible]
+            rows.append(separator.found[own])
+            ratios.append(si_sdr(separation.sources[own], references[audible]))
+            held_out.append(torch.full((len(own),), index % FOLDS == 0))
+        report(Progress(index + 1, total, "mixtures"))
+    cues, ratio, test = torch.cat(rows), torch.cat(ratios), torch.cat(held_out)
+    guess = estimate_si_sdr(cues[test], fit_ridge(cues[~test], ratio[~test]))
+    error = float((torch.tensor(guess) - ratio[test].clamp(WORST, BEST)).abs().mean())
+    settings = ConfidenceSettings(
+        coefficients=tuple(fit_ridge(cues, ratio)), error_db=round(error, 2)
+    )
+    return replace(model, settings=model.settings.model_copy(update={"confidence": settings}))
+
+
+def _drawn(
+    sample_rate: int, fit: Fit, corpus: Corpus, data: DataSettings
+) -> tuple[Iterator[Example], int]:
+    """Return the mixtures of a fit, and their number."""
+    if data.conditions is None:
+        return _examples(sample_rate, fit, corpus), fit.most * (fit.mixtures * 2 + fit.number)
+    drawn = conditioned_examples(sample_rate, fit, corpus, data, data.conditions)
+    return drawn, fit.most * (fit.mixtures + fit.number)
+
+
 def _examples(sample_rate: int, fit: Fit, corpus: Corpus) -> Iterator[Example]:
     kinds = None if fit.kinds is None else _kinds(fit.kinds)
     for number in range(1, fit.most + 1):
@@ -159,12 +251,50 @@ def _examples(sample_rate: int, fit: Fit, corpus: Corpus) -> Iterator[Example]:
             if row.kind.endswith(":same"):  # no network separates two sounds of one class
                 continue
             _, sources = render_mixture(row, corpus.root, sample_rate)
-            yield Example(sources, 0)
-            yield Example(with_turns(sources, index), 1)
-        for seed in range(FIRST_SEED, FIRST_SEED + fit.number):
-            minutes = np.random.default_rng(seed).uniform(min(SHORTEST, fit.length), fit.length)
-            _, talkers = converse(corpus, number, minutes, seed, sample_rate)
-            yield Example(talkers.numpy(), 2)
+            yield _clean(sources, 0)
+            yield _clean(with_turns(sources, index), 1)
+        yield from _conversations(sample_rate, fit, corpus, number)
+
+
+def conditioned_examples(
+    sample_rate: int, fit: Fit, corpus: Corpus, data: DataSettings, conditions: ConditionSettings
+) -> Iterator[Example]:
+    """Yield mixtures of 1, 2, … talkers under conditions, and conversations.
+
+    Args:
+        sample_rate: Hz.
+        fit: the amount of data; backgrounds are of its split, or of `valid`.
+        corpus: recordings of the talkers.
+        data: the corpus of the backgrounds, and the cache.
+        conditions: of a recipe; their shares of talkers do not apply.
+
+    Raises:
+        InputError: The corpus has no backgrounds of that split, or too few talkers.
+    """
+    background = conditions.background.model_copy(update={"split": fit.split or "valid"})
+    conditions = conditions.model_copy(update={"background": background})
+    parts = prepare_conditions(conditions, data.corpora[0], sample_rate, data.cache)
+    speech = pack_corpus(corpus, sample_rate, data.cache)
+    samples = round(CONDITIONED * sample_rate)
+    for number in range(1, fit.most + 1):
+        alone = tuple(float(talkers == number) for talkers in range(1, number + 1))
+        settings = conditions.model_copy(update={"talkers": alone})
+        drawn = ConditionedMixtures(settings, speech, parts, samples, fit.mixtures, SEED)
+        for item in range(fit.mixtures):
+            found = drawn[item]
+            yield Example(found.mixture.numpy(), found.sources.numpy(), 0)
+        yield from _conversations(sample_rate, fit, corpus, number)
+
+
+def _conversations(sample_rate: int, fit: Fit, corpus: Corpus, number: int) -> Iterator[Example]:
+    for seed in range(FIRST_SEED, FIRST_SEED + fit.number):
+        minutes = np.random.default_rng(seed).uniform(min(SHORTEST, fit.length), fit.length)
+        _, talkers = converse(corpus, number, minutes, seed, sample_rate)
+        yield _clean(talkers.numpy(), 2)
+
+
+def _clean(sources: NDArray[np.float32], kind: int) -> Example:
+    return Example(sources.sum(0), sources, kind)
 
 
 def _kinds(name: str) -> Kinds:

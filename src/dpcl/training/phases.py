@@ -25,8 +25,13 @@ from dpcl.training.recipe import MACHINE, DataSettings, Recipe, first_difference
 
 ONLY = "train"  # name of the training of a recipe without phases
 NAMES = r"^[a-z0-9][a-z0-9-]*$"  # of phases, which are folders
-CONVERSATIONS = {"count": 40, "whitening": 120, "activity": 200}  # number, by the fit
-MINUTES = {"count": 3.0, "whitening": 1.5, "activity": 3.0}  # length, by the fit
+CONVERSATIONS = {
+    "count": 40,
+    "confidence": 0,
+    "whitening": 120,
+    "activity": 200,
+}  # number, by the fit
+MINUTES = {"count": 3.0, "confidence": 3.0, "whitening": 1.5, "activity": 3.0}  # length, by the fit
 
 
 class Average(Settings):
@@ -40,17 +45,17 @@ class Average(Settings):
 class Fit(Settings):
     """A part of the model beside the network, fitted on what the network does with the corpus."""
 
-    fit: Literal["count", "whitening", "activity", "voice"]
+    fit: Literal["count", "confidence", "whitening", "activity", "voice"]
     init: str | None = None  # the fitted model: an earlier phase or a shipped model; null: the last
-    split: str | None = None  # null: valid for count, and the recipe's for the others
+    split: str | None = None  # null: valid for count and confidence, the recipe's for the others
     only: tuple[str, ...] | None = None  # corpora; null: those of the recipe
     kinds: str | None = None  # count: kinds of mixtures (YAML, in lists/); null: talkers
-    mixtures: int = Field(default=400, ge=1)  # count: for each number of sources
+    mixtures: int = Field(default=400, ge=1)  # count, confidence: for each number of sources
     # Number of conversations, for count of each number of sources, and their length; null: see
     # CONVERSATIONS and MINUTES.
     conversations: int | None = Field(default=None, ge=0)
     minutes: float | None = Field(default=None, gt=0)
-    most: int = Field(default=3, ge=1, le=10)  # count: largest number of sources
+    most: int = Field(default=3, ge=1, le=10)  # count, confidence: largest number of sources
     prior: tuple[float, ...] | None = None  # count: importance of 1, 2, ... sources; null: equal
     voice_steps: int = Field(default=1500, ge=1)  # activity and voice: of the voice network
     workers: int = Field(default=0, ge=0)  # voice: processes that draw mixtures
