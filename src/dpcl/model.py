@@ -24,6 +24,7 @@ from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
+from dpcl.networks.voice import VoiceNetwork
 from dpcl.settings import Settings
 from dpcl.signal.bins import Weighting
 from dpcl.signal.features import (
@@ -42,6 +43,7 @@ TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbeddi
     "dual_path": DualPathEmbedding,
 }
 ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
+VOICE = "voice."  # prefix of the weights of the voice network
 LARGEST = 100_000  # size of a layer; beyond it, numbers of weights overflow
 LAYOUT = 2  # of a model file; a newer program may write a higher number
 # Beginnings of the names of weights in files of layout 1, and their names today.
@@ -261,12 +263,14 @@ class Model:
         network: embedding or mask network.
         notes: notes for people: recipe, data, scores.
         activity: activity network for long recordings; None without one.
+        voice: voice network for conversations; None without one.
     """
 
     settings: ModelSettings
     network: EmbeddingNetwork
     notes: dict[str, Any]
     activity: TalkerActivity | None = None
+    voice: VoiceNetwork | None = None
 
 
 def build_network(settings: ModelSettings) -> EmbeddingNetwork:
@@ -295,6 +299,8 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
     weights = dict(model.network.state_dict())
     if model.activity is not None:
         weights |= model.activity.state_dict(prefix=ACTIVITY)
+    if model.voice is not None:
+        weights |= model.voice.state_dict(prefix=VOICE)
     tensors = {
         name: (value.half() if half else value).detach().cpu().contiguous()
         for name, value in weights.items()
@@ -349,6 +355,7 @@ def load_model(path: Path) -> Model:
         with torch.device("meta"):  # the weights are replaced: spend no time and no random numbers
             network = build_network(settings)
         activity = _activity(tensors, settings.signal.stft().bins)
+        voice = _voice(tensors, settings.signal.stft().bins)
         network.load_state_dict(tensors, assign=True)
         notes = json.loads(metadata.get("notes", "{}"))
     # A ValidationError is a ValueError.
@@ -358,7 +365,8 @@ def load_model(path: Path) -> Model:
         ) from error
     if not isinstance(notes, dict):
         raise InputError(f"{path}: its notes are damaged; give weights that dpcl wrote")
-    weights = [*tensors.values(), *(activity.state_dict().values() if activity else ())]
+    parts = [part.state_dict().values() for part in (activity, voice) if part]
+    weights = [*tensors.values(), *(value for values in parts for value in values)]
     # Largest and smallest value of each tensor, or NaN if it holds one: ten times faster than to
     # test all values.
     ends = torch.stack([end for value in weights for end in value.aminmax()])
@@ -366,7 +374,7 @@ def load_model(path: Path) -> Model:
         raise InputError(
             f"{path}: the weights hold NaN or infinite values; train or fetch them again"
         )
-    return Model(settings, network.eval(), notes, activity)
+    return Model(settings, network.eval(), notes, activity, voice)
 
 
 def _renamed(name: str) -> str:
@@ -377,11 +385,28 @@ def _renamed(name: str) -> str:
 
 def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:
     """Move the weights of the activity network out of `tensors` and build it; None without any."""
-    names = [name for name in tensors if name.startswith(ACTIVITY)]
-    own = {name.removeprefix(ACTIVITY): tensors.pop(name) for name in names}
+    own = _part(tensors, ACTIVITY)
     if not own:
         return None
     with torch.device("meta"):
         activity = TalkerActivity(bins, len(own["first.weight"]))
     activity.load_state_dict(own, assign=True)
     return activity.eval()
+
+
+def _voice(tensors: dict[str, Tensor], bins: int) -> VoiceNetwork | None:
+    """Move the weights of the voice network out of `tensors` and build it; None without any."""
+    own = _part(tensors, VOICE)
+    if not own:
+        return None
+    size, width = own["out.weight"].shape
+    with torch.device("meta"):
+        voice = VoiceNetwork(bins, width // 2, size)
+    voice.load_state_dict(own, assign=True)
+    return voice.eval()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Move the tensors with a prefix out of `tensors`, and remove the prefix."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}

@@ -721,3 +721,19 @@ def test_ctrl_c_in_training_names_the_command_that_resumes(
 def test_the_version_is_that_of_the_package() -> None:
     done = program("--version")
     assert (done.returncode, done.stdout) == (0, f"dpcl {package.__version__}\n")
+
+
+def test_timelines_are_evaluated(dpcl: Program, make_recording: MakeRecording) -> None:
+    make_recording("a.wav", 8000, 1.0)
+    Path("a.rttm").write_text("SPEAKER a 1 0.0 0.5 <NA> <NA> x <NA> <NA>\n")
+    Path("b.rttm").write_text("SPEAKER a 1 0.0 1.0 <NA> <NA> y <NA> <NA>\n")
+    command = ("evaluate", "a.rttm", "--timeline", "--out", "scores", "--estimates", "b.rttm")
+    ran = dpcl(*command)
+    assert (ran.status, ran.out) == (
+        0,
+        "1 recordings: DER 100.0 %, JER 50.0 %, number of talkers right in 1\n",
+    )
+    assert {path.name for path in Path("scores").iterdir()} == {"results.csv", "summary.json"}
+    assert "exists; add --force" in dpcl(*command).err
+    assert '"der": 1.0' in dpcl(*command, "--force", "--json").out
+    assert dpcl("evaluate", "a.csv", "--out", "x", "--estimates", "b.rttm").status == 2

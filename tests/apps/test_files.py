@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
+from dpcl.recordings.rttm import read_timelines
 from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.audio import read_audio
@@ -328,3 +329,27 @@ def test_the_files_of_a_stereo_recording_keep_its_image(separate: Separate, fold
     sources = written(done)  # (C, 3, T)
     assert not sources[:, 1].any()
     np.testing.assert_allclose(sources[:, 2], sources[:, 0] / 2, atol=5e-5)
+
+
+def test_timelines_are_written_replaced_and_removed(
+    make_recording: MakeRecording, tiny_model: Path, folder: Path
+) -> None:
+    recording, out, finished = make_recording("a.wav", 8000, 0.5), folder / "out", []
+    names = [out / f"a_timeline{suffix}" for suffix in (".txt", ".rttm", ".json")]
+
+    def run(timeline: bool, force: bool = False) -> None:
+        separate_files(
+            [recording], out, str(tiny_model), 2, force, finished.append, timeline=timeline
+        )
+
+    run(timeline=True)
+    assert [path for path in finished[0].outputs if path.suffix != ".wav"] == names
+    (found,) = read_timelines(names[1])
+    assert found == "a"
+    assert read_timelines(names[2])["a_timeline"].talkers == ("s1", "s2")
+    with pytest.raises(InputError, match="exists"):
+        run(timeline=True)
+    run(timeline=True, force=True)
+    names[2].write_text("{}")  # now somebody else's
+    run(timeline=False, force=True)  # stale timelines of other sources
+    assert [path.exists() for path in names] == [False, False, True]

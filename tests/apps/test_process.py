@@ -111,7 +111,10 @@ def test_separate_prints_all_and_leaves_quickly(
 
 
 FAILURES = [
-    (OSError(28, "No space left on device"), "a file or standard output: No space left on device; free"),
+    (
+        OSError(28, "No space left on device"),
+        "a file or standard output: No space left on device; free",
+    ),
     (OSError(28, "No space left on device", "a.wav"), "a.wav: No space left on device; free"),
     (OSError("the device is gone"), "the device is gone; check the files"),
     (MemoryError(), "not enough memory; free some"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpcl.networks.activity import (
+from dpcl.networks.voice import (
     DEEPEST_DB,
     HOP,
     LAYERS,

@@ -6,6 +6,7 @@ Each command imports heavy packages itself, so that `--help` appears at once.
 from __future__ import annotations
 
 import codecs
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -190,6 +191,13 @@ def separate(
         ),
     ] = True,
     device: DeviceName = Device.cpu,
+    timeline: Annotated[
+        bool,
+        typer.Option(
+            "--timeline",
+            help="Also write who speaks when: STEM_timeline.rttm, .txt (Audacity), .json.",
+        ),
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -227,6 +235,7 @@ def separate(
             max_sources,
             background,
             device=device.value,
+            timeline=timeline,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])
@@ -239,7 +248,11 @@ def separate(
 def evaluate(
     mixture_list: Annotated[
         Path,
-        typer.Argument(help="List (CSV), or folder with mix/, s1/, s2/, …", metavar="LIST"),
+        typer.Argument(
+            help="List (CSV), or folder with mix/, s1/, s2/, …; for `--timeline` an RTTM file, or"
+            " a folder with recordings and RTTM files.",
+            metavar="LIST",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for results.csv and summary.json.")
@@ -257,6 +270,14 @@ def evaluate(
     limit: Limit = None,
     metrics: Metrics = "",
     device: DeviceName = Device.cpu,
+    timeline: Annotated[
+        bool,
+        typer.Option("--timeline", help="Score who speaks when, against RTTM files: DER and JER."),
+    ] = False,
+    estimates: Annotated[
+        Path | None,
+        typer.Option(help="With `--timeline`: score this RTTM file, and separate nothing."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -264,6 +285,11 @@ def evaluate(
 
     Example: **dpcl evaluate lists/open2.csv --root corpus --out results/open2**
     """
+    if timeline:
+        _evaluate_timelines(mixture_list, out, separator, estimates, limit, force, as_json)
+        return
+    if estimates is not None:
+        raise InputError("--estimates: scores timelines; add --timeline")
     from dpcl.evaluation.evaluate import evaluate as score_list
     from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
@@ -293,6 +319,36 @@ def evaluate(
         print_json(summary_document(summary))
     else:
         print(summary_table(summary))
+
+
+def _evaluate_timelines(
+    place: Path,
+    out: Path,
+    separator: str,
+    estimates: Path | None,
+    limit: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Score who speaks when."""
+    from dpcl.evaluation.evaluate import write_files
+    from dpcl.evaluation.timelines import evaluate_timelines, json_document, timeline_files
+    from dpcl.io import refuse_existing
+
+    for name in ("results.csv", "summary.json"):
+        refuse_existing(out / name, force)
+    with progress("evaluating recordings") as move:
+        document = evaluate_timelines(place, separator, estimates, limit, move)
+    write_files(out, timeline_files(document))
+    if as_json:
+        print(json_document(document))
+        return
+    der = math.nan if document["der"] is None else document["der"]
+    print(
+        f"{document['recordings']} recordings: DER {100 * der:.1f} %,"
+        f" JER {100 * document['jer']:.1f} %,"
+        f" number of talkers right in {document['right']}"
+    )
 
 
 # In the order of `dpcl --help`.

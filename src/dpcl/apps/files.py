@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 STANDARD = Path("-")  # name of standard input
 POOR_DB = 2.0  # estimated SI-SDR of a source, dB, below which a sentence says so
 SOFTWARE = "dpcl"  # beginning of the metadata `software` of all outputs
+# Suffixes of the timeline: labels of Audacity, RTTM, JSON. Labels come first, because `is_ours`
+# finds their mark in the RTTM file.
+TIMELINES = (".txt", ".rttm", ".json")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Separated:
 
     Attributes:
         recording: file of the recording.
-        outputs: files of the sources, then the file of the background.
-        background: file of the background, the last of `outputs`; None without one.
+        outputs: files of the sources, of the background and of the timeline.
+        background: file of the background, one of `outputs`; None without one.
         sample_rate: of all files, in Hz.
         seconds: duration of the recording, s.
         took: time of the separation, s.
@@ -66,8 +69,12 @@ class Separated:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """Return the files of the sources: the background is not a source."""
-        return self.outputs[:-1] if self.background else self.outputs
+        """Return the files of the sources, without those of the background and of the timeline."""
+        return tuple(
+            path
+            for path in self.outputs
+            if path != self.background and path.suffix not in TIMELINES
+        )
 
 
 def separate_files(
@@ -83,6 +90,7 @@ def separate_files(
     background: bool = True,
     resume: bool = False,
     device: str = "cpu",
+    timeline: bool = False,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -105,6 +113,8 @@ def separate_files(
             sources.
         resume: replace outputs of earlier runs that carry dpcl's mark, and no other file.
         device: device that runs the network: `cpu`, `cuda`, `mps` or `auto`.
+        timeline: also write who speaks when: out/STEM_timeline.txt (labels of Audacity), .rttm
+            and .json.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -126,7 +136,7 @@ def separate_files(
         targets = []
         for recording in recordings:
             with opened(recording) as reader:
-                targets.append(_target(recording, reader, out, file_format))
+                targets.append(_target(recording, reader, out, file_format, timeline))
         _check_outputs(recordings, targets, force, resume)
         with heavy_imports():  # after the checks: a mistyped name is reported at once
             from dpcl.networks.precision import single_thread
@@ -160,6 +170,7 @@ def separate_files(
                     scans[number],
                     threads,
                     background,
+                    timeline,
                 ) as separation,
             ):
                 outputs, notes = _write(target, reader, separation, force, resume)
@@ -254,6 +265,7 @@ class _Target:
     suffix: str
     subtype: str
     input_subtype: str
+    timeline: bool
 
     def path(self, number: int) -> Path:
         """Return the file of source `number`, counted from 1."""
@@ -264,13 +276,25 @@ class _Target:
         """Return the file of the background."""
         return self.folder / f"{self.stem}_background{self.suffix}"
 
+    @property
+    def timelines(self) -> tuple[Path, ...]:
+        """Return the files of the timeline."""
+        return tuple(self.folder / f"{self.stem}_timeline{suffix}" for suffix in TIMELINES)
+
     def existing(self) -> list[Path]:
-        """Return the outputs of earlier runs, also with more sources."""
-        paths = (*(self.path(k + 1) for k in range(MOST_SOURCES)), self.background)
+        """Return the outputs of earlier runs, also with more sources.
+
+        Timelines count if they are wanted now, or if dpcl wrote them for the sources.
+        """
+        timelines = [path for path in self.timelines if self.timeline or is_ours(path)]
+        sources = (self.path(k + 1) for k in range(MOST_SOURCES))
+        paths = (*sources, self.background, *timelines)
         return [path for path in paths if os.path.lexists(path)]
 
 
-def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -> _Target:
+def _target(
+    recording: Path, reader: AudioReader, out: Path, file_format: str, timeline: bool
+) -> _Target:
     """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
     piped = _is_pipe(recording)
@@ -280,7 +304,7 @@ def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
     stem = "stdin" if recording == STANDARD else recording.stem
     subtype = output_subtype(suffix[1:], reader.subtype)
-    target = _Target(out, stem, suffix, subtype, reader.subtype)
+    target = _Target(out, stem, suffix, subtype, reader.subtype, timeline)
     try:
         check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
     except InputError as error:
@@ -293,8 +317,15 @@ def _target(recording: Path, reader: AudioReader, out: Path, file_format: str) -
 
 
 def is_ours(path: Path) -> bool:
-    """Return true if dpcl wrote an output, by the mark in its metadata."""
+    """Return true if dpcl wrote an output, by the mark in its metadata or its first lines.
+
+    Labels of Audacity have no place for a mark; they belong to the RTTM file of the same name.
+    """
     try:
+        if path.suffix in TIMELINES:
+            marked = path if path.suffix == ".json" else path.with_suffix(".rttm")
+            with marked.open("rb") as file:
+                return file.read(100).startswith((b";; dpcl ", b'{\n "software": "dpcl '))
         with mpg123_silenced(), soundfile.SoundFile(os.fsencode(path)) as file:
             return str(file.software).startswith(f"{SOFTWARE} ")
     except (soundfile.SoundFileError, OSError, TypeError):
@@ -354,6 +385,8 @@ def _write(
     paths = tuple(target.path(k + 1) for k in range(link.num_sources))
     if link.background and separation.background:
         paths = (*paths, target.background)
+    if target.timeline:
+        paths = (*paths, *target.timelines)
     length = separation.scan.samples
     tags = {**reader.tags, "software": f"{SOFTWARE} {dpcl.__version__}"}
     with folder_aside(target.folder) as folder:
@@ -368,6 +401,7 @@ def _write(
                     tags,
                 )
                 for path in paths
+                if path not in target.timelines
             ]
             for writer in writers:
                 stack.enter_context(writer)
@@ -378,6 +412,12 @@ def _write(
                 peak = max(float(signal.abs().max()) if signal.numel() else 0 for signal in signals)
                 for writer, signal in zip(writers, signals, strict=True):
                     writer.write(signal.numpy(), peak)
+        if target.timeline:
+            from dpcl.recordings.rttm import timeline_texts
+
+            texts = timeline_texts(target.stem, separation.timeline())
+            for path, text in zip(target.timelines, texts, strict=True):
+                (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
         notes = _place(folder, paths, target, force, resume)
     clipped = sum(writer.clipped for writer in writers)
     if clipped:

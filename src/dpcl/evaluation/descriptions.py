@@ -82,6 +82,30 @@ class System(Settings):
         return self.run or self.name
 
 
+class Conversations(Settings):
+    """Set of conversations in turns that are rendered from a corpus.
+
+    Attributes:
+        name: name of the set within the experiment.
+        title: heading of its table; `name` if empty.
+        talkers: number of talkers.
+        minutes: length of a conversation.
+        count: number of conversations.
+        seed: seed of the first conversation; the others follow.
+        rt60: reverberation time in s of a room with noise; None for clean conversations.
+        snr_db: level of the talkers over the noise, in a room.
+    """
+
+    name: str
+    title: str = ""
+    talkers: int = Field(ge=1, le=10)
+    minutes: float = Field(gt=0)
+    count: int = Field(ge=1)
+    seed: int = Field(default=7000, ge=0)
+    rt60: float | None = Field(default=None, gt=0.1)
+    snr_db: float = 15.0
+
+
 class Experiment(Settings):
     """Description of one experiment.
 
@@ -91,6 +115,9 @@ class Experiment(Settings):
         about: introduction of the report; Markdown.
         lists: names of the lists, one table each.
         conditions: file of conditions in the folder of lists, in place of lists.
+        conversations: sets of conversations, in place of lists.
+        split: split of the corpus that conversations are rendered from.
+        only: corpora of the index for conversations; all corpora if the index has none of these.
         by: grouping of the scores in the table.
         systems: lines of the table.
     """
@@ -100,6 +127,9 @@ class Experiment(Settings):
     about: str
     lists: tuple[str, ...] = ()
     conditions: str | None = None
+    conversations: tuple[Conversations, ...] = ()
+    split: str = "test"
+    only: tuple[str, ...] = ("librispeech",)
     by: Literal["gender", "level"] = "gender"
     systems: tuple[System, ...] = Field(min_length=1)
 
@@ -109,8 +139,9 @@ class Experiment(Settings):
         names = [system.name for system in self.systems]
         if len(set(names)) < len(names):
             raise ValueError("two systems share a name")
-        if bool(self.lists) == (self.conditions is not None):
-            raise ValueError("there are no lists, or lists and conditions; give one of them")
+        given = bool(self.lists), self.conditions is not None, bool(self.conversations)
+        if sum(given) != 1:
+            raise ValueError("give one of lists, conditions and conversations")
         return self
 
 

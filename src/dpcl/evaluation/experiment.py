@@ -13,6 +13,7 @@ from dpcl.evaluation.conditions import conditions_markdown, conditions_report, s
 from dpcl.evaluation.descriptions import Experiment, System, find_list
 from dpcl.evaluation.evaluate import write_files, write_results
 from dpcl.evaluation.examples import render_estimate, render_reference
+from dpcl.evaluation.meetings import meetings_markdown, meetings_report, score_meetings
 from dpcl.evaluation.metrics import check_measures
 from dpcl.evaluation.report import (
     Example,
@@ -73,6 +74,8 @@ def run_experiment(
     Raises InputError for a report that exists (unless `force`), files that are missing, a corpus
     with too few talkers, and what cannot be scored; what was scored before that is kept.
     """
+    if experiment.conversations:
+        return _run_meetings(experiment, places, named, limit, metrics, workers, force, report)
     if experiment.conditions is not None:
         return _run_conditions(experiment, places, named, limit, metrics, workers, force, report)
     for name in ("report.md", "report.csv", "report.html"):
@@ -168,6 +171,33 @@ def _run_conditions(
     notes = tuple(f"{name} is not trained; add --train" for name in missing)
     outputs = tuple(places.out / name for name in files)
     return Done(outputs, conditions_markdown(experiment, results), notes)
+
+
+def _run_meetings(
+    experiment: Experiment,
+    places: Places,
+    named: dict[str, str | None],
+    limit: int | None,
+    metrics: tuple[str, ...],
+    workers: int,
+    force: bool,
+    report: Report,
+) -> Done:
+    """Score all systems that have weights on conversations (dpcl.evaluation.meetings)."""
+    if metrics:
+        raise InputError(
+            f"--metrics: experiment {experiment.name} has metrics of its own; omit the option"
+        )
+    for name in ("report.md", "report.csv"):
+        refuse_existing(places.out / name, force)
+    there = {name: separator for name, separator in named.items() if separator is not None}
+    results = score_meetings(experiment, there, places.corpus, limit, workers or _cores(), report)
+    files = meetings_report(experiment, results)
+    write_files(places.out, files)
+    missing = [name for name, separator in named.items() if separator is None]
+    notes = tuple(f"{name} is not trained; add --train" for name in missing)
+    outputs = tuple(places.out / name for name in files)
+    return Done(outputs, meetings_markdown(experiment, results), notes)
 
 
 def _cores() -> int:

@@ -200,6 +200,15 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             torch.tensor(number),
         )
 
+    @property
+    def num_talkers(self) -> int:
+        """Number of talkers of the corpus."""
+        return next(iter(self._talkers.values())).num_talkers
+
+    def talker(self, item: int) -> int:
+        """Return the number of the talker of an item, for mixtures of one talker."""
+        return self._talkers[1].talker(item)
+
     def _draw_talkers(self, rng: np.random.Generator, item: int, number: int) -> Samples:
         """Images (C, T) of the talkers at the microphone, before band and equalisation."""
         settings = self.settings

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.signal import oaconvolve
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.mixtures.backgrounds import coloured_noise
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.mixing import PEAK
 from dpcl.mixtures.parts import read_part
+from dpcl.mixtures.room_bank import room_responses
 from dpcl.mixtures.utterance import Utterance
 from dpcl.signal.level import active_level_db
 
@@ -20,6 +23,16 @@ TURNS = 8.0, 30.0  # s, shortest and longest turn
 PAUSES = 5.0, 40.0  # s, shortest and longest pause of a talker
 LEVEL_DB = -26.0  # active level of every utterance
 SPREAD_DB = 2.5  # gain of a talker, uniform in +- this
+
+# Conversations in turns
+_STREAM = 3  # number of the random stream
+TALK = 0.8, 12.0  # s, shortest and longest turn; its logarithm is uniform
+HANDOVER = -1.0, 1.0  # s from the end of a turn to the next one; negative: they overlap
+INTERJECTED = 0.25  # share of the turns with an interjection of somebody else
+EVENNESS = 3.0  # parameter of the Dirichlet distribution of the shares of talk
+WIDE_DB = 4.0  # gain of a talker, uniform in +- this
+APART = 0.2  # s between two turns of one talker, at least
+FADE = 0.02  # s at either end of a turn
 
 
 def converse(
@@ -49,14 +62,7 @@ def converse(
         InputError: The corpus has fewer speakers, or a file cannot be read.
     """
     rng = np.random.default_rng(seed)
-    speakers: dict[str, list[Utterance]] = {}
-    for utterance in corpus.utterances:
-        speakers.setdefault(f"{utterance.corpus}/{utterance.speaker}", []).append(utterance)
-    if len(speakers) < talkers:
-        raise InputError(
-            f"{corpus.root}: has {len(speakers)} speakers, too few for conversations of {talkers};"
-            " give another --corpus"
-        )
+    speakers = _speakers(corpus, talkers)
     names = [str(name) for name in rng.choice(sorted(speakers), talkers, replace=False)]
     total = round(60 * minutes * sample_rate)
     sources = np.zeros((talkers, total), np.float32)
@@ -73,8 +79,129 @@ def converse(
             place += turn + round(rng.uniform(*pauses) * sample_rate)
         if number == 0:
             source[total // 2 : total // 2 + total // 6] = 0
-    peak = max(np.abs(sources).max(), np.abs(sources.sum(0)).max())
-    return names, torch.from_numpy(sources * np.float32(PEAK / peak))
+    return names, torch.from_numpy(_scaled(sources))
+
+
+def take_turns(
+    corpus: Corpus, talkers: int, minutes: float, seed: int, sample_rate: int
+) -> tuple[list[str], Tensor]:
+    """Render a conversation in turns: short overlaps, uneven shares of talk, backchannels.
+
+    One talker follows another after a pause or before the other ends. Some turns have a short
+    interjection of a third person, or of the listener.
+
+    Args:
+        corpus: utterances of at least `talkers` speakers.
+        talkers: number of talkers C.
+        minutes: length.
+        seed: of all draws.
+        sample_rate: in Hz.
+
+    Returns:
+        Names, each corpus/speaker, and sources (C, T) that sum to the conversation.
+
+    Raises:
+        InputError: The corpus has fewer speakers, or a file cannot be read.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
+    names, speech = _draw_speech(corpus, talkers, rng, sample_rate)
+    total = round(60 * minutes * sample_rate)
+    sources = np.zeros((talkers, total), np.float32)
+    shares = np.maximum(rng.dirichlet([EVENNESS] * talkers), 0.3 / talkers)
+    gains = 10 ** (rng.uniform(-WIDE_DB, WIDE_DB, talkers) / 20)
+    used, free = [0] * talkers, [0.0] * talkers  # samples of speech; s from which a talker may talk
+
+    def say(talker: int, start: float, seconds: float) -> float:
+        """Write a turn; return its end in s."""
+        start = max(start, free[talker], 0.0)
+        first, count = round(start * sample_rate), round(seconds * sample_rate)
+        own = speech[talker]
+        part = own[(used[talker] + np.arange(count)) % len(own)][: max(0, total - first)]
+        fade = np.minimum(1, np.arange(1, len(part) + 1) / (FADE * sample_rate))
+        part = part * (fade * fade[::-1]).astype(np.float32) * np.float32(gains[talker])
+        sources[talker, first : first + len(part)] += part
+        used[talker] += count
+        free[talker] = start + seconds + APART
+        return start + seconds
+
+    time, last = 0.0, -1
+    first = [int(talker) for talker in rng.permutation(talkers)]  # everybody speaks
+    while time * sample_rate < total:
+        odds = shares * (np.arange(talkers) != last) if talkers > 1 else shares
+        last = first.pop() if first else int(rng.choice(talkers, p=odds / odds.sum()))
+        length = float(np.exp(rng.uniform(*np.log(TALK))))
+        end = say(last, time + float(rng.uniform(*HANDOVER)), length)
+        if talkers > 1 and rng.random() < INTERJECTED and length > 2:
+            other = int(rng.choice([k for k in range(talkers) if k != last]))
+            say(other, end - length * float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.4, 1.0)))
+        time = end
+    return names, torch.from_numpy(_scaled(sources))
+
+
+def in_room(
+    sources: Tensor, seed: int, sample_rate: int, rt60: float, snr_db: float
+) -> tuple[Tensor, Tensor]:
+    """Put the talkers of a conversation into a room, with noise.
+
+    Args:
+        sources: (C, T).
+        seed: of all draws.
+        sample_rate: in Hz.
+        rt60: reverberation time in s.
+        snr_db: level of the talkers over the coloured noise, where they speak.
+
+    Returns:
+        Sources (C, T) at the microphone, and the noise (T,); their sum is the recording.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, 1)))
+    size = (float(rng.uniform(5, 8)), float(rng.uniform(4, 7)), float(rng.uniform(2.6, 3.5)))
+    microphone = (size[0] / 2, size[1] / 2, 1.2)
+    places = []
+    for _ in range(len(sources)):
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1.8)
+        x, y = distance * np.cos(angle), distance * np.sin(angle)
+        height = float(rng.uniform(1.1, 1.7))
+        places.append((float(microphone[0] + x), float(microphone[1] + y), height))
+    responses = room_responses(size, rt60, microphone, places, sample_rate)
+    wet = np.stack(
+        [
+            oaconvolve(source, response)[: len(source)]
+            for source, response in zip(sources.numpy(), responses, strict=True)
+        ]
+    ).astype(np.float32)
+    noise = coloured_noise(rng, sources.shape[1], sample_rate, float(rng.uniform(0.5, 2.0)))
+    level = active_level_db(wet.sum(0), sample_rate) - snr_db
+    noise = noise * np.float32(10 ** (level / 20) / np.sqrt(np.square(noise).mean() + 1e-12))
+    scaled = _scaled(np.concatenate([wet, noise[None]]))
+    return torch.from_numpy(scaled[:-1]), torch.from_numpy(scaled[-1])
+
+
+def _draw_speech(
+    corpus: Corpus, talkers: int, rng: np.random.Generator, sample_rate: int
+) -> tuple[list[str], list[NDArray[np.float32]]]:
+    """Draw talkers; return their names and all their speech."""
+    speakers = _speakers(corpus, talkers)
+    names = [str(name) for name in rng.choice(sorted(speakers), talkers, replace=False)]
+    return names, [_speech(speakers[name], rng, sample_rate) for name in names]
+
+
+def _speakers(corpus: Corpus, talkers: int) -> dict[str, list[Utterance]]:
+    """Return the utterances of every speaker; check that there are enough speakers."""
+    speakers: dict[str, list[Utterance]] = {}
+    for utterance in corpus.utterances:
+        speakers.setdefault(f"{utterance.corpus}/{utterance.speaker}", []).append(utterance)
+    if len(speakers) < talkers:
+        raise InputError(
+            f"{corpus.root}: has {len(speakers)} speakers, too few for conversations of {talkers};"
+            " give another --corpus"
+        )
+    return speakers
+
+
+def _scaled(signals: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale signals (C, T) so that the largest sample of them and of their sum is PEAK."""
+    peak = max(np.abs(signals).max(), np.abs(signals.sum(0)).max())
+    return signals * np.float32(PEAK / peak)
 
 
 def _speech(

@@ -25,7 +25,8 @@ from dpcl.errors import InputError
 from dpcl.io import Progress, Report, as_report, no_report
 from dpcl.recordings.cache import WindowCache, Workers
 from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
-from dpcl.separators.base import Link, Separation, Separator
+from dpcl.recordings.timeline import LevelMeter, estimate_timeline
+from dpcl.separators.base import Link, Separation, Separator, Timeline
 from dpcl.separators.limits import (
     MOST_SOURCES,
     check_mixture,
@@ -35,6 +36,7 @@ from dpcl.separators.limits import (
 )
 from dpcl.separators.registry import build
 from dpcl.signal.band import Band
+from dpcl.signal.features import first_bin
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 from dpcl.signal.windows import Windows
 
@@ -69,6 +71,7 @@ class RecordingSeparation:
         scanned: result of `scan`; None to scan the recording.
         threads: number of threads; None for the number that torch uses.
         background: False shares the background among the sources.
+        timeline: measure who speaks when, for `timeline`.
 
     Raises:
         InputError: The recording is empty or cannot be read.
@@ -84,6 +87,7 @@ class RecordingSeparation:
         scanned: Scan | None = None,
         threads: int | None = None,
         background: bool = True,
+        timeline: bool = False,
     ) -> None:
         self.recording, self.wanted, self.most = recording, num_sources, most
         self.background = background
@@ -104,6 +108,9 @@ class RecordingSeparation:
         self._workers = Workers(threads)
         self._cache = WindowCache(self.windows, self._workers)
         self._link: Link | None = None
+        stft, rate = self.band.stft, recording.sample_rate
+        first = first_bin(rate, stft.window)
+        self._meter = LevelMeter(stft.hop / rate, first) if timeline else None
 
     def close(self) -> None:
         """End the threads and remove the cache."""
@@ -153,13 +160,15 @@ class RecordingSeparation:
         analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
         rows = link.num_sources + link.background
 
-        def apply(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        def apply(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
             masks, spectrum = pair
             # All channels share the masks, which keeps the stereo image.
             wide = self.band.extend(masks, (spectrum / self._scaled.peak).abs().mean(0))
             if link.background and not self.background:
                 wide = _without_background(wide)
-            return wide, synthesis.frames(wide[:, None] * spectrum)
+            meter = self._meter
+            powers = meter.measure(wide[: link.num_sources], spectrum) if meter else None
+            return wide, synthesis.frames(wide[:, None] * spectrum), powers
 
         def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)
             samples = _times_power(samples, self._exponent)
@@ -171,11 +180,25 @@ class RecordingSeparation:
         size = max(16, VALUES // (stft.bins * self.recording.channels * rows))
         done = 0
         masks = self.windows.join(self._cache.map(self._masks))
-        for wide, frames in self._workers.map(apply, _in_step(masks, spectra, size)):
+        for wide, frames, powers in self._workers.map(apply, _in_step(masks, spectra, size)):
             done += wide.shape[1]
+            if self._meter and powers is not None:
+                self._meter.keep(powers)
             yield piece(synthesis.add(frames), wide)
             self._report(Progress(LINKED + (1 - LINKED) * done / self.windows.frames, 1))
         yield piece(synthesis.finish(), wide[:, :0])
+
+    def levels(self) -> Tensor:
+        """Return levels (C, n) of the sources in dB, in frames of a timeline; after `pieces`."""
+        assert self._meter is not None
+        return self._meter.levels(self.scan.samples / self.recording.sample_rate)
+
+    def timeline(self) -> Timeline:
+        """Return who speaks when; after `pieces`, of a separation with `timeline`."""
+        stft, rate = self.band.stft, self.recording.sample_rate
+        return estimate_timeline(
+            self.levels(), self.link(), stft.hop / rate, self.scan.samples / rate
+        )
 
     @torch.no_grad()
     def embeddings(self) -> Tensor | None:
@@ -267,7 +290,8 @@ def separate_recording(
 
     Returns:
         Sources (C, T) or (C, channels, T), masks (C, L, F) of the recording's own STFT, embeddings
-        (L, F', K) of a recording of one window, and the background if the separator estimates it.
+        (L, F', K) of a recording of one window, the background if the separator estimates it, and
+        who speaks when.
 
     Raises:
         InputError: The samples are empty, not finite, of another shape or integers, or the number
@@ -285,16 +309,20 @@ def separate_recording(
         report=report,
         threads=threads,
         background=background,
+        timeline=True,
     ) as separation:
         pieces = list(separation.pieces())
         embeddings, link = separation.embeddings(), separation.link()
+        timeline = separation.timeline()
     estimates = torch.cat([piece.sources for piece in pieces], dim=-1)  # (C, channels, T)
     masks = torch.cat([piece.masks for piece in pieces], dim=1)
     rests = [piece.background for piece in pieces if piece.background is not None]
     rest = torch.cat(rests, dim=-1) if rests else None  # (channels, T)
     if recording.ndim == 1:
         estimates, rest = estimates[:, 0], None if rest is None else rest[0]
-    return Separation(estimates, masks, embeddings, rest, link.confidence, sample_rate)
+    return Separation(
+        estimates, masks, embeddings, rest, link.confidence, timeline, sample_rate=sample_rate
+    )
 
 
 def separate(

@@ -20,6 +20,75 @@ Analysis = tuple[Tensor, ...]  # the tensors that a separator keeps of one windo
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, order=True)
+class Segment:
+    """Stretch of time in which one talker is active, from `start` to `end` in s."""
+
+    start: float
+    end: float
+    talker: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Segments of all talkers of a recording: who speaks when.
+
+    Attributes:
+        segments: in order of their start; segments of different talkers may overlap.
+        seconds: length of the recording in s; None if unknown.
+        names: talkers of the recording, also those without a segment.
+
+    Example:
+        >>> timeline = Timeline((Segment(0.0, 2.0, "s1"), Segment(1.5, 4.0, "s2")), 5.0)
+        >>> timeline.talkers
+        ('s1', 's2')
+        >>> timeline.overlaps()
+        [Segment(start=1.5, end=2.0, talker='s1+s2')]
+    """
+
+    segments: tuple[Segment, ...]
+    seconds: float | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def talkers(self) -> tuple[str, ...]:
+        """Return `names`, then the talkers of the segments, each once."""
+        return tuple(dict.fromkeys([*self.names, *(x.talker for x in self.segments)]))
+
+    @property
+    def end(self) -> float:
+        """Return the length of the recording in s, or the end of the last segment."""
+        last = max((segment.end for segment in self.segments), default=0.0)
+        return last if self.seconds is None else self.seconds
+
+    def overlaps(self) -> list[Segment]:
+        """Return the stretches with several active talkers; their names are joined by `+`."""
+        edges = sorted({t for x in self.segments for t in (x.start, x.end)})
+        found: list[Segment] = []
+        for start, end in pairwise(edges):
+            active = [x.talker for x in self.segments if x.start <= start and end <= x.end]
+            if len(active) > 1:
+                found.append(Segment(start, end, "+".join(sorted(active))))
+        return found
+
+    def activity(self, hop: float, frames: int) -> Tensor:
+        """Return the activity of `talkers` in frames.
+
+        Args:
+            hop: time between frames in s; frame i is at i * hop.
+            frames: number of frames L.
+
+        Returns:
+            bool (C, L).
+        """
+        rows = {talker: number for number, talker in enumerate(self.talkers)}
+        active = torch.zeros(len(rows), frames, dtype=torch.bool)
+        for segment in self.segments:
+            first, last = round(segment.start / hop), round(segment.end / hop)
+            active[rows[segment.talker], first:last] = True
+        return active
+
+
 @dataclass(frozen=True, repr=False)
 class Separation(Presentation):
     """Separated sources of a mixture.
@@ -32,6 +101,7 @@ class Separation(Presentation):
         background: waveform (..., T) of the part that belongs to no source; None if the separator
             does not estimate it.
         confidence: estimated SI-SDR of each source, dB; None if the separator does not estimate it.
+        timeline: segments in which each source is active, named s1, s2, …; None for a batch.
         sample_rate: of the waveforms, in Hz; None for a batch.
 
     In a notebook, a separation shows players, waveforms and spectrograms.
@@ -42,6 +112,7 @@ class Separation(Presentation):
     embeddings: Tensor | None = None
     background: Tensor | None = None
     confidence: tuple[float, ...] | None = None
+    timeline: Timeline | None = None
     sample_rate: int | None = None
 
 
@@ -54,12 +125,18 @@ class Link:
         background: the masks have one more row, the last, for the background.
         state: values that the separator's own `masks` needs.
         confidence: estimated SI-SDR of each source, dB; None without an estimate.
+        activity: (C, L), probability that each source is active in each frame of the recording;
+            None for a separator that does not estimate it.
+        talkers: (L, classes), probabilities of 0, 1, 2, … active talkers in each frame; the last
+            class stands for its number or more. None for a separator that does not estimate them.
     """
 
     num_sources: int
     background: bool = False
     state: Any = None
     confidence: tuple[float, ...] | None = None
+    activity: Tensor | None = None
+    talkers: Tensor | None = None
 
 
 class Analyses(Protocol):
@@ -241,11 +318,13 @@ class Context:
         mixture: samples (T,).
         references: sources of the mixture (C, T), for oracles.
         talkers: a model of each talker, learned from other speech, for NMF and the factorial HMM.
+        timeline: true timeline, for separators that follow one.
     """
 
     mixture: Tensor | None = None
     references: Tensor | None = None
     talkers: Sequence[Any] = ()
+    timeline: Timeline | None = None
 
 
 def need_number(name: str, known: int, num_sources: int) -> None:

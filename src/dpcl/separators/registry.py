@@ -17,9 +17,9 @@ from dpcl.model import Model, load_model
 from dpcl.separators.base import Context, Separator
 from dpcl.shipped import shipped_models, weights_path
 
-LOCAL, LIVE = ":local", ":live"  # suffixes to the name of a model
+LOCAL, LIVE, GUIDED = ":local", ":live", ":guided"  # suffixes to the name of a model
 
-Needs = Literal["mixture", "references", "talkers"]
+Needs = Literal["mixture", "references", "talkers", "timeline"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Method:
         name: name of the method, for `build`.
         sample_rate: sample rate of the mixture in Hz.
         build: function from the context of a mixture to its separator.
-        needs: facts that the context must hold: only the mixture, its references, or models of its
-            talkers.
+        needs: facts that the context must hold: only the mixture, its references, models of its
+            talkers, or its timeline.
         learn: function from recordings (T,) of one talker to the model of this talker; None if the
             method needs no such models.
         weights: weights file of a trained network; None for other methods.
@@ -63,6 +63,7 @@ def find_method(name: str, device: str = "cpu") -> Method:
             of the talkers); `casa` or `spectral` (without training); a shipped model; a
             .safetensors file. `MODEL:local` clusters segments of 100 frames, put in order by the
             references. `MODEL:live` separates as in a stream; `live` is `causal:live`.
+            `MODEL:guided` follows the true timeline.
         device: device that runs a network: `cpu`, `cuda`, `mps`, or `auto` for a GPU if there is
             one.
 
@@ -84,6 +85,8 @@ def find_method(name: str, device: str = "cpu") -> Method:
         from dpcl.separators.online import OnlineDeepClustering
 
         return _trained(name, model, OnlineDeepClustering(network))
+    if suffix == GUIDED:
+        return _guided(name, network, _file(model))
     separator = separator_of(network)
     if suffix == LOCAL:
         from dpcl.separators.local import LocalClustering
@@ -99,7 +102,13 @@ def separator_of(model: Model) -> Separator:
     """Return the separator of a trained network, with or without embeddings."""
     from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
 
-    return DeepClustering(model) if model.settings.network.embedding else MaskNetwork(model)
+    if not model.settings.network.embedding:
+        return MaskNetwork(model)
+    if model.voice is not None:
+        from dpcl.separators.guided import GuidedClustering
+
+        return GuidedClustering(model)
+    return DeepClustering(model)
 
 
 def build(name: str, context: Context | None = None, device: str = "cpu") -> Separator:
@@ -184,8 +193,20 @@ def _split(name: str) -> tuple[str, str]:
     """Split the name of a separator into the name of its model and its suffix, or ""."""
     if name == "live":
         return "causal", LIVE
-    suffix = next((suffix for suffix in (LOCAL, LIVE) if name.endswith(suffix)), "")
+    suffix = next((suffix for suffix in (LOCAL, LIVE, GUIDED) if name.endswith(suffix)), "")
     return name.removesuffix(suffix), suffix
+
+
+def _guided(name: str, network: Model, weights: Path) -> Method:
+    """Return the method of a network that follows the true timeline."""
+    from dpcl.separators.guided import GuidedClustering
+
+    def guided(context: Context) -> Separator:
+        if context.timeline is None:
+            raise InputError(f"{name}: needs the timeline; use it with `dpcl experiment meetings`")
+        return GuidedClustering(network, context.timeline)
+
+    return Method(name, network.settings.signal.sample_rate, guided, "timeline", weights=weights)
 
 
 def _trained(name: str, model: str, separator: Separator) -> Method:

@@ -18,18 +18,8 @@ from dpcl.io import Progress, Report
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus
 from dpcl.model import Model
-from dpcl.networks import activity
-from dpcl.networks.activity import (
-    SOFT,
-    STRIDE,
-    VOICE_STRIDE,
-    TalkerActivity,
-    Voices,
-    around,
-    cluster_cues,
-    together,
-    voice_cues,
-)
+from dpcl.networks.activity import SOFT, STRIDE, TalkerActivity, cluster_cues, together, voice_cues
+from dpcl.networks.voice import HOP, SIZE, VOICE_STRIDE, Voices, around
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation
 from dpcl.separators.base import Analyses, Analysis, Link
@@ -190,8 +180,8 @@ def learn_voices(
         for w in range(len(c.levels))
         for i in range(len(c.talkers))
     ]
-    shortest = min(len(level) for level, _, _ in tracks) // activity.HOP * activity.HOP
-    talkers = torch.nn.Parameter(0.1 * torch.randn(len(everybody), activity.SIZE))
+    shortest = min(len(level) for level, _, _ in tracks) // HOP * HOP
+    talkers = torch.nn.Parameter(0.1 * torch.randn(len(everybody), SIZE))
     network.voice.train()
     parameters = [*network.voice.parameters(), talkers]
     optimiser = torch.optim.AdamW(parameters, weight_decay=DECAY)

@@ -43,6 +43,7 @@ from dpcl.shipped import find_file
 from dpcl.signal.windows import Windows
 from dpcl.training.batches import read_data
 from dpcl.training.fit_activity import fit_activity
+from dpcl.training.fit_voice import fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -85,6 +86,8 @@ def fit_model(model: Model, fit: Fit, data: DataSettings, report: Report) -> Mod
     corpus = _one_root(read_data(chosen, split))
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        if fit.fit == "voice":
+            return fit_voice(model, fit, chosen, corpus, report)
         if fit.fit in ("count", "confidence"):
             chosen_fit = fit_count if fit.fit == "count" else fit_confidence
             return chosen_fit(model, fit, corpus, report, data)

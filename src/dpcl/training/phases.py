@@ -45,7 +45,7 @@ class Average(Settings):
 class Fit(Settings):
     """A part of the model beside the network, fitted on what the network does with the corpus."""
 
-    fit: Literal["count", "confidence", "whitening", "activity"]
+    fit: Literal["count", "confidence", "whitening", "activity", "voice"]
     init: str | None = None  # the fitted model: an earlier phase or a shipped model; null: the last
     split: str | None = None  # null: valid for count and confidence, the recipe's for the others
     only: tuple[str, ...] | None = None  # corpora; null: those of the recipe
@@ -57,7 +57,8 @@ class Fit(Settings):
     minutes: float | None = Field(default=None, gt=0)
     most: int = Field(default=3, ge=1, le=10)  # count, confidence: largest number of sources
     prior: tuple[float, ...] | None = None  # count: importance of 1, 2, ... sources; null: equal
-    voice_steps: int = Field(default=1500, ge=1)  # activity: of the voice network
+    voice_steps: int = Field(default=1500, ge=1)  # activity and voice: of the voice network
+    workers: int = Field(default=0, ge=0)  # voice: processes that draw mixtures
     steps: int = Field(default=800, ge=1)  # activity: of the activity network
 
     @property

@@ -1,0 +1,200 @@
+"""Masks that follow a timeline, and timelines from voices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dpcl.errors import InputError
+from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, SignalSettings
+from dpcl.model import build_network as build
+from dpcl.networks.voice import VoiceNetwork
+from dpcl.recordings.recording import InMemory
+from dpcl.recordings.separate import RecordingSeparation, separate_recording
+from dpcl.separators import registry
+from dpcl.separators.base import Context, Segment, Timeline
+from dpcl.separators.diarise import (
+    STRIDE,
+    Summary,
+    find_talkers,
+    local_seeds,
+    own_multiples,
+    owned,
+    window_seeds,
+)
+from dpcl.separators.guided import GuidedClustering
+from dpcl.signal.windows import Windows
+
+HOP = 0.032
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A small network with background, numbers of talkers and voices, never trained."""
+    settings = ModelSettings(
+        signal=SignalSettings(window=512, hop=256, level="quantile"),
+        network=NetworkSettings(
+            kind="full_band", layers=1, width=8, embedding=6, activation="none", background=True,
+            counts=4, frame=16, frame_units=8, band_units=4,
+        ),
+        masks=MaskSettings(weighting="magnitude", sharpness=5.0),
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build(settings).eval()
+        network.background_head.bias.data.fill_(-2)  # mostly talkers
+        voice = VoiceNetwork(257, 12, 8).eval()
+    network.mean.fill_(-3)
+    network.std.fill_(2)
+    return Model(settings, network, {}, voice=voice)
+
+
+def noise(seconds: float) -> Tensor:
+    return 0.1 * torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(2))
+
+
+TURNS = Timeline((Segment(0.0, 11.0, "ann"), Segment(10.0, 21.0, "bob")), 21.0, ("ann", "bob"))
+
+
+def test_masks_follow_the_timeline(model: Model) -> None:
+    mixture = noise(21)
+    separation = separate_recording(mixture, RATE, GuidedClustering(model, TURNS))
+    sources, background = separation.sources, separation.background
+    assert background is not None and separation.timeline is not None
+    torch.testing.assert_close(sources.sum(0) + background, mixture, atol=1e-5, rtol=0)
+    power = sources.square()
+    first, second = slice(8000, 76000), slice(92000, 160000)  # one talker each
+    assert power[1, first].sum() < 1e-6 * power[0, first].sum()
+    assert power[0, second].sum() < 1e-6 * power[1, second].sum()
+    both = power[:, 82000:86000].sum(-1)
+    assert both.min() > 1e-3 * both.max()
+    assert [(x.talker, round(x.start), round(x.end)) for x in separation.timeline.segments] == [
+        ("s1", 0, 11),
+        ("s2", 10, 21),
+    ]
+
+
+def test_a_timeline_guides_one_window_too(model: Model) -> None:
+    short = Timeline((Segment(0.0, 1.0, "a"), Segment(1.0, 2.0, "b")), 2.0)
+    sources = separate_recording(noise(2), RATE, GuidedClustering(model, short)).sources
+    assert sources[1, :7000].abs().max() < 1e-3 * sources[0, :7000].abs().max()
+
+
+def test_a_model_without_voices_and_a_short_recording_are_clustered(model: Model) -> None:
+    plain = registry.separator_of(replace(model, voice=None))
+    assert type(plain).__name__ == "DeepClustering"
+    guided = registry.separator_of(model)
+    assert isinstance(guided, GuidedClustering)
+    mixture = noise(3)
+    torch.testing.assert_close(
+        separate_recording(mixture, RATE, guided, 2).sources,
+        separate_recording(mixture, RATE, plain, 2).sources,
+    )
+
+
+@pytest.mark.parametrize("sources", [1, 3, None])
+def test_talkers_are_estimated_from_voices(model: Model, sources: int | None) -> None:
+    recording = InMemory(noise(23)[None].numpy(), RATE)
+    with RecordingSeparation(recording, GuidedClustering(model), sources, timeline=True) as run:
+        parts = [piece.sources for piece in run.pieces()]
+        link, timeline = run.link(), run.timeline()
+    assert sources is None or link.num_sources == sources
+    assert sum(part.shape[-1] for part in parts) == 23 * RATE
+    assert link.activity is not None and link.activity.shape == (link.num_sources, 720)
+    assert timeline.seconds == 23.0
+
+
+def test_silence_is_separated(model: Model) -> None:
+    found = separate_recording(np.zeros(21 * RATE, np.float32), RATE, GuidedClustering(model))
+    assert found.sources.abs().max() == 0
+    assert found.timeline is not None and found.timeline.segments == ()
+
+
+def test_the_true_timeline_as_a_method(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load_network", lambda name: model)
+    method = registry.find_method("x.safetensors:guided")
+    assert method.needs == "timeline"
+    separator = method.build(Context(timeline=TURNS))
+    assert isinstance(separator, GuidedClustering) and separator.given is TURNS
+    with pytest.raises(InputError, match=r":guided: needs the timeline; use it with"):
+        method.build(Context())
+
+
+@pytest.mark.parametrize(("frames", "longest", "overlap"), [(50, 60, 4), (200, 60, 7), (97, 13, 3)])
+def test_every_frame_belongs_to_one_window(frames: int, longest: int, overlap: int) -> None:
+    windows = Windows(frames, longest, overlap)
+    for step in (1, 2, 5):
+        found = torch.cat(
+            [own_multiples(windows, w, step) + s for w, s in enumerate(windows.starts)]
+        )
+        assert found.tolist() == list(range(0, frames, step))
+    assert all(owned(windows, w).start >= 0 for w in range(windows.count))
+
+
+def talk(turns: list[int], frames: int = 160) -> tuple[list[Summary], Tensor]:
+    """Summaries of four windows of 40 frames, with turns of equal length."""
+    generator = torch.Generator().manual_seed(3)
+    owner = torch.tensor(turns).repeat_interleave(frames // len(turns))
+    directions = functional.normalize(torch.randn(3, 16, generator=generator), dim=-1)
+    colours = functional.normalize(torch.randn(3, 6, generator=generator), dim=-1)
+    counts = torch.zeros(frames, 4)
+    counts[:, 1] = 1
+    step = round(0.5 / HOP)
+    summaries = []
+    for start in range(0, frames, 40):
+        own = range(start, start + 40)
+        places = [f for f in own if f % step == 0]
+        summed = [f for f in own if f % STRIDE == 0]
+        summaries.append(
+            Summary(
+                directions[owner[places]],
+                torch.ones(len(places)),
+                counts[start : start + 40],
+                2 * colours[owner[summed]],
+                torch.full((len(summed),), 2.0),
+            )
+        )
+    return summaries, owner
+
+
+def test_turns_are_found_and_end_where_the_embeddings_say() -> None:
+    summaries, owner = talk([0, 1, 0, 1])
+    found = find_talkers(summaries, 2, 4, HOP)
+    names = found.priors.argmax(0)
+    assert (names[:30] == names[0]).all()
+    same = (names == names[0]) == (owner == owner[0])
+    assert same.double().mean() > 0.95
+    assert found.activity.shape == (2, 160)
+
+
+def test_overlapped_speech_is_shared_by_the_talkers_nearby() -> None:
+    summaries, _ = talk([0, 1, 0, 1])
+    summaries[1].counts[10:30] = torch.tensor([0, 0, 1.0, 0])
+    priors = find_talkers(summaries, 2, 4, HOP).priors
+    assert priors[:, 55:65].min() > 0.8
+    assert priors[:, :20].min() < 0.1
+
+
+def test_seeds_are_the_means_of_a_talker_alone() -> None:
+    summaries, owner = talk([0, 1, 2, 0])
+    priors = functional.one_hot(owner, 3).T.float()
+    seeds = window_seeds(summaries, priors, HOP)
+    mean = torch.cat([x.sums for x in summaries])[owner[::STRIDE] == 1].mean(0) / 2
+    torch.testing.assert_close(seeds[1, 1], mean)
+    torch.testing.assert_close(seeds[3, 1], mean)
+
+
+def test_a_talker_far_away_gets_the_seed_of_the_whole_recording() -> None:
+    sums = torch.zeros(9, 1, 2)
+    sums[0, 0] = torch.tensor([4.0, 2.0])
+    masses = torch.zeros(9, 1)
+    masses[0] = 2
+    seeds = local_seeds(sums, masses, 10 * masses, 5)
+    assert seeds[8, 0].tolist() == [2.0, 1.0] == seeds[0, 0].tolist()
+    assert local_seeds(torch.zeros(2, 1, 2), torch.zeros(2, 1), torch.zeros(2, 1), 5).sum() == 0
