@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dpcl.model import build_network, load_model
 from dpcl.settings import validated
 from dpcl.training.loop import train
 from dpcl.training.loss import active_talkers, conditioned_loss
-from dpcl.training.recipe import Recipe
+from dpcl.training.recipe import CONSTANTS, Recipe
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -148,3 +149,17 @@ def test_sounds_that_are_missing_are_named(corpus: Path, tmp_path: Path) -> None
     )
     with pytest.raises(InputError):
         train(chosen.model_copy(update={"data": data}), tmp_path / "run")
+
+
+def test_a_run_with_settings_that_are_constants_today_can_be_resumed() -> None:
+    chosen = recipe()
+    document = json.loads(chosen.model_dump_json())
+    for key, value in CONSTANTS.items():
+        *path, last = key.split(".")
+        parent = document
+        for part in path:
+            parent = parent[part]
+        parent[last] = value
+    assert chosen.difference(json.dumps(document)) is None
+    document["data"]["conditions"]["background"]["own_room"] = 0.9
+    assert chosen.difference(json.dumps(document)) == "version"

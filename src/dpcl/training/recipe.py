@@ -135,7 +135,7 @@ class ObjectiveSettings(Settings):
     @classmethod
     def _is_known(cls, kind: str) -> str:
         if kind not in KINDS:
-            raise ValueError(f"there is no objective {kind}; choose one of {', '.join(KINDS)}")
+            raise ValueError(f"must be one of {', '.join(KINDS)}")
         return kind
 
     @model_validator(mode="after")
