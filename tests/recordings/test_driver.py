@@ -327,8 +327,7 @@ def test_the_network_that_ships_hears_who_is_silent() -> None:
         leaks += [max(powers[1, [0, 2]].max(), powers[0, [1, 3]].max()) / powers.max()]
         both = np.square(sources.reshape(2, 5, -1)[:, -1]).mean(-1)
         assert (np.abs(np.log2(powers[:, -1] / both)) < 1).all()  # within 3 dB where both talk
-    assert leaks[0] < 1e-2
-    assert leaks[0] < leaks[1]
+    assert max(leaks) < 1e-3  # the gates end at -30 dB
 
 
 @pytest.mark.parametrize("sources", [None, 3])

@@ -435,7 +435,9 @@ def separate(
         torch.Size([2, 16000])
     """
     report = as_report(progress)
-    seconds = np.shape(samples)[-1] / sample_rate if np.ndim(samples) and sample_rate else 0.0
+    samples = as_floats(samples)
+    check_recording(samples.shape, sample_rate)
+    seconds = samples.shape[-1] / sample_rate
 
     def report_seconds(share: Progress) -> None:
         """Report the share of the work as seconds of audio."""
