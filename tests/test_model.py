@@ -263,3 +263,11 @@ def test_rows_for_counting_that_do_not_fit_are_refused(row: str) -> None:
     rows[row] = [line[1:] for line in rows[row]]
     with pytest.raises(ValidationError, match=row):
         CountSettings.model_validate(rows)
+
+
+def test_a_deviation_of_zero_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    model.network.std.fill_(0)
+    save_model(model, tmp_path / "flat.safetensors")
+    with pytest.raises(InputError, match="deviation of a feature is not above 0"):
+        load_model(tmp_path / "flat.safetensors")

@@ -374,6 +374,10 @@ def load_model(path: Path) -> Model:
         raise InputError(
             f"{path}: the weights hold NaN or infinite values; train or fetch them again"
         )
+    if not bool((network.std > 0).all()):
+        raise InputError(
+            f"{path}: the deviation of a feature is not above 0; train or fetch the weights again"
+        )
     return Model(settings, network.eval(), notes, activity, voice)
 
 

@@ -17,6 +17,7 @@ import soundfile
 
 from dpcl.apps import files as module
 from dpcl.apps.files import Separated, is_ours, separate_files
+from dpcl.apps.found import expand_wildcards
 from dpcl.errors import InputError
 from dpcl.signal.audio import read_audio
 
@@ -308,3 +309,10 @@ def test_mp3_outputs_come_without_lines_of_libmpg123(
         assert ran.returncode == 0
         assert "mpg123" not in ran.stderr and "Xing" not in ran.stderr
         assert all(line.startswith("dpcl: ") for line in ran.stderr.splitlines())
+
+
+def test_wildcards_that_the_shell_left_are_expanded(tmp_path: Path) -> None:
+    for name in ("b.wav", "a.wav", "[c].wav", "d.txt"):
+        (tmp_path / name).touch()
+    expanded = expand_wildcards([tmp_path / "*.wav", tmp_path / "[c].wav", tmp_path / "x*.wav"])
+    assert [path.name for path in expanded] == ["[c].wav", "a.wav", "b.wav", "[c].wav", "x*.wav"]

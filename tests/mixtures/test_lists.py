@@ -242,3 +242,11 @@ def test_committed_lists_are_drawn_again_byte_by_byte(
     corpus = read_corpus(shared_audio, split, ["librispeech", "speechocean762"])
     write_list(draw_list(corpus, name, 0, count, num_sources), tmp_path / f"{name}.csv")
     assert (tmp_path / f"{name}.csv").read_bytes() == (COMMITTED / f"{name}.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("separator", "word"), [(";", "semicolons"), ("\t", "tabs")])
+def test_other_separators_get_a_sentence(tmp_path: Path, separator: str, word: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(separator.join(("id", "list", "seed", "seconds")) + "\n")
+    with pytest.raises(InputError, match=f"separated by {word}; separate them by commas"):
+        read_list(path)

@@ -54,6 +54,20 @@ def test_the_cache_is_used_again_until_something_changes(make_corpus: Any, tmp_p
     assert pack(renamed) == 3  # another speaker
 
 
+@pytest.mark.parametrize("damage", [b"", b"half", None])
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_a_damaged_cache_is_written_again(
+    make_corpus: Any, tmp_path: Path, suffix: str, damage: bytes | None
+) -> None:
+    corpus, cache = make_corpus(SPEAKERS), tmp_path / "cache"
+    expected = pack_corpus(corpus, 8000, cache).samples.copy()
+    (path,) = cache.glob(f"*{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)  # a power failure
+    np.testing.assert_array_equal(pack_corpus(corpus, 8000, cache).samples, expected)
+    assert path.read_bytes() == whole
+
+
 def test_a_broken_recording_leaves_no_half_a_cache(make_corpus: Any, tmp_path: Path) -> None:
     corpus = make_corpus(SPEAKERS)
     corpus.utterances[2].path.write_text("not audio")

@@ -215,8 +215,10 @@ def test_an_array_and_what_a_reader_gives_in_odd_blocks_are_the_same() -> None:
 def test_what_is_heard_of_channels() -> None:
     rng = np.random.default_rng(0)
     left = rng.standard_normal(5000).astype(np.float32)
-    assert scan(InMemory(np.stack([left, 0.5 * left]), RATE)).channel is None
-    assert scan(InMemory(np.stack([0.9 * left, -left]), RATE)).channel == 1  # the mean cancels
+    for right, cancels in ((0.5 * left, False), (-0.9 * left, True)):
+        channels = scan(InMemory(np.stack([left, right]), RATE)).channels
+        assert channels is not None
+        assert channels.cancels is cancels
     found = scan(InMemory(np.stack([left, 3 * left]), RATE))
     assert found.samples == 5000
     assert found.peak == pytest.approx(3 * np.abs(left).max())
@@ -287,7 +289,7 @@ def test_who_talks_is_asked_of_every_window_and_obeyed() -> None:
     sources = torch.cat([piece.sources[:, 0] for piece in pieces], -1)
     torch.testing.assert_close(sources.sum(0), torch.from_numpy(recording[0]), rtol=0, atol=1e-4)
     powers = sources.square().mean(-1)
-    assert powers[1:].max() < 1e-5 * powers[0]
+    assert powers[1:].max() < 2e-3 * powers[0]  # the gates end at -30 dB
 
 
 def test_short_recordings_and_one_talker_need_nobody_to_ask() -> None:
@@ -325,8 +327,7 @@ def test_the_network_that_ships_hears_who_is_silent() -> None:
         leaks += [max(powers[1, [0, 2]].max(), powers[0, [1, 3]].max()) / powers.max()]
         both = np.square(sources.reshape(2, 5, -1)[:, -1]).mean(-1)
         assert (np.abs(np.log2(powers[:, -1] / both)) < 1).all()  # within 3 dB where both talk
-    assert leaks[0] < 1e-2
-    assert leaks[0] < leaks[1]
+    assert max(leaks) < 1e-3  # the gates end at -30 dB
 
 
 @pytest.mark.parametrize("sources", [None, 3])

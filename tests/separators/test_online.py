@@ -103,7 +103,8 @@ def test_binary_masks(weighting: Weighting) -> None:
     found = LoadedSeparator(separator)(noises(3)).masks
     assert found is not None
     assert set(found.unique().tolist()) <= {0.0, 0.5, 1.0}  # a half until there was enough
-    assert set(found[:, -50:].unique().tolist()) == {0.0, 1.0}
+    assert set(found[:, -50:, separator.first :].unique().tolist()) == {0.0, 1.0}
+    assert found[..., : separator.first].eq(0.5).all()  # no mask modulates what is below 70 Hz
 
 
 @pytest.mark.parametrize(

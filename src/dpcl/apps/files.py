@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 import dpcl
+from dpcl.apps.found import expand_wildcards
 from dpcl.apps.process import heavy_imports
 from dpcl.errors import InputError
 from dpcl.io import (
@@ -122,6 +123,7 @@ def separate_files(
     """
     check_sources(sources)
     check_sources(most)
+    recordings = expand_wildcards(recordings)
     with ExitStack() as stack:
         kept: dict[Path, AudioReader] = {}  # what can be read only once
 

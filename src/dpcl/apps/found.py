@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
     from dpcl.mixtures.index import Omitted
 
 OMITTED = "bulk-omitted.csv"  # in the folder of the outputs
+
+
+def expand_wildcards(given: Sequence[Path]) -> list[Path]:
+    """Expand patterns such as `*.wav`, which not every shell expands.
+
+    Args:
+        given: files, folders and patterns. A name that exists is no pattern.
+
+    Returns:
+        Files and folders; a pattern without any match stays.
+    """
+    paths: list[Path] = []
+    for path in given:
+        pattern = any(mark in str(path) for mark in "*?[") and not os.path.lexists(path)
+        matches = sorted(glob.glob(str(path))) if pattern else []  # noqa: PTH207 - any folder
+        paths += [Path(match) for match in matches] or [path]
+    return paths
 
 
 def find_recordings(
@@ -41,7 +59,7 @@ def find_recordings(
     omitted = Omitted() if omitted is None else omitted
     folders: dict[str, Path] = {}
     owners: dict[tuple[Path, str], Path] = {}  # recording by folder and stem of its outputs
-    for path in given:
+    for path in expand_wildcards(given):
         found = {path: out}
         if path.is_dir():
             found = {p: out / p.parent.relative_to(path) for p in _below(path, out, omitted)}

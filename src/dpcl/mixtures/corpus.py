@@ -15,8 +15,11 @@ from dpcl.errors import InputError
 from dpcl.mixtures.manifests import read_manifest
 from dpcl.mixtures.parts import parse_part
 from dpcl.mixtures.utterance import Utterance as Utterance
+from dpcl.signal import av
 from dpcl.signal.formats import is_packed, sphere_fields
+from dpcl.signal.reader import AudioReader
 
+BLOCK = 1 << 18  # samples read at once
 COLUMNS = ("split", "corpus", "speaker", "gender", "path")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 AUDIO_SUFFIXES |= {".sph", ".wv1"}  # NIST SPHERE; not .wv2, WSJ0's second microphone
@@ -189,8 +192,13 @@ def measure_seconds(path: Path, where: str) -> float:
             fields = sphere_fields(file)
         if is_packed(fields):
             return int(fields["sample_count"]) / int(fields["sample_rate"])
+        if is_audio(path, av.SUFFIXES):
+            with AudioReader(path) as reader:
+                samples = sum(int(block.shape[1]) for block in reader.blocks(BLOCK))
+                return float(samples / reader.sample_rate)
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError, KeyError, ValueError, ZeroDivisionError) as error:
+        # an InputError of the reader is a ValueError
         raise InputError(f"{where}: {path} cannot be read as audio; replace or remove it") from (
             error
         )

@@ -19,12 +19,12 @@ from dpcl.errors import InputError
 from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.corpus import COLUMNS, is_audio, measure_seconds
 from dpcl.mixtures.parts import Part, plain_seconds
+from dpcl.signal import av
 
 SPLITS = ("train", "valid", "test")
 VALID_FROM, TEST_FROM = 0.8, 0.9  # hashes in [0, 1) at which valid and test begin; train below
-# Suffixes of recordings that cannot be read, and the reason.
-UNREADABLE = {suffix: "format cannot be read" for suffix in (".m4a", ".aac", ".mp4", ".wma")}
-UNREADABLE[".wv2"] = "second microphone"
+NEEDS_AV = 'format needs PyAV: pip install "dpcl[av]"'
+UNREADABLE = {".wv2": "second microphone"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Tree:
         self._read.add((state.st_dev, state.st_ino))
         for path in self._children(folder):
             reason = UNREADABLE.get(path.suffix.lower())
+            encoded = is_audio(path, av.SUFFIXES)  # formats that libsndfile lacks
             if path.is_dir():
                 if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
                     self.omitted.add(path, "link to a folder that contains it")
@@ -106,7 +107,9 @@ class Tree:
                     yield from self.recordings(path)
             elif reason is not None:
                 self.omitted.add(path, reason)
-            elif is_audio(path):
+            elif encoded and not av.available():
+                self.omitted.add(path, NEEDS_AV)
+            elif encoded or is_audio(path):
                 if path.is_file():
                     yield path
                 else:

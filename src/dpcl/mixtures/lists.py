@@ -92,6 +92,9 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
         raise InputError(
             f"{path} cannot be read as a mixture list ({error}); give another list"
         ) from error
+    for separator, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and header[0].count(separator) > 1:
+            raise InputError(f"{path}: its fields are separated by {word}; separate them by commas")
     num_sources = sum(name.startswith("speaker_") for name in header)
     expected = [*COLUMNS, *numbered_columns(SOURCE_COLUMNS, max(num_sources, 1))]
     missing = [name for name in expected if name not in header]

@@ -63,7 +63,8 @@ def pack_corpus(
 ) -> PackedCorpus:
     """Decode every utterance into the folder `cache`, or reuse the result of an earlier call.
 
-    The cache is reused if paths, sizes, speakers, texts, the sample rate and VERSION are the same.
+    The cache is reused if paths, sizes, speakers, texts, the sample rate and VERSION are the same,
+    and written again if it is damaged.
     Both files are written under temporary names and then renamed, the samples first.
 
     Args:
@@ -81,18 +82,22 @@ def pack_corpus(
     cache = Path(cache)
     name = f"{_fingerprint(corpus, sample_rate)}-{sample_rate}"
     data, index = cache / f"{name}.npy", cache / f"{name}.json"
-    if not (data.is_file() and index.is_file()):
+    packed = _load(data, index)
+    if packed is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with atomic(data) as partial, partial.open("wb") as file:
+            with atomic(data, sync=True) as partial, partial.open("wb") as file:
                 entry = _decode(corpus, sample_rate, file, report)
-            with atomic(index) as partial:
+            with atomic(index, sync=True) as partial:
                 partial.write_text(json.dumps(entry))
         except OSError as error:
             raise InputError(
                 f"{cache} cannot hold the packed corpus ({error.strerror}); give another folder"
             ) from error
-    return _load(data, index)
+        packed = _load(data, index)
+    if packed is None:
+        raise InputError(f"{data}: cannot be read after it was written; give another folder")
+    return packed
 
 
 def _decode(
@@ -138,9 +143,20 @@ def _write_header(file: BinaryIO, length: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _load(data: Path, index: Path) -> PackedCorpus:
-    """Open a packed corpus."""
-    entry = json.loads(index.read_text())
+def _load(data: Path, index: Path) -> PackedCorpus | None:
+    """Open a packed corpus; None if a file is missing or damaged, as after a power failure."""
+    try:
+        entry = json.loads(index.read_text())
+        samples = np.load(data, mmap_mode="r")
+        if len(samples) != entry["offsets"][-1] or samples.dtype != np.dtype("<i2"):
+            return None
+        return _packed(data, entry)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError):
+        return None
+
+
+def _packed(data: Path, entry: dict[str, Any]) -> PackedCorpus:
+    """Return the packed corpus of an index."""
     return PackedCorpus(
         path=data,
         sample_rate=entry["sample_rate"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -66,6 +67,15 @@ def _begin() -> None:
     """Initialise a thread: both settings belong to the thread."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+
+
+def _after_fork() -> None:
+    """Use one thread in a forked process: it has no copy of the threads that torch waits for."""
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class WindowCache:

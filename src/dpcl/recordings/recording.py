@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.signal.channels import Channels, ChannelStatistics
+from dpcl.signal.rumble import LOUD_SHARE, low_power
 
 BLOCK = 1 << 18  # samples of all channels together in one block
 
@@ -56,15 +59,17 @@ class Scan:
     Attributes:
         samples: number of samples per channel.
         peak: largest magnitude of a sample; 1 for silence.
-        channel: the channel that is analysed; None for the mean of all channels.
+        channels: facts about the channels; None for a recording of one channel.
+        rumble: a part below 70 Hz is so loud that it would disturb the separation.
     """
 
     samples: int
     peak: float
-    channel: int | None
+    channels: Channels | None = None
+    rumble: bool = False
 
     def mono(self, block: Tensor) -> Tensor:
-        """Reduce a block to the mono signal that is analysed, with full scale at the peak.
+        """Reduce a block to the mean of the channels with speech, with full scale at the peak.
 
         Squares of very loud or very soft samples would exceed the range of float32.
 
@@ -75,13 +80,13 @@ class Scan:
             Mono samples (n,).
         """
         block = block / self.peak
-        return block.mean(0) if self.channel is None else block[self.channel]
+        if self.channels is None or len(self.channels.speech) == len(block):
+            return block.mean(0)
+        return block[list(self.channels.speech)].mean(0)
 
 
 def scan(recording: Recording) -> Scan:
-    """Read a recording once: length, peak and analysed channel.
-
-    The mean of the channels is analysed, or the loudest channel if the mean nearly cancels.
+    """Read a recording once: length, peak, facts about channels, and rumble.
 
     Args:
         recording: samples to read.
@@ -93,20 +98,20 @@ def scan(recording: Recording) -> Scan:
         InputError: The recording has no samples.
     """
     samples, peak = 0, 0.0
-    energies = np.zeros(recording.channels)  # of each channel, and of their mean
-    energy_of_mean = 0.0
+    rumble = energy = 0.0  # largest power below 70 Hz of a block; energy of all channels
+    statistics = ChannelStatistics(recording.sample_rate, recording.channels)
     for block in blocks(recording):
         samples += block.shape[1]
         peak = max(peak, float(block.abs().max()))
-        if recording.channels == 1:  # the channel is the mean
-            continue
-        wide = block.double()
-        energies += wide.square().sum(1).numpy()
-        energy_of_mean += float(wide.mean(0).square().sum())
+        rumble = max(rumble, low_power(block, recording.sample_rate))
+        energy += float(block.double().square().sum())
+        if recording.channels > 1:
+            statistics.push(block)
     if not samples:
         raise InputError("the recording holds no samples; give one with at least one sample")
-    cancels = recording.channels > 1 and energy_of_mean < 0.01 * energies.mean()
-    return Scan(samples, peak or 1.0, int(energies.argmax()) if cancels else None)
+    loud = rumble > LOUD_SHARE * max(0.0, energy / samples - rumble)
+    channels = statistics.result() if recording.channels > 1 else None
+    return Scan(samples, peak or 1.0, channels, loud)
 
 
 def blocks(recording: Recording) -> Iterator[Tensor]:
@@ -125,15 +130,29 @@ def as_floats(samples: ArrayLike | Tensor) -> NDArray[np.float32]:
         The same values, float32.
 
     Raises:
-        InputError: The samples are integers, which have no full scale.
+        InputError: The samples are a path, no rectangular array of numbers, or integers, which have
+            no full scale.
 
     Example:
         >>> as_floats([0.5, -0.5])
         array([ 0.5, -0.5], dtype=float32)
     """
+    if isinstance(samples, str | bytes | os.PathLike):
+        raise InputError(
+            f"samples: {os.fsdecode(samples)[:80]!r} is a path; separate files with"
+            " dpcl.separate_file, or read the samples first"
+        )
     if isinstance(samples, Tensor):
         samples = samples.detach().cpu().float() if samples.is_floating_point() else samples.cpu()
-    array = np.asarray(samples)
+    try:
+        array = np.asarray(samples)
+    except (ValueError, TypeError) as error:  # lists of different lengths
+        raise InputError(
+            "samples: have rows of different lengths; give (T,) or (channels, T)"
+        ) from error
+    if array.dtype.kind not in "fiu":
+        kind = type(samples).__name__
+        raise InputError(f"samples: are {kind} of {array.dtype}; give floating point")
     if array.dtype.kind != "f":
         raise InputError(
             f"samples are {array.dtype}; give floating point, such as samples / 32768 for 16 bits"

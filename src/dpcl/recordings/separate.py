@@ -4,6 +4,12 @@
     link      once: number of sources, and their order in every window
     masks     every window, in threads; cross-faded, applied to the recording's own spectrum
 
+Loud sound below 70 Hz (DC, hum, rumble) is split off first: no separator gets it, no mask modulates
+it, and all sources (or the background) share it.
+
+Of several channels, those with speech are averaged; where their mean would cancel, their power. A
+call with one party in each channel is separated by its channels.
+
 A separator works on one channel at its own rate. Its masks are applied to the spectrum of every
 channel at the recording's rate. So nothing is resampled, the stereo image is kept, and the sources
 (and the background) sum to the recording. Files: dpcl.apps.files.
@@ -12,7 +18,7 @@ channel at the recording's rate. So nothing is resampled, the stereo image is ke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +34,7 @@ from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, bloc
 from dpcl.recordings.timeline import LevelMeter, estimate_timeline
 from dpcl.separators.base import Link, Separation, Separator, Timeline
 from dpcl.separators.limits import (
+    MOST_CHANNELS,
     MOST_SOURCES,
     check_mixture,
     check_recording,
@@ -36,7 +43,9 @@ from dpcl.separators.limits import (
 )
 from dpcl.separators.registry import build
 from dpcl.signal.band import Band
+from dpcl.signal.channels import party_masks, power_mean
 from dpcl.signal.features import first_bin
+from dpcl.signal.rumble import bins_below, split_low
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 from dpcl.signal.windows import Windows
 
@@ -108,6 +117,10 @@ class RecordingSeparation:
         self._workers = Workers(threads)
         self._cache = WindowCache(self.windows, self._workers)
         self._link: Link | None = None
+        channels = self.scan.channels  # one party in each, if that many sources are wanted
+        apart = channels is not None and channels.apart and len(channels.speech) <= most
+        fits = apart and channels is not None and num_sources in (None, len(channels.speech))
+        self._parties = channels if fits else None
         stft, rate = self.band.stft, recording.sample_rate
         first = first_bin(rate, stft.window)
         self._meter = LevelMeter(stft.hop / rate, first) if timeline else None
@@ -142,6 +155,8 @@ class RecordingSeparation:
         Returns:
             The link, with the number of sources.
         """
+        if self._link is None and self._parties is not None:
+            self._link = Link(len(self._parties.speech))
         if self._link is None:
             if not len(self._cache):
                 self.analyse()
@@ -158,6 +173,7 @@ class RecordingSeparation:
         link = self.link()
         stft = self.band.stft
         analysis, synthesis = BlockSTFT(stft), BlockISTFT(stft, self.scan.samples)
+        low = _Queue()  # the part below 70 Hz, until the samples above it are separated
         rows = link.num_sources + link.background
 
         def apply(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -170,17 +186,38 @@ class RecordingSeparation:
             powers = meter.measure(wide[: link.num_sources], spectrum) if meter else None
             return wide, synthesis.frames(wide[:, None] * spectrum), powers
 
+        def divide(spectrum: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            """Apply the masks of a recording with one party in each channel."""
+            assert self._parties is not None
+            own = party_masks(spectrum, self._parties)  # (C, channels, l, F)
+            power = spectrum.abs().square() + torch.finfo(torch.float32).tiny
+            wide = (own * power).sum(1) / power.sum(0)
+            powers = self._meter.measure(wide, spectrum) if self._meter else None
+            return wide, synthesis.frames(own * spectrum), powers
+
         def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)
-            samples = _times_power(samples, self._exponent)
             sources = link.num_sources
+            if self.scan.rumble:
+                below = low.take(samples.shape[-1])
+                if len(samples) > sources:
+                    samples[sources] += below
+                else:
+                    samples = samples + below / sources
+            samples = _times_power(samples, self._exponent)
             rest = samples[sources] if len(samples) > sources else None
             return Piece(samples[:sources], rest, masks[:sources])
 
-        spectra = _frames(self._blocks(), analysis)  # (channels, l, F)
+        above = self._above(self._blocks(), low.put)
+        spectra = _frames(above, analysis)  # (channels, l, F)
         size = max(16, VALUES // (stft.bins * self.recording.channels * rows))
         done = 0
-        masks = self.windows.join(self._cache.map(self._masks))
-        for wide, frames, powers in self._workers.map(apply, _in_step(masks, spectra, size)):
+        if self._parties is not None:
+            parts = (part for spectrum in spectra for part in torch.split(spectrum, size, 1))
+            applied = self._workers.map(divide, parts)
+        else:
+            masks = self.windows.join(self._cache.map(self._masks))
+            applied = self._workers.map(apply, _in_step(masks, spectra, size))
+        for wide, frames, powers in applied:
             done += wide.shape[1]
             if self._meter and powers is not None:
                 self._meter.keep(powers)
@@ -203,14 +240,38 @@ class RecordingSeparation:
     @torch.no_grad()
     def embeddings(self) -> Tensor | None:
         """Return the embeddings (L, F', K) of a recording of one window; None for a longer one."""
-        if self.windows.count > 1:
+        if self.windows.count > 1 or self._parties is not None:
             return None
         return next(self._cache.map(lambda _, analysis: self.separator.embeddings(analysis)))
 
     def _spectra(self) -> Iterator[Tensor]:
         """Yield blocks (l, F') of the spectrum of the analysed channel in the separator's band."""
+        channels, peak = self.scan.channels, self._scaled.peak
+        cancels = channels is not None and channels.cancels
         mono = (self._scaled.mono(block).unsqueeze(0) for block in self._blocks())
-        return (self.band.crop(s[0]) for s in _frames(mono, BlockSTFT(self.band.stft)))
+        wide = (block / peak for block in self._blocks())
+        frames = _frames(self._above(wide if cancels else mono), BlockSTFT(self.band.stft))
+        first = bins_below(self.separator.sample_rate, self.separator.stft.window)
+        for spectrum in frames:
+            if channels is not None and cancels:
+                one = power_mean(spectrum, channels.speech)
+            else:
+                one = spectrum[0]
+            cropped = self.band.crop(one)
+            if self.scan.rumble:  # zero in all frames: removed
+                cropped[..., :first] = 0
+            yield cropped
+
+    def _above(
+        self, blocks: Iterator[Tensor], below: Callable[[Tensor], None] = lambda low: None
+    ) -> Iterator[Tensor]:
+        """Yield blocks without the part below 70 Hz, which `below` gets, if it is loud."""
+        if not self.scan.rumble:
+            yield from blocks
+            return
+        for high, low in split_low(blocks, self.recording.sample_rate):
+            below(low)
+            yield high
 
     def _blocks(self) -> Iterator[Tensor]:
         """Yield blocks (channels, n) of the recording, scaled to a peak of 0.5 to 1."""
@@ -226,6 +287,23 @@ class RecordingSeparation:
         """Estimate the masks of one window."""
         assert self._link is not None
         return self.separator.masks(window, analysis, self._link)
+
+
+class _Queue:
+    """Samples (channels, n) that wait until as many others are finished."""
+
+    def __init__(self) -> None:
+        self._waiting = torch.zeros(0, 0)
+
+    def put(self, samples: Tensor) -> None:
+        """Append samples."""
+        waiting = self._waiting
+        self._waiting = torch.cat([waiting, samples], -1) if waiting.numel() else samples
+
+    def take(self, count: int) -> Tensor:
+        """Remove and return the first samples."""
+        first, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
+        return first
 
 
 def _times_power(samples: Tensor, exponent: int) -> Tensor:
@@ -300,6 +378,7 @@ def separate_recording(
     check_sources(sources)
     recording = as_floats(samples)
     check_recording(recording.shape, sample_rate)
+    sample_rate = int(sample_rate)  # a whole float is accepted
     if not np.isfinite(recording).all():
         raise InputError("the samples hold NaN or infinite values; repair the recording first")
     with RecordingSeparation(
@@ -356,7 +435,9 @@ def separate(
         torch.Size([2, 16000])
     """
     report = as_report(progress)
-    seconds = np.shape(samples)[-1] / sample_rate if np.ndim(samples) and sample_rate else 0.0
+    samples = as_floats(samples)
+    check_recording(samples.shape, sample_rate)
+    seconds = samples.shape[-1] / sample_rate
 
     def report_seconds(share: Progress) -> None:
         """Report the share of the work as seconds of audio."""
@@ -400,6 +481,11 @@ class LoadedSeparator:
         """
         wanted = sources_or_alias(sources, num_sources)
         mixtures = torch.from_numpy(as_floats(mixture))
+        if mixtures.ndim > 1 and mixtures.shape[-1] <= MOST_CHANNELS < mixtures.shape[-2]:
+            raise InputError(
+                f"mixture: shape {tuple(mixtures.shape)} is a batch of very short mixtures; give"
+                " (..., T), perhaps mixture.T"
+            )
         check_mixture(mixtures)
         rate, separator = self.sample_rate, self.separator
         if mixtures.ndim < 2:

@@ -17,6 +17,7 @@ from dpcl.separators.limits import check_recording, check_sources, sources_or_al
 from dpcl.separators.online import OnlineDeepClustering, StreamState
 from dpcl.separators.registry import load_network
 from dpcl.signal.band import Band
+from dpcl.signal.rumble import HighPass
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant
@@ -27,6 +28,8 @@ LOUDEST = 1e14  # largest magnitude of a sample: squares of its spectrum stay wi
 class StreamPosition:
     """State of a stream; copy.deepcopy makes a copy to return to."""
 
+    high_pass: HighPass
+    above: BlockSTFT  # of the samples without the part below 70 Hz, for the network
     analysis: BlockSTFT
     synthesis: BlockISTFT
     masks: StreamState
@@ -71,6 +74,7 @@ class StreamSeparator:
         check_sources(wanted)
         if sample_rate is not None:
             check_recording((1,), sample_rate)
+            sample_rate = int(sample_rate)  # a whole float is accepted
         if isinstance(model, str):
             model = load_network(model)
         self.separator = OnlineDeepClustering(model)
@@ -87,6 +91,8 @@ class StreamSeparator:
     def reset(self) -> None:
         """Discard the state: a new stream begins."""
         self.state = StreamPosition(
+            HighPass(self.sample_rate),
+            BlockSTFT(self.band.stft),
             BlockSTFT(self.band.stft),
             BlockISTFT(self.band.stft),
             self.separator.start(self.num_sources),
@@ -118,21 +124,28 @@ class StreamSeparator:
             return torch.zeros(self.num_sources, 0)
         state.synthesis.length = state.samples
         with single_thread(), torch.no_grad():
-            rest = self._synthesise(state.analysis.finish())
+            rest = self._synthesise(state.above.finish(), state.analysis.finish())
             rest = torch.cat([rest, state.synthesis.finish()], dim=-1)
         self.reset()
         return rest
 
     def _push(self, block: Tensor) -> Tensor:
         """Separate the next samples (n,) of at most AT_ONCE s."""
-        self.state.samples += len(block)
-        return self._synthesise(self.state.analysis.push(block))
+        state = self.state
+        state.samples += len(block)
+        above = state.above.push(state.high_pass.push(block))
+        return self._synthesise(above, state.analysis.push(block))
 
-    def _synthesise(self, spectrum: Tensor) -> Tensor:
-        """Separate complete frames (l, F): the samples (C, n) that they complete."""
+    def _synthesise(self, above: Tensor, spectrum: Tensor) -> Tensor:
+        """Separate complete frames (l, F): the samples (C, n) that they complete.
+
+        Args:
+            above: spectrum without the part below 70 Hz.
+            spectrum: spectrum of the stream.
+        """
         if not len(spectrum):
             return spectrum.real.new_zeros(self.num_sources, 0)
-        magnitude = spectrum.abs()
+        magnitude = above.abs()
         masks, self.state.masks = self.separator.step(self.band.crop(magnitude), self.state.masks)
         return self.state.synthesis.push(self.band.extend(masks, magnitude) * spectrum)
 

@@ -36,7 +36,8 @@ from dpcl.separators.masks import (
     match_order,
 )
 from dpcl.signal.bins import bin_weights, level_weights
-from dpcl.signal.features import FLOOR, first_bin, loud_level
+from dpcl.signal.features import FLOOR, first_bin, loud_level, without_disturbances
+from dpcl.signal.rumble import bins_below
 
 # Frames embedded at a time. Their embeddings fit into a processor's cache, which is a third faster
 # than a whole window. A multiple of the strides of the activity and voice networks.
@@ -115,11 +116,22 @@ class DeepClustering(Separator):
         return other
 
     def analyse(self, spectra: Tensor) -> Analysis:
-        """Encode the frames of windows (W, 1, L, F): frames (W, L, H), magnitudes (W, L, F)."""
+        """Encode the frames of windows (W, 1, L, F): frames (W, L, H), magnitudes (W, L, F).
+
+        Loud tones and clicks are muted in the input of a network for talkers whose level is that of
+        the loudest bin. If all bins below 70 Hz are zero, the driver has removed them; they get
+        the mean of the training.
+        """
         magnitudes = spectra.abs().mean(1)  # (W, L, F)
-        network = self.model.network
-        features = self._features(magnitudes).to(network.mean.device)
-        return network.encode(features).cpu(), magnitudes
+        network, signal = self.model.network, self.model.settings.signal
+        first = bins_below(signal.sample_rate, signal.window)
+        if signal.level == "whole" and self.model.activity is not None:
+            magnitudes = without_disturbances(magnitudes, first)
+        features = self._features(magnitudes)
+        removed = (magnitudes[..., :first] == 0).all(-1).all(-1)  # (W,)
+        if removed.any():
+            features[removed, :, :first] = network.mean.to(features).flatten()[:first]
+        return network.encode(features.to(network.mean.device)).cpu(), magnitudes
 
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
         """Estimate the number of sources, cluster a sample of all windows, detect activity."""

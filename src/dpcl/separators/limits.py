@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 from dpcl.errors import InputError
@@ -22,7 +22,8 @@ def check_sources(sources: int | None) -> None:
     Args:
         sources: number of sources, 1 to 10; None is allowed (the separator decides).
     """
-    whole = isinstance(sources, Integral) and 1 <= sources <= MOST_SOURCES
+    number = isinstance(sources, Integral) and not isinstance(sources, bool)
+    whole = number and 1 <= int(sources or 0) <= MOST_SOURCES
     if sources is not None and not whole:
         raise InputError(f"cannot separate into {sources} sources; give 1 to {MOST_SOURCES}")
 
@@ -51,6 +52,11 @@ def check_recording(shape: tuple[int, ...], sample_rate: float) -> None:
             " (channels, T), perhaps samples.T"
         )
     lowest, highest = SAMPLE_RATES
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, Real) or sample_rate % 1:
+        raise InputError(
+            f"a sample rate of {sample_rate!r} is no whole number of Hz; give the rate of the"
+            " recording"
+        )
     if not lowest <= sample_rate <= highest:
         raise InputError(
             f"a sample rate of {sample_rate} Hz is not between {lowest} and {highest} Hz; give the"

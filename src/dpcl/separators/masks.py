@@ -87,6 +87,7 @@ ENOUGH = 0.3
 EVEN = 0.9
 LEAST = 1e-3  # activity of a source that owns no bin
 SILENT = 1e-5  # least activity in `gate`
+LEAST_DB = -30.0  # level to which `gate` attenuates masks; stronger gates sound like pumping
 STEPS = 3  # number of updates of shares and masks
 STRIDE = 4  # frames from one activity estimate to the next
 
@@ -128,11 +129,17 @@ def gate(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
 
     Args:
         scores: (..., C, L, F), log of the masks, up to a term that all sources share.
-        activity: (..., C, l), log activity of every stride-th frame; it holds until the next one.
+        activity: (..., C, l), log activity of every stride-th frame; linear in between, so that
+            sources do not begin abruptly.
         stride: frames from one activity to the next.
 
     Returns:
-        Masks (..., C, L, F), summing to one in each bin.
+        Masks (..., C, L, F), summing to one in each bin; activity attenuates none below LEAST_DB.
     """
-    per_frame = activity.clamp_min(math.log(SILENT)).repeat_interleave(stride, -1)
-    return (scores + per_frame[..., : scores.shape[-2], None]).softmax(-3)
+    limited = activity.clamp_min(math.log(SILENT))
+    following = torch.cat([limited[..., 1:], limited[..., -1:]], -1)
+    place = torch.arange(stride, device=scores.device) / stride
+    per_frame = torch.lerp(limited.unsqueeze(-1), following.unsqueeze(-1), place.to(limited))
+    masks = (scores + per_frame.flatten(-2)[..., : scores.shape[-2], None]).softmax(-3)
+    masks = torch.maximum(masks, scores.softmax(-3).clamp_max(10 ** (LEAST_DB / 20)))
+    return masks / masks.sum(-3, keepdim=True)

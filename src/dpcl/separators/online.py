@@ -15,7 +15,8 @@ from dpcl.model import Model
 from dpcl.separators.base import WindowSeparator
 from dpcl.separators.masks import masks_from_centroids
 from dpcl.signal.bins import weigh
-from dpcl.signal.features import running_log_magnitude
+from dpcl.signal.features import disturbed_frames, running_log_magnitude
+from dpcl.signal.rumble import bins_below
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class OnlineDeepClustering(WindowSeparator):
         self.model = model
         self.sample_rate = settings.signal.sample_rate
         self.stft = settings.signal.stft()
+        self.first = bins_below(self.sample_rate, self.stft.window)  # first bin above 70 Hz
 
     def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
         """Estimate the masks of a whole recording, frame by frame."""
@@ -77,16 +79,22 @@ class OnlineDeepClustering(WindowSeparator):
         settings = self.model.settings.masks
         with torch.no_grad():
             hop = self.stft.hop / self.sample_rate
-            features, loudest = running_log_magnitude(magnitude, hop, state.loudest)
+            # Tones and clicks raise no level and move no centroid: they may come before a talker.
+            speech = ~disturbed_frames(magnitude, self.first)
+            features, loudest = running_log_magnitude(magnitude, hop, state.loudest, speech)
+            features[..., : self.first] = self.model.network.mean.flatten()[: self.first]
             encoded, network = self.model.network.encode_next(features.float(), state.network)
             embeddings = self.model.network.embed(encoded[:, None])  # (L, F, K)
             # Levels are relative to the loudest bin so far, like the features; bin_weights would
             # look ahead.
             audible = features >= settings.floor_db / 20 * math.log(10)
             relative = torch.where(audible, features.exp(), torch.zeros_like(features))
+            relative[..., : self.first] = 0
+            relative[~speech & (relative.amax(-1) >= 1)] = 0
             weights = weigh(relative, settings.weighting)
             centroids, clusters = follow(embeddings, weights, state.clusters, hop)  # (L, C, K)
             masks = masks_from_centroids(embeddings, centroids, settings)  # (L, C, F)
             found = centroids.any(-1).any(-1)  # (L,)
             masks = torch.where(found[:, None, None], masks, 1 / centroids.shape[1])
+            masks[..., : self.first] = 1 / centroids.shape[1]  # no mask modulates rumble
         return masks.transpose(0, 1), StreamState(clusters, network, loudest)

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # Smallest magnitude of the features, relative to the loudest bin: -80 dB.
 FLOOR = 1e-4
@@ -13,6 +14,12 @@ LOWEST = 70.0  # Hz; lower frequencies count neither for the level nor for weigh
 LOUD = 0.9  # quantile of the frames' levels that defines the level of a recording
 LEVEL_FLOOR = 2e-4  # smallest magnitude of the features, relative to the level
 QUIETEST = 1e-7  # level of silence, which avoids a division by zero
+LINE = 2  # bins on each side of a line that belong to it
+TONE = 0.95  # least share of the energy of a frame in one line, of a tone
+NOISE = 0.75  # largest share of the energy in the strongest quarter of the bins, of a click
+OUTSTANDING_DB = 12.0  # least level of a disturbance relative to the median frame, by loudest bins
+UNCOUNTED = 0.1  # gain of disturbed frames in the level of a stream
+EDGE = 3  # frames before and after a disturbance that its edges reach
 FORGETTING = 1.0  # dB/s, decay of the loudest bin so far
 
 
@@ -75,8 +82,49 @@ def level_log_magnitude(spectrum: Tensor, first: int, level: Tensor | None = Non
     return (magnitude / level).clamp_min(LEVEL_FLOOR).log()
 
 
+def disturbed_frames(magnitude: Tensor, first: int) -> Tensor:
+    """Find the frames that hold a loud tone, click or clap, and no speech.
+
+    Almost all energy of such a frame is in one line of the spectrum, or it is spread like that of
+    white noise. Loud frames of speech have several harmonics.
+
+    Args:
+        magnitude: (..., L, F).
+        first: bins below this one do not count.
+
+    Returns:
+        True for frames of such a shape, (..., L), of any level.
+    """
+    energy = magnitude[..., first:].square()
+    total = energy.sum(-1).clamp_min(QUIETEST**2)
+    line = functional.avg_pool1d(energy.flatten(0, -2)[None], 2 * LINE + 1, 1, LINE)
+    line = line.amax(-1).view(total.shape) * (2 * LINE + 1)
+    strongest = energy.topk(energy.shape[-1] // 4, -1).values.sum(-1)
+    return (line > TONE * total) | (strongest < NOISE * total)
+
+
+def without_disturbances(magnitude: Tensor, first: int) -> Tensor:
+    """Mute the tones, clicks and claps that are far louder than the rest of an item.
+
+    Args:
+        magnitude: (..., L, F).
+        first: bins below this one do not count.
+
+    Returns:
+        (..., L, F), zero in these frames and their neighbours; other frames are unchanged.
+    """
+    peaks = magnitude[..., first:].amax(-1)  # (..., L)
+    usual = torch.quantile(peaks, 0.5, dim=-1, keepdim=True)
+    loud = (peaks > usual * 10 ** (OUTSTANDING_DB / 20)) & (usual > 0)
+    found = (loud & disturbed_frames(magnitude, first)).to(magnitude.dtype)
+    if not found.any():
+        return magnitude
+    near = functional.max_pool1d(found.flatten(0, -2)[None], 2 * EDGE + 1, 1, EDGE)
+    return magnitude * (1 - near.view(found.shape)).unsqueeze(-1)
+
+
 def running_log_magnitude(
-    spectrum: Tensor, hop: float, loudest: Tensor | None = None
+    spectrum: Tensor, hop: float, loudest: Tensor | None = None, counted: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the natural-log magnitude relative to the loudest bin so far, for streams.
 
@@ -88,6 +136,8 @@ def running_log_magnitude(
         spectrum: complex (..., L, F).
         hop: seconds between frames.
         loudest: (...), natural log of the loudest bin before this spectrum; None at the beginning.
+        counted: (..., L), False for frames that count 20 dB less for the level; None for none.
+            Bins above the level then have features of 0.
 
     Returns:
         The features (..., L, F), and `loudest` (...) after the last frame.
@@ -97,11 +147,15 @@ def running_log_magnitude(
     fade = FORGETTING * hop / 20 * math.log(10) * frames  # (L,)
     # Maximum over s <= t of (m_s - fade (t - s)) as one cumulative maximum. In float32 the level
     # would lose its precision next to the fade after hours.
-    levels = magnitude.amax(-1).double().log() + fade  # (..., L)
+    raised = magnitude
+    if counted is not None:
+        raised = torch.where(counted.unsqueeze(-1), magnitude, UNCOUNTED * magnitude)
+    levels = raised.amax(-1).double().log() + fade  # (..., L)
     if loudest is not None:
         levels = torch.cat([loudest.double().unsqueeze(-1), levels], dim=-1)
     levels = levels.cummax(-1).values[..., -spectrum.shape[-2] :] - fade
     # Reference 0 instead of -inf in initial silence: log(0) - 0 is below the floor.
     reference = torch.where(levels.isfinite(), levels, torch.zeros_like(levels))
     relative = magnitude.log() - reference.to(magnitude.dtype).unsqueeze(-1)
-    return relative.clamp_min(math.log(FLOOR)), levels[..., -1]
+    relative = relative.clamp_min(math.log(FLOOR))
+    return relative if counted is None else relative.clamp_max(0.0), levels[..., -1]

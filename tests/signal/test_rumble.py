@@ -1,0 +1,66 @@
+"""What lies below 70 Hz is found, and split off without delay and without loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dpcl.recordings.recording import InMemory, scan
+from dpcl.signal.rumble import HighPass, bins_below, low_power, split_low
+
+
+def tone(hertz: float, rate: int, seconds: float = 2.0) -> Tensor:
+    return torch.sin(2 * torch.pi * hertz * torch.arange(round(seconds * rate)) / rate)[None]
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+@pytest.mark.parametrize(
+    ("hertz", "below"), [(0.0, 1), (50.0, 1), (60.0, 1), (85.0, 0), (300.0, 0)]
+)
+def test_the_parts_hold_what_is_below_and_above(rate: int, hertz: float, below: int) -> None:
+    x = torch.ones(1, 2 * rate) if hertz == 0 else tone(hertz, rate)
+    blocks = iter(x.split(rate // 3, 1))
+    high, low = (torch.cat(parts, 1) for parts in zip(*split_low(blocks, rate), strict=True))
+    torch.testing.assert_close(high + low, x, rtol=0, atol=1e-6)
+    middle = slice(rate // 2, -rate // 2)
+    assert (high if below else low)[:, middle].abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("length", [1, 7, 500, 1800, 5000])
+def test_any_length_and_any_blocks(length: int) -> None:
+    x = torch.randn(2, length, generator=torch.Generator().manual_seed(length))
+    whole, pieces = (list(split_low(iter(x.split(n, 1)), 8000)) for n in (length, 333))
+    for part in range(2):
+        one, other = (torch.cat([pair[part] for pair in pairs], 1) for pairs in (whole, pieces))
+        assert one.shape == other.shape == x.shape
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_power_below_70_hz() -> None:
+    assert low_power(tone(50, 8000), 8000) == pytest.approx(0.5, rel=0.05)
+    assert low_power(torch.full((1, 9000), 0.1), 8000) == pytest.approx(0.01, rel=0.05)
+    assert low_power(tone(300, 48000), 48000) < 1e-4
+    assert low_power(torch.ones(1, 2), 8000) == 0  # too short to say
+
+
+def test_a_recording_with_rumble_is_found() -> None:
+    speech = tone(300, 8000).numpy()
+    assert not scan(InMemory(speech, 8000)).rumble
+    assert scan(InMemory(speech + 0.3, 8000)).rumble
+    assert scan(InMemory(speech + tone(50, 8000).numpy(), 8000)).rumble
+    assert not scan(InMemory(np.zeros((1, 8000), np.float32), 8000)).rumble
+
+
+def test_the_filter_of_a_stream_depends_on_no_blocks() -> None:
+    x = tone(60, 8000)[0] + tone(300, 8000)[0]
+    whole, cut = HighPass(8000), HighPass(8000)
+    pieces = torch.cat([cut.push(piece) for piece in (*x.split(37), x[:0])])
+    torch.testing.assert_close(whole.push(x), pieces)
+    power = torch.fft.rfft(pieces[8000:]).abs()
+    assert power[60] < 2e-3 * power[300]  # bins of 1 Hz
+
+
+def test_bins_below() -> None:
+    assert [bins_below(8000, window) for window in (512, 320, 64)] == [5, 3, 1]
