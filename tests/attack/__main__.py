@@ -19,10 +19,10 @@ import torch
 from tests.attack import commands, files
 
 ATTACKS = {
-    "recordings": (files.attack_recordings, 1000, 8),
-    "documents": (files.attack_documents, 1000, 25),
+    "recordings": (files.attack_recordings, 1000, 5),
+    "documents": (files.attack_documents, 1000, 15),
     "lines": (commands.attack_command_lines, 1000, 6),
-    "streams": (commands.attack_streams, 31, 3),
+    "streams": (commands.attack_streams, 31, 2),
     "disks": (commands.attack_disks, 60, 1),
     "kills": (commands.attack_kills, 200, 2),
 }  # function, and number of attacks (of each container, of each document) in both forms

@@ -192,6 +192,8 @@ def _fresh(folder: Path) -> Path:
 def attack_kills(folder: Path, number: int, seed: int) -> Iterator[Tally]:
     """Kill separate, train and live at random moments, then run them to their end."""
     for name, share in (("separate", 0.6), ("train", 0.25), ("live", 0.15)):
+        if not round(share * number):
+            continue
         tally = Tally(f"kills of {name}")
         work = _fresh(folder)
         begun = time.monotonic()
