@@ -94,6 +94,7 @@ def test_a_job_from_upload_to_files(jobs: Jobs) -> None:
     assert client.get(f"/v1/jobs/{job['id']}/files/other.wav").status_code == 404
     (folder,) = [path for path in jobs.root.iterdir() if path.is_dir()]
     assert jobs.root.stat().st_mode & 0o777 == 0o700
+    assert (folder / "recording" / "a.wav").stat().st_mode & 0o777 == 0o600
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert not folder.exists()
     assert client.get(f"/v1/jobs/{job['id']}").status_code == 404

@@ -187,6 +187,7 @@ def make_app(
             raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
         try:
             size = 0
+            job.recording.touch(mode=0o600)
             with job.recording.open("wb") as file:
                 async for chunk in request.stream():
                     size += len(chunk)
