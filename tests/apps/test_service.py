@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,6 +27,7 @@ from fastapi import testclient
 
 import dpcl as package
 from dpcl.apps.jobs import PREFIX, Jobs, Order, follow_orders, remove_leftovers, separate_job
+from dpcl.apps.serve import is_error
 from dpcl.apps.service import Limits, make_app
 from dpcl.errors import InputError
 
@@ -55,7 +58,9 @@ def slow(order: Order, folder: Path, report: Callable[[float], None]) -> dict[st
         time.sleep(0.02)
     (folder / "outputs").mkdir()
     (folder / "outputs" / "a_s1.wav").write_bytes(b"sound")
-    return {"files": ["a_s1.wav"], "seconds": 2.0, "took": 0.1, "warnings": []}
+    (folder / "outputs" / "a_timeline.json").write_text("{}")
+    documents = {"documents": ["a_timeline.json"], "timeline": []}
+    return {"files": ["a_s1.wav"], **documents, "seconds": 2.0, "took": 0.1, "warnings": []}
 
 
 def client_of(jobs: Jobs, *arguments: Any, **options: Any) -> Any:
@@ -88,12 +93,14 @@ def test_a_job_from_upload_to_files(jobs: Jobs) -> None:
     assert (job["share"], job["position"], job["seconds"]) == (1.0, 0, 2.0)
     assert client.get(job["files"]["a_s1.wav"]).content == b"sound"
     packed = zipfile.ZipFile(io.BytesIO(client.get(job["zip"]).content))
-    assert packed.namelist() == ["a_s1.wav"]
+    assert packed.namelist() == ["a_s1.wav", "a_timeline.json"]
+    assert client.get(job["documents"]["a_timeline.json"]).content == b"{}"
     events = client.get(f"/v1/jobs/{job['id']}/events").text
     assert json.loads(events.removeprefix("data: "))["state"] == "done"
     assert client.get(f"/v1/jobs/{job['id']}/files/other.wav").status_code == 404
     (folder,) = [path for path in jobs.root.iterdir() if path.is_dir()]
     assert jobs.root.stat().st_mode & 0o777 == 0o700
+    assert (folder / "recording" / "a.wav").stat().st_mode & 0o777 == 0o600
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert not folder.exists()
     assert client.get(f"/v1/jobs/{job['id']}").status_code == 404
@@ -208,6 +215,8 @@ def test_the_work_of_a_job_reads_separates_and_draws(
     result = separate_job(order, tmp_path, moved.append)
     assert result["files"] == ["a_s1.wav", "a_s2.wav"]
     assert [len(peaks) for peaks in result["peaks"]] == [2000, 2000]
+    assert sorted(Path(name).suffix for name in result["documents"]) == [".json", ".rttm", ".txt"]
+    assert {segment["talker"] for segment in result["timeline"]} <= {"s1", "s2"}
     assert moved[-1] == 1.0 and max(result["peaks"][0]) > 10
     with pytest.raises(InputError, match=r"lasts 1 s, and 0 s is the limit"):
         separate_job(Order("a.wav", seconds=0.4), tmp_path, moved.append)
@@ -221,6 +230,17 @@ def test_folders_of_crashed_servers_are_removed(tmp_path: Path, jobs: Jobs) -> N
     other.mkdir()
     assert remove_leftovers(tmp_path) == [left]
     assert jobs.root.exists() and other.exists()
+
+
+def test_requests_that_the_end_of_the_server_cancels_are_not_logged() -> None:
+    def logged(message: str, error: BaseException | None) -> bool:
+        caught = None if error is None else (type(error), error, None)
+        record = logging.LogRecord("uvicorn.error", 40, "", 0, message, (), caught)
+        return is_error(record)
+
+    assert not logged("Exception in ASGI application", asyncio.CancelledError())
+    assert not logged("Cancel 1 running task(s), timeout graceful shutdown exceeded", None)
+    assert logged("Exception in ASGI application", ValueError())
 
 
 @pytest.mark.parametrize("command", ["serve", "web"])

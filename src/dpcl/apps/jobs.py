@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import secrets
@@ -96,7 +97,8 @@ def separate_job(order: Order, folder: Path, report: Callable[[float], None]) ->
         report: called with the share of the work that is done.
 
     Returns:
-        Names of the outputs, seconds, sample rate and warnings.
+        Names of the sounds and of the documents of the timeline, segments of the timeline, peaks of
+        the waveforms, seconds, sample rate and warnings.
 
     Raises:
         InputError: The recording cannot be read, or is longer than allowed.
@@ -120,11 +122,17 @@ def separate_job(order: Order, folder: Path, report: Callable[[float], None]) ->
         order.sources,
         done=finished.append,
         report=lambda moved: report(moved.done / moved.total),
+        timeline=True,
     )
     (done,) = finished
+    sounds = [*done.sources, *([done.background] if done.background else [])]
+    documents = [output for output in done.outputs if output not in sounds]
+    (timeline,) = (path for path in documents if path.suffix == ".json")
     return {
-        "files": [output.name for output in done.outputs],
-        "peaks": [peaks(output) for output in done.outputs],
+        "files": [sound.name for sound in sounds],
+        "documents": [path.name for path in documents],
+        "timeline": json.loads(timeline.read_text(encoding="utf-8"))["segments"],
+        "peaks": [peaks(sound) for sound in sounds],
         "seconds": done.seconds,
         "sample_rate": done.sample_rate,
         "took": done.took,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import webbrowser
 from typing import Annotated
@@ -103,6 +105,7 @@ def run_server(
     config = uvicorn.Config(
         app, log_level="warning", root_path=root_path, timeout_graceful_shutdown=1
     )
+    logging.getLogger("uvicorn.error").addFilter(is_error)
     print(address, flush=True)
     if host not in ("127.0.0.1", "::1", "localhost") and not keys:
         screen.print("dpcl: anyone who reaches this address can use it", style="yellow")
@@ -115,6 +118,13 @@ def run_server(
     finally:
         jobs.close()
         listener.close()
+
+
+def is_error(record: logging.LogRecord) -> bool:
+    """Return False for requests that the end of the server cancelled: they are no errors."""
+    error = record.exc_info[1] if record.exc_info else None
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return not cancelled and not record.getMessage().startswith("Cancel ")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -157,8 +157,10 @@ def make_app(
         if job.state == "failed":
             found["error"] = job.error
         if job.state == "done":
-            files = {name: f"v1/jobs/{job.id}/files/{name}" for name in job.result["files"]}
-            found |= {**job.result, "files": files, "zip": f"v1/jobs/{job.id}/zip"}
+            found |= {**job.result, "zip": f"v1/jobs/{job.id}/zip"}
+            for kind in ("files", "documents"):
+                names = job.result[kind]
+                found[kind] = {name: f"v1/jobs/{job.id}/files/{name}" for name in names}
         return found
 
     @app.post("/v1/jobs", status_code=202)
@@ -187,6 +189,7 @@ def make_app(
             raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
         try:
             size = 0
+            job.recording.touch(mode=0o600)
             with job.recording.open("wb") as file:
                 async for chunk in request.stream():
                     size += len(chunk)
@@ -236,7 +239,7 @@ def make_app(
     @app.get("/v1/jobs/{name}/files/{file}")
     def fetch(job: Done, file: str) -> FileResponse:
         """Return an output."""
-        if file not in job.result["files"]:
+        if file not in [*job.result["files"], *job.result["documents"]]:
             raise HTTPException(404, f"{file}: job {job.id} has no such file; ask for its state")
         return FileResponse(job.outputs / file, filename=file)
 
@@ -257,7 +260,7 @@ def make_app(
         """Return all outputs in one ZIP file."""
         file = tempfile.NamedTemporaryFile(dir=job.folder, suffix=".zip", delete=False)  # noqa: SIM115
         with file, zipfile.ZipFile(file, "w") as packed:  # audio hardly shrinks: stored
-            for name in job.result["files"]:
+            for name in [*job.result["files"], *job.result["documents"]]:
                 packed.write(job.outputs / name, name)
         path = Path(file.name)
         stem = Path(job.order.name).stem

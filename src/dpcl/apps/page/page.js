@@ -92,6 +92,7 @@ function show() {
   $("zip").href = job.zip;
   tracks = names.map((name, number) => {
     const track = document.createElement("source-track");
+    track.segments = job.timeline.filter(({ talker }) => name.includes(`_${talker}.`));
     track.begin(name, job.files[name], job.peaks[number], number);
     return track;
   });
@@ -121,7 +122,8 @@ class SourceTrack extends HTMLElement {
        aria-label="Spectrogram of ${title}">Spectrogram</button>
       <a class="button" download aria-label="Save ${title}">Save</a>
       <label>Level<input type="range" min="0" max="1" step="0.01" value="1" aria-label="Level of ${title}">
-      </label></div><div><canvas role="img" aria-label="Waveform of ${title}"></canvas></div>`;
+      </label></div><div><canvas role="img" aria-label="Waveform of ${title}, active ${
+        this.segments.length} times"></canvas></div>`;
     const link = this.querySelector("a");
     link.href = address;
     this.querySelector("input[type=text]").oninput = (event) => {
@@ -171,6 +173,11 @@ class SourceTrack extends HTMLElement {
       pen.fillRect(x, (height - tall) / 2, Math.max(1, width / bars), tall);
     }
     pen.globalAlpha = 1;
+    for (const { start, end } of this.segments) { // who speaks when: bars below the waveform
+      const [from, to] = [start, end].map((time) => (time / job.seconds) * width);
+      pen.fillStyle = style.getPropertyValue("--colour");
+      pen.fillRect(from, height - 6 * scale, Math.max(scale, to - from), 6 * scale);
+    }
     pen.fillStyle = style.color;
     pen.fillRect(played, 0, scale, height);
   }
