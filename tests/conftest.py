@@ -54,6 +54,24 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def background_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small network with a head for the background."""
+    import torch
+
+    from dpcl.model import Model, ModelSettings, NetworkSettings, build_network, save_model
+
+    settings = ModelSettings(
+        network=NetworkSettings(layers=1, width=8, embedding=6, background=True)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(settings).eval()
+    path = tmp_path_factory.mktemp("model") / "background.safetensors"
+    save_model(Model(settings, network, {}), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a small network that hears forward in time only, as streams need it."""
     import torch

@@ -7,7 +7,8 @@ training equals an uninterrupted one. To store new fingerprints after an intende
     DPCL_GOLDEN=write python -m pytest tests/test_golden.py
 
 DPCL_GOLDEN_SECONDS=360 separates six minutes in place of one; that run is only compared with a
-stored one of the same length.
+stored one of the same length. DPCL_CORPUS=FOLDER also scores the shipped models on the first
+mixtures of their lists, which takes half a minute.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ BLOCK = 1 << 16  # samples projected at once
 TOLERANCE = 1e-3  # of the size that a projection of the output has
 RATE = 48000  # Hz of the long recording
 SECONDS = int(os.environ.get("DPCL_GOLDEN_SECONDS", 60))
+SCORED = {"default": "open2", "general": "open-general", "causal": "open2", "live": "open2"}  # list
+MIXTURES = 20  # of each list
+DECIBELS = 0.02  # dB, tolerance of mean scores
 
 # Runs the command with the precision pinned: the quickest one depends on the processor.
 SEPARATE = """
@@ -118,7 +122,27 @@ def test_a_stream_is_separated_as_it_was() -> None:
     from dpcl import StreamSeparator
 
     samples, rate = soundfile.read(EXAMPLE)
-    stream = StreamSeparator("causal", num_sources=2, sample_rate=rate)
+    stream = StreamSeparator("causal", sources=2, sample_rate=rate)
     blocks = [stream.push(samples[start : start + 3000]) for start in range(0, len(samples), 3000)]
     sources = torch.cat([*blocks, stream.flush()], dim=-1).numpy()
     compare("stream", {f"source {number}": one for number, one in enumerate(sources, start=1)})
+
+
+@pytest.mark.skipif("DPCL_CORPUS" not in os.environ, reason="DPCL_CORPUS names no corpus")
+@pytest.mark.parametrize("model", SCORED)
+def test_the_scores_of_the_shipped_models_stay(model: str, tmp_path: Path) -> None:
+    from dpcl.evaluation.evaluate import evaluate
+    from dpcl.mixtures.lists import read_list
+    from dpcl.separators.registry import find_method
+
+    rows = read_list(ROOT / "lists" / f"{SCORED[model]}.csv")
+    means = evaluate(
+        rows, os.environ["DPCL_CORPUS"], find_method(model), tmp_path, limit=MIXTURES
+    ).overall
+    found = {name: getattr(means, name) for name in ("si_sdr", "si_sdri", "sdr", "sdri")}
+    stored = json.loads(STORED.read_text())
+    name = f"scores of {model} on {SCORED[model]}"
+    if os.environ.get("DPCL_GOLDEN") == "write":
+        STORED.write_text(json.dumps(stored | {name: found}, sort_keys=True) + "\n")
+        return
+    assert found == pytest.approx(stored[name], abs=DECIBELS)

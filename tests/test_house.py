@@ -9,12 +9,17 @@ import importlib.util
 import pkgutil
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+import yaml
 
 import dpcl
+from dpcl.settings import Settings
+from dpcl.training.recipe import KINDS, ObjectiveSettings
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "dpcl"
@@ -94,6 +99,70 @@ def test_there_is_one_of_each(pattern: str, home: str) -> None:
 def test_benchmarks_stay_small() -> None:
     lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "benchmarks").glob("*.py"))
     assert lines <= BENCHMARK_LINES
+
+
+def settings_classes() -> list[type[Settings]]:
+    """All classes of settings, without those of tests."""
+    for info in pkgutil.walk_packages(dpcl.__path__, "dpcl."):
+        if not info.name.startswith(("dpcl.apps", "dpcl.__main__")):
+            importlib.import_module(info.name)
+    found, left = [], [Settings]
+    while left:
+        left += (children := left.pop().__subclasses__())
+        found += [child for child in children if child.__module__.startswith("dpcl.")]
+    return found
+
+
+def choices_of(annotation: Any) -> list[str]:
+    """The texts that a setting may be."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [part for part in parts if isinstance(part, str)]
+    return [choice for part in parts for choice in choices_of(part)]
+
+
+def keys_and_values(document: Any) -> Iterator[tuple[str, Any]]:
+    """All keys of a YAML document, at any depth, with their values."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from ((part, value) for part in str(key).split("."))  # --set: dotted keys
+    parts = document.values() if isinstance(document, dict) else document
+    for part in parts if isinstance(document, dict | list) else ():
+        yield from keys_and_values(part)
+
+
+def test_every_setting_and_every_choice_is_used() -> None:
+    """By a recipe, an experiment or a list of conditions, or by name in a test of behaviour."""
+    folders = (ROOT / "recipes", ROOT / "lists", SOURCE / "experiments")
+    written = [
+        pair
+        for folder in folders
+        for path in folder.glob("*.yaml")
+        for pair in keys_and_values(yaml.safe_load(path.read_text(encoding="utf-8")))
+    ]
+    keys = {key for key, _ in written}
+    own = Path(__file__).resolve()
+    tests = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in (ROOT / "tests").rglob("*.py")
+        if path.resolve() != own
+    )
+    unused = []
+    for settings in settings_classes():
+        for name, field in settings.model_fields.items():
+            where = f"{settings.__name__}.{name}"
+            if name not in keys and not re.search(rf"[\"']{name}[\"']:|\b{name}=(?!=)", tests):
+                unused.append(where)
+            choices = choices_of(field.annotation)
+            choices += KINDS if settings is ObjectiveSettings and name == "kind" else []
+            unused += [
+                f"{where}: {choice}"
+                for choice in choices
+                if (name, choice) not in written
+                and choice != field.default
+                and f'"{choice}"' not in tests
+            ]
+    assert unused == []
 
 
 def documents() -> ModuleType:

@@ -125,7 +125,7 @@ def test_a_save_that_fails_keeps_the_old_file(
         raise OSError("no space left on device")
 
     monkeypatch.setattr("dpcl.model.save_file", fails)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match="no space"):
         save_model(model, path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]

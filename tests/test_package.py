@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,18 @@ import pytest
 
 import dpcl
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "lightning", "scipy", "matplotlib", "safetensors")
 
 
-def run(code: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(Path(dpcl.__file__).parents[1])}
+def run(code: str, path: Path = Path(dpcl.__file__).parents[1], cwd: Path | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(path)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -86,3 +93,39 @@ def test_a_name_that_there_is_not() -> None:
     with pytest.raises(AttributeError, match="no attribute 'seperate'"):
         _ = dpcl.seperate
     assert not hasattr(dpcl, "__wrapped__")
+
+
+INSTALLED = """
+import json, dpcl
+from dpcl.evaluation.descriptions import experiment_names, list_settings, read_experiment
+from dpcl.shipped import find_file, find_folder, shipped_models
+lists = {name for one in experiment_names() for name in read_experiment(one).lists}
+print(json.dumps({
+    "lists": [str(find_folder("lists") / f"{name}.csv") for name in sorted(lists)],
+    "settings": sorted(list_settings()),
+    "recipe": str(find_file("recipes", "quick.yaml")),
+    "recipes": str(find_folder("recipes")),
+    "models": [str(model.path) for model in shipped_models()],
+}))
+"""
+
+
+def test_an_installed_package_holds_its_lists_and_recipes(tmp_path: Path) -> None:
+    """The wheel is the package and the folders that pyproject.toml adds to it."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for package in wheel["packages"]:
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / package, tmp_path / "site" / Path(package).name, ignore=ignored)
+    for model in (ROOT / "src" / "dpcl" / "weights").glob("*.safetensors"):
+        (tmp_path / "site" / "dpcl" / "weights" / model.name).touch()
+    for folder, place in wheel["force-include"].items():
+        shutil.copytree(ROOT / folder, tmp_path / "site" / place)
+    working = tmp_path / "working"
+    (working / "lists").mkdir(parents=True)  # of the user, for something else
+    found = json.loads(run(INSTALLED, tmp_path / "site", working))
+    paths = [*found["lists"], found["recipe"], found["recipes"], *found["models"]]
+    assert len(found["lists"]) > 2 and len(found["models"]) > 1 and "open2" in found["settings"]
+    for path in paths:
+        assert Path(path).is_relative_to(tmp_path / "site") and Path(path).exists(), path

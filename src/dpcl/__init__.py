@@ -14,7 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpcl.apps.files import separate_file as separate_file
     from dpcl.errors import InputError as InputError
+    from dpcl.evaluation.improvement import SISDRImprovement as SISDRImprovement
+    from dpcl.mixtures.dataset import write_corpus as write_corpus
     from dpcl.recordings.separate import load_separator as load_separator
     from dpcl.recordings.separate import separate as separate
     from dpcl.recordings.stream import StreamSeparator as StreamSeparator
@@ -24,21 +27,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "InputError",
+    "SISDRImprovement",
     "Separation",
     "Separator",
     "StreamSeparator",
     "load_separator",
     "separate",
+    "separate_file",
+    "write_corpus",
 ]
 
 # Modules of the public names, imported at first use: `import dpcl` does not wait for torch.
 _HOMES = {
     "InputError": "dpcl.errors",
+    "SISDRImprovement": "dpcl.evaluation.improvement",
     "Separation": "dpcl.separators.base",
     "Separator": "dpcl.separators.base",
     "StreamSeparator": "dpcl.recordings.stream",
     "load_separator": "dpcl.recordings.separate",
     "separate": "dpcl.recordings.separate",
+    "separate_file": "dpcl.apps.files",
+    "write_corpus": "dpcl.mixtures.dataset",
     "objectives": "",
     "clustering": "",
 }
@@ -51,3 +60,8 @@ def __getattr__(name: str) -> Any:
     if not _HOMES[name]:
         return import_module(f"dpcl.{name}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*_HOMES, "__version__"])

@@ -6,8 +6,10 @@ from dpcl.apps import cli, process
 def main() -> None:
     """Run `dpcl.apps.cli.main`, and end the process at once where the command allows it.
 
-    Programs that embed the command line call `dpcl.apps.cli.main`, which never ends their process.
+    Programs that embed the command line call `dpcl.apps.cli.main`, which never ends their process
+    and leaves their signals alone.
     """
+    process.end_cleanly_on_signals()
     try:
         cli.main()
     except SystemExit as end:

@@ -1,13 +1,15 @@
-"""Atomic writing of files, and reports of progress."""
+"""Atomic writing of files, the one owner of temporary files, and reports of progress."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dpcl.errors import InputError
 
@@ -31,9 +33,52 @@ class Progress:
 
 Report = Callable[[Progress], None]
 
+# Names of temporary files and folders. They stand beside what they will become, never elsewhere.
+PREFIX, SUFFIX = ".dpcl-", ".part"
+_swept: set[Path] = set()  # folders that this process has cleared of abandoned ones
+
 
 def no_report(progress: Progress) -> None:
     """Ignore the progress: the default where a function takes a `report`."""
+
+
+def as_report(progress: Any) -> Report:
+    """Return a report that moves a progress bar.
+
+    Args:
+        progress: function of the amounts done and in all, a bar of tqdm, a `rich.progress.Progress`
+            (which gets a new task), or None.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: `progress` is none of these.
+
+    Example:
+        >>> report = as_report(lambda done, total: print(f"{done:.0f} of {total:.0f}"))
+        >>> report(Progress(3, 60, "s of audio"))
+        3 of 60
+    """
+    if progress is None:
+        return no_report
+    if hasattr(progress, "add_task"):  # rich
+        task = progress.add_task("separating", total=None)
+        return lambda moved: progress.update(task, completed=moved.done, total=moved.total)
+    if hasattr(progress, "update") and hasattr(progress, "n"):  # tqdm
+
+        def move(moved: Progress) -> None:
+            """Move the bar to the progress."""
+            progress.total = moved.total
+            progress.update(moved.done - progress.n)
+
+        return move
+    if callable(progress):
+        return lambda moved: progress(moved.done, moved.total)
+    raise InputError(
+        f"progress: {progress!r} is no progress bar; give a function of done and total, or a bar of"
+        " tqdm or rich"
+    )
 
 
 @contextmanager
@@ -60,18 +105,80 @@ def atomic(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Path]:
         >>> folder.cleanup()
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    partial = Path(name)
-    try:
+    with _temporary(path.parent) as partial:
         yield partial
         if sync:
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())
-        partial.chmod(0o644)  # mkstemp sets 600
+        partial.chmod(0o644)  # temporary files have mode 600
         partial.replace(path)
+
+
+@contextmanager
+def _temporary(parent: Path, folder: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary file or folder below `parent`, and remove it at the end.
+
+    A process that is killed cannot remove it. So the owner holds a lock on it, and the next process
+    that writes to `parent` removes those without an owner.
+    """
+    with locked(parent):  # no other process removes it before its owner holds it
+        sweep(parent)
+        if folder:
+            path = Path(tempfile.mkdtemp(SUFFIX, PREFIX, parent))
+        else:
+            descriptor, name = tempfile.mkstemp(SUFFIX, PREFIX, parent)
+            os.close(descriptor)
+            path = Path(name)
+        held = _hold(path)
+    try:
+        yield path
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(path)
+        if held is not None:
+            os.close(held)
+
+
+def sweep(folder: Path, again: bool = False) -> None:
+    """Remove the temporary files and folders of processes that were killed.
+
+    Args:
+        folder: folder of outputs, not its subfolders.
+        again: clear a folder that this process has cleared already.
+    """
+    if folder in _swept and not again:
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+            held = _hold(path)
+            if held is not None:
+                _remove(path)
+                os.close(held)
+
+
+def _hold(path: Path) -> int | None:
+    """Lock a file or folder until the descriptor is closed; None if another process holds it."""
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file or folder as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -107,8 +214,8 @@ def folder_aside(out: Path) -> Iterator[Path]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".dpcl-") as folder:
-            yield Path(folder)
+        with _temporary(out, folder=True) as folder:
+            yield folder
     except OSError as error:
         raise InputError(
             f"{out}: cannot write there ({error.strerror or error}); give another --out"

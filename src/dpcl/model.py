@@ -23,12 +23,7 @@ from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.networks.unfolded import (
-    UnfoldedBLSTM,
-    UnfoldedConvolutional,
-    UnfoldedDualPath,
-    UnfoldedSettings,
-)
+from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
 from dpcl.networks.voice import VoiceNetwork
 from dpcl.settings import Settings
 from dpcl.signal.bins import Weighting
@@ -40,25 +35,26 @@ from dpcl.signal.features import (
 )
 from dpcl.signal.stft import STFT
 
-Trunk = type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]
-UnfoldedTrunk = type[UnfoldedBLSTM | UnfoldedConvolutional | UnfoldedDualPath]
-# Networks by kind, without `causal_`: the plain trunk, and the trunk with unfolded clustering.
-TRUNKS: dict[str, tuple[Trunk, UnfoldedTrunk]] = {
-    "blstm": (BLSTMEmbedding, UnfoldedBLSTM),
-    "lstm": (BLSTMEmbedding, UnfoldedBLSTM),
-    "conv": (ConvolutionalEmbedding, UnfoldedConvolutional),
-    "dual_path": (DualPathEmbedding, UnfoldedDualPath),
+# Trunks by kind, without `causal_`.
+TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbedding]] = {
+    "blstm": BLSTMEmbedding,
+    "lstm": BLSTMEmbedding,
+    "conv": ConvolutionalEmbedding,
+    "dual_path": DualPathEmbedding,
 }
 ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
 VOICE = "voice."  # prefix of the weights of the voice network
-LAYOUT = 1  # of a model file; a newer program may write a higher number
+LARGEST = 100_000  # size of a layer; beyond it, numbers of weights overflow
+LAYOUT = 2  # of a model file; a newer program may write a higher number
+# Beginnings of the names of weights in files of layout 1, and their names today.
+RENAMED = {"log_alpha": "unfolded.log_alpha", "enhance.": "unfolded.enhance."}
 
 
 class SignalSettings(Settings):
     """Settings of the signal: sample rate, STFT and level of the features."""
 
     sample_rate: int = Field(default=8000, ge=1000, le=192000)  # Hz
-    window: int = Field(default=256, ge=16)  # samples
+    window: int = Field(default=256, ge=16, le=1 << 20)  # samples
     hop: int = Field(default=64, ge=1)  # samples
     # Reference of the features: the loudest bin of the whole mixture (whole), or of the frames so
     # far (running), or a high quantile of the frames' levels above 70 Hz (quantile). DC, rumble and
@@ -99,21 +95,23 @@ class NetworkSettings(Settings):
     ] = "blstm"
     # Number of LSTM layers, of convolutions, or of blocks (dual_path: of two LSTMs each).
     layers: int = Field(default=2, ge=1, le=20)
-    width: int = Field(default=600, ge=1)  # units per direction, channels, or both
-    embedding: int = Field(default=40, ge=0)  # values K of an embedding; 0 without the head
+    # Units per direction, channels, or both.
+    width: int = Field(default=600, ge=1, le=LARGEST)
+    # Values K of an embedding; 0 without the head.
+    embedding: int = Field(default=40, ge=0, le=LARGEST)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Activation = "tanh"
     unit: bool = True  # normalise embeddings to unit length
-    anchors: int = Field(default=0, ge=0)  # trainable points among the embeddings
+    anchors: int = Field(default=0, ge=0, le=LARGEST)  # trainable points among the embeddings
     masks: int = Field(default=0, ge=0, le=10)  # sources of the mask head; 0 without the head
     background: bool = False  # head for bins that no talker dominates
     # Classes 0, 1, ... of the number of talkers in a frame; 0 without the head.
     counts: int = Field(default=0, ge=0, le=10)
     # Sizes of full_band: values of a frame's vector, units of its LSTM, and units of the LSTM along
     # each band.
-    frame: int = Field(default=256, ge=1)
-    frame_units: int = Field(default=192, ge=1)
-    band_units: int = Field(default=32, ge=1)
+    frame: int = Field(default=256, ge=1, le=LARGEST)
+    frame_units: int = Field(default=192, ge=1, le=LARGEST)
+    band_units: int = Field(default=32, ge=1, le=LARGEST)
     unfolded: UnfoldedSettings | None = None  # masks of any number of sources; null: none
 
     @model_validator(mode="after")
@@ -161,11 +159,9 @@ class NetworkSettings(Settings):
             inner = Sizes(self.frame, self.frame_units, self.band_units)
             return FullBandEmbedding(*sizes, sizes=inner)
         causal = self.kind == "lstm" or self.kind.startswith("causal_")
-        plain, unfolded = TRUNKS[self.kind.removeprefix("causal_")]
-        if self.unfolded is None:
-            return plain(*sizes, causal=causal)
-        network = unfolded(*sizes, causal=causal)
-        network.unfold(self.unfolded)
+        network = TRUNKS[self.kind.removeprefix("causal_")](*sizes, causal=causal)
+        if self.unfolded is not None:
+            network.add_head("unfolded", UnfoldedClustering(bins, self.unfolded))
         return network
 
 
@@ -296,6 +292,9 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
         model: model to write.
         path: .safetensors file.
         half: store the weights in float16, half the size.
+
+    Raises:
+        InputError: The file cannot be written, as on a full disk.
     """
     weights = dict(model.network.state_dict())
     if model.activity is not None:
@@ -311,8 +310,14 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
         "settings": model.settings.model_dump_json(),
         "notes": json.dumps(model.notes),
     }
-    with atomic(path) as partial:
-        save_file(tensors, partial, metadata)
+    try:
+        with atomic(path) as partial:
+            save_file(tensors, partial, metadata)
+    except (SafetensorError, OSError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: cannot be written ({detail}); free some space, or choose another folder"
+        ) from error
 
 
 def load_model(path: Path) -> Model:
@@ -335,7 +340,7 @@ def load_model(path: Path) -> Model:
             metadata = file.metadata() or {}
             tensors = {
                 # a copy, because the file may be replaced while the network is in use
-                name: file.get_tensor(name).to(torch.float32, copy=True)
+                _renamed(name): file.get_tensor(name).to(torch.float32, copy=True)
                 for name in file.keys()  # noqa: SIM118
             }
     except (SafetensorError, OSError) as error:
@@ -353,10 +358,13 @@ def load_model(path: Path) -> Model:
         voice = _voice(tensors, settings.signal.stft().bins)
         network.load_state_dict(tensors, assign=True)
         notes = json.loads(metadata.get("notes", "{}"))
-    except (KeyError, ValueError, RuntimeError) as error:  # a ValidationError is a ValueError
+    # A ValidationError is a ValueError.
+    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(
             f"{path}: safetensors, but no dpcl model; give weights that dpcl wrote"
         ) from error
+    if not isinstance(notes, dict):
+        raise InputError(f"{path}: its notes are damaged; give weights that dpcl wrote")
     parts = [part.state_dict().values() for part in (activity, voice) if part]
     weights = [*tensors.values(), *(value for values in parts for value in values)]
     # Largest and smallest value of each tensor, or NaN if it holds one: ten times faster than to
@@ -367,6 +375,12 @@ def load_model(path: Path) -> Model:
             f"{path}: the weights hold NaN or infinite values; train or fetch them again"
         )
     return Model(settings, network.eval(), notes, activity, voice)
+
+
+def _renamed(name: str) -> str:
+    """Return the name of a weight today."""
+    old = next((old for old in RENAMED if name.startswith(old)), "")
+    return RENAMED.get(old, "") + name.removeprefix(old)
 
 
 def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:

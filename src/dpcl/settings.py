@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,6 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dpcl.errors import InputError
 
 Whole = TypeVar("Whole", bound="Settings")
+
+# Largest number of values of a YAML document. Aliases of aliases grow without limit: 11 levels of
+# nine each are a few hundred bytes, and 31 billion values.
+MOST_VALUES = 100_000
+LONGEST = 80  # characters of a value in a message
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = LONGEST
 
 
 class Settings(BaseModel):
@@ -67,18 +75,59 @@ def read_document(path: Path, name: str, own: tuple[str, ...] = ()) -> dict[str,
     return data
 
 
-def _read_one(path: Path, name: str) -> dict[str, Any]:
+def parse_yaml(text: str) -> Any:
+    """Parse one YAML document of plain values.
+
+    Args:
+        text: YAML.
+
+    Returns:
+        Its value.
+
+    Raises:
+        ValueError: The text is no YAML, has more than MOST_VALUES values or too many levels, or
+            holds an impossible date or number.
+
+    Example:
+        >>> parse_yaml("{seed: 1, stages: [2, 3]}")
+        {'seed': 1, 'stages': [2, 3]}
+    """
     import yaml  # slow to import, and not needed for separation
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values, by its aliases")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("too many levels of brackets") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from error
+
+
+def _values(node: Any, known: dict[int, int]) -> int:
+    """Return the number of values of a YAML node, aliases repeated; at most MOST_VALUES + 1."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # meanwhile: a node within itself has no end
+        parts = node.value if isinstance(node.value, list) else []
+        flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        size = 1 + sum(_values(one, known) for one in flat)
+        known[id(node)] = min(size, MOST_VALUES + 1)
+    return known[id(node)]
+
+
+def _read_one(path: Path, name: str) -> dict[str, Any]:
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{path}: cannot read the {name} ({error.strerror}); check the path"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: not a YAML {name} ({detail}); correct the syntax") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a YAML {name} ({error}); correct the syntax") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a {name}; write settings as `key: value`")
     return data
@@ -105,26 +154,25 @@ def validated(what: type[Whole], where: Path | str, data: dict[str, Any]) -> Who
         return what.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part)[:LONGEST] for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InputError(
                 f"{where}: unknown key {key}; see recipes/ for the known keys"
             ) from error
         problem = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict | Settings) else f", not {first['input']!r}"
+        value = first["input"]
+        given = "" if isinstance(value, dict | Settings) else f", not {_short.repr(value)}"
         raise InputError(": ".join([str(where), *key.split(), problem]) + given) from error
 
 
 def apply_change(data: dict[str, Any], change: str) -> None:
     """Set one dotted key in `data`; an item of a list is addressed by its index."""
-    import yaml
-
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise InputError(f"--set {change}: not of the form key=value; write it like --set seed=1")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise InputError(
             f"--set {change}: the value is not YAML; correct the text after ="
         ) from error

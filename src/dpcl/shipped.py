@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpcl.hub import SCHEME, fetch
+
 WEIGHTS = Path(__file__).parent / "weights"  # folder of the shipped models
 
 
@@ -43,31 +45,37 @@ def shipped_models() -> list[ShippedModel]:
 
 
 def weights_path(name: str) -> Path | None:
-    """Find a weights file.
+    """Find a weights file; a model of the hub is downloaded unless it is in the cache.
 
     Args:
-        name: name of a shipped model, or a path.
+        name: name of a shipped model, hf://ORG/NAME, or a path.
 
     Returns:
         The path of the file; None if it does not exist.
+
+    Raises:
+        InputError: The hub has no such model, or cannot be reached.
     """
+    if name.startswith(SCHEME):
+        return fetch(name).path
     shipped = WEIGHTS / f"{name}.safetensors"
     path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
     return path if path.is_file() else None
 
 
 def find_folder(kind: str) -> Path:
-    """Return the first folder of `lists` or `recipes`: in the working folder, or as installed."""
-    places = _places(kind)
+    """Return the folder of the `lists` or `recipes` that ship, installed or in the repository."""
+    places = _shipped(kind)
     return next((place for place in places if place.is_dir()), places[0])
 
 
 def find_file(kind: str, name: str) -> Path | None:
-    """Return the file of that name in the first folder of `kind` that has it; None without one."""
-    return next((place / name for place in _places(kind) if (place / name).is_file()), None)
+    """Return a file of the working folder `kind`, else the one that ships; None without both."""
+    places = (Path(kind), *_shipped(kind))
+    return next((place / name for place in places if (place / name).is_file()), None)
 
 
-def _places(kind: str) -> tuple[Path, ...]:
-    """Return the working folder's, the wheel's and the repository's."""
+def _shipped(kind: str) -> tuple[Path, ...]:
+    """Return the wheel's folder and the repository's."""
     package = Path(__file__).parent
-    return Path(kind), package / "data" / kind, package.parents[1] / kind
+    return package / "data" / kind, package.parents[1] / kind

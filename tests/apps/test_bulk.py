@@ -25,6 +25,17 @@ MakeRecording = Callable[..., Path]
 Program = Callable[..., Any]
 
 
+def test_the_background_is_no_source_in_the_journal(
+    make_recording: MakeRecording, background_model: Path, folder: Path
+) -> None:
+    recording, order = make_recording("talk.wav", seconds=0.5), Order("", 2, 4, "wav")
+    outcome = bulk.separate_one(
+        str(recording), str(folder / "out"), str(background_model), order, False, False
+    )
+    assert outcome.sources == 2
+    assert len([*(folder / "out").iterdir()]) == 3
+
+
 @pytest.fixture
 def separated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Work is done here, one after the other, and the last handed out is the first to come back.

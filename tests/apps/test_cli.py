@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,7 +212,9 @@ BAD_ARGUMENTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "twice the same": (nothing, "a.wav a.wav --out out", "a.wav and a.wav would share"),
     "one stem": (second_a, "a.wav other/a.flac --out out", "would share output names"),
     "no recording": (nothing, "--out out", "Missing argument 'REC...'"),
-    "no out": (nothing, "a.wav", "Missing option '--out'"),
+    "no such device": (nothing, "a.wav --device mps", "--device mps: torch finds no such device"),
+    "unknown device": (nothing, "a.wav --device abacus", "'--device'"),
+    "quiet and verbose": (nothing, "a.wav -q -v", "--quiet, --verbose: they exclude each other"),
     "unknown option": (nothing, "a.wav --out out --loud", "No such option: --loud"),
 }
 
@@ -249,6 +252,8 @@ def test_bad_arguments(
         ("mix render none.csv --root . --out out", "none.csv cannot be read"),
         ("evaluate none.csv --root . --out out", "none.csv cannot be read"),
         ("models nonsense", "no model 'nonsense' ships"),
+        ("models pull nonsense", "nonsense: is no name of a model on the hub"),
+        ("models push none.safetensors hf://a/b", "none.safetensors: no such weights file"),
         ("train none.yaml", "none.yaml: cannot read the recipe"),
     ],
 )
@@ -261,6 +266,36 @@ def test_bad_arguments_of_the_others(
     assert_one_sentence(ran.err)
     assert what in ran.err
     assert contents(folder) == {}
+
+
+def test_the_default_of_out_is_a_folder_beside(
+    tiny_model: Path, dpcl: Program, make_recording: MakeRecording
+) -> None:
+    make_recording("a.wav")
+    ran = dpcl("separate", "a.wav", "-m", tiny_model, "-n", 2)
+    assert ran.out.split() == [str(Path("separated") / f"a_s{k}.wav") for k in (1, 2)]
+
+
+def test_quiet_and_verbose(
+    tiny_model: Path, dpcl: Program, folder: Path, make_recording: MakeRecording
+) -> None:
+    cut_off(folder / "x.wav")
+    arguments = ("separate", "x.wav", "-m", tiny_model, "--force")
+    assert dpcl(*arguments, "-q").err == ""
+    assert len(dpcl(*arguments).err.splitlines()) == 1
+    lines = dpcl(*arguments, "-v").err.splitlines()
+    assert len(lines) == 2 and "0.3 s at 8000 Hz in 2 files" in lines[1]
+    ran = dpcl("separate", "none.wav", "-q")
+    assert_one_sentence(ran.err)
+    ran = dpcl("separate", "none.wav", "-v")
+    assert "Traceback" in ran.err and ran.err.splitlines()[-1].startswith("dpcl: none.wav")
+    assert dpcl("separate", "x.wav", "-m", tiny_model, "-o", "other").err != ""  # -q ends with it
+
+
+def test_completion_is_offered(dpcl: Program) -> None:
+    assert "--install-completion" in dpcl("--help").out
+    ran = program(_DPCL_COMPLETE="complete_bash", COMP_WORDS="dpcl separate -m ca", COMP_CWORD="3")
+    assert ran.stdout.split() == ["causal"]
 
 
 BAD_RECIPES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -337,6 +372,8 @@ def test_separate_as_json(tiny_model: Path, dpcl: Program, make_recording: MakeR
     assert done == {
         "recording": "ä [b].wav",
         "outputs": [str(Path("out") / f"ä [b]_s{k}.wav") for k in (1, 2)],
+        "background": None,
+        "confidence": None,
         "sample_rate": 44100,
         "seconds": 0.5,
         "warnings": [],
@@ -433,6 +470,8 @@ COMMANDS = (
     "mix librimix",
     "train",
     "evaluate",
+    "models pull",
+    "models push",
     "models",
 )
 
@@ -498,7 +537,7 @@ def corpus(folder: Path) -> Path:
 
 @pytest.fixture
 def mixture_list(corpus: Path, dpcl: Program) -> Path:
-    path = corpus.parent / "tiny.csv"
+    path = corpus.parent / "lists" / "tiny.csv"  # its folder is made
     ran = dpcl(
         *("mix", "draw", corpus, "--split", "test", "--out", path),
         *("--count", 3, "--shortest", 0.4, "--longest", 0.5),
@@ -649,6 +688,34 @@ def test_train_and_separate_with_what_it_wrote(
     assert "nothing: no such weights file" in ran.err
     assert list(Path("on").rglob("*.safetensors"))  # what was there is not lost for it
     assert not Path("other").exists()
+
+
+def test_ctrl_c_in_training_names_the_command_that_resumes(
+    corpus: Path, dpcl: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightning")
+    from dpcl.training import loop
+
+    Path("r.yaml").write_text(
+        f"""
+        model: {{network: {{layers: 1, width: 4, embedding: 3}}}}
+        data: {{corpora: [{corpus}], cache: cache}}
+        stages: [{{frames: 20, batch: 2, steps: 2}}]
+        accelerator: cpu
+        """
+    )
+
+    def interrupted(*_: object) -> Tensor:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "batch_loss", interrupted)
+        ran = dpcl("train", "r.yaml", "--set", "seed=1", "--run", "my run")
+    assert ran.status == 130
+    command = re.search(r"dpcl: stopped; resume with `dpcl (.*)`", ran.err)
+    assert command is not None
+    assert command[1] == "train r.yaml --run 'my run' --set seed=1 --resume"
+    assert dpcl(*shlex.split(command[1])).status == 0
 
 
 def test_the_version_is_that_of_the_package() -> None:

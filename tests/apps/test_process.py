@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import dpcl as package
+from dpcl.apps import cli
 from dpcl.apps.process import heavy_imports, leave
 
 MakeRecording = Callable[..., Path]
@@ -21,7 +22,7 @@ MakeRecording = Callable[..., Path]
 def test_imports_are_not_searched_for_garbage_and_all_that_follows_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     before = gc.get_freeze_count()
     with heavy_imports():
         assert not gc.isenabled()
@@ -35,7 +36,7 @@ def test_imports_are_not_searched_for_garbage_and_all_that_follows_is(
 def test_what_others_chose_about_garbage_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     with heavy_imports():  # torch is there: nothing to gain
         assert gc.isenabled()
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     gc.disable()
     try:
         with heavy_imports():
@@ -46,7 +47,7 @@ def test_what_others_chose_about_garbage_stays(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_failing_import_leaves_the_search_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     with pytest.raises(ImportError), heavy_imports():
         raise ImportError
     gc.unfreeze()
@@ -107,3 +108,77 @@ def test_separate_prints_all_and_leaves_quickly(
     assert sorted(path.name for path in (folder / "out").glob("*")) == (
         [] if status else ["a_s1.wav", "a_s2.wav"]
     )
+
+
+FAILURES = [
+    (
+        OSError(28, "No space left on device"),
+        "a file or standard output: No space left on device; free",
+    ),
+    (OSError(28, "No space left on device", "a.wav"), "a.wav: No space left on device; free"),
+    (OSError("the device is gone"), "the device is gone; check the files"),
+    (MemoryError(), "not enough memory; free some"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+    (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory"),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), FAILURES)
+def test_a_failure_of_the_machine_is_one_sentence(
+    error: Exception,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, text = ended_with(error, monkeypatch, capsys)
+    assert status == 2
+    assert text.startswith(f"dpcl: {sentence}") and text.count("\n") == 1
+
+
+def test_a_defect_is_a_short_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ZeroDivisionError("division by zero\nand more")
+    status, text = ended_with(error, monkeypatch, capsys)
+    assert status == 1
+    assert "ZeroDivisionError: division by zero (cli.py:" in text
+    assert "Traceback" not in text and text.count("\n") == 1
+    monkeypatch.setenv("DPCL_TRACEBACK", "1")
+    status, text = ended_with(error, monkeypatch, capsys)
+    assert status == 1 and "Traceback" in text
+
+
+def ended_with(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    """Return status and message of a command that raises an error."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("streams", "status", "said"),
+    [
+        ("> /dev/full", 2, "standard output: No space left on device; free"),
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("--wrong 2> /dev/full", 2, ""),
+    ],
+)
+def test_closed_and_full_streams_are_no_traceback(streams: str, status: int, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m dpcl models {streams}"],
+        env={**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == bool(said)

@@ -13,8 +13,9 @@ import soundfile
 import torch
 from matplotlib.figure import Figure
 
-from dpcl.apps.show import picture_of
 from dpcl.evaluation.figures import STYLE
+from dpcl.evaluation.picture import picture_of
+from dpcl.recordings.recording import InMemory
 from dpcl.separators.registry import build
 from dpcl.signal.audio import read_audio
 
@@ -74,19 +75,8 @@ def test_silence(tiny_model: Path, dpcl: Program, folder: Path) -> None:
     assert Path("a.png").is_file()
 
 
-def test_a_part_of_a_longer_recording_is_said(
-    tiny_model: Path, dpcl: Program, make_recording: MakeRecording
-) -> None:
-    make_recording("a.wav", 8000, 8.5)
-    ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model)
-    assert ran.err.startswith("shows 0.00 to 8.00 s of 8.50 s; --start and --seconds")
-    ran = dpcl("show", "a.wav", "--out", "b.png", "--model", tiny_model, "--start", 8)
-    assert ran.err.startswith("shows 8.00 to 8.50 s of 8.50 s;")
-
-
-def test_the_axes_have_the_times_of_the_recording(
-    tiny_model: Path, dpcl: Program, make_recording: MakeRecording, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def drawn_page(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved from now on."""
     drawn: list[Figure] = []
     save = Figure.savefig
 
@@ -95,6 +85,29 @@ def test_the_axes_have_the_times_of_the_recording(
         save(self, *arguments, **named)
 
     monkeypatch.setattr(Figure, "savefig", keep)
+    return drawn
+
+
+def test_the_whole_recording_is_shown_and_all_panels_have_one_frequency_axis(
+    tiny_model: Path, dpcl: Program, make_recording: MakeRecording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = drawn_page(monkeypatch)
+    make_recording("a.wav", 8000, 17.0)  # several windows, and more frames than columns
+    ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model, "--sources", 2)
+    assert (ran.status, ran.err) == (0, "")
+    planes = [axes for axes in drawn[0].subfigs[0].axes if axes.get_label() != "<colorbar>"]
+    assert {axes.get_ylim() for axes in planes} == {(0, 4)}
+    whole = [axes for axes in planes if axes.get_xlim() == (0, 17)]
+    assert len(whole) == 5
+    (embedded,) = (axes for axes in planes if axes not in whole)
+    left, right = embedded.get_xlim()
+    assert 7.9 < right - left < 8.2  # s
+
+
+def test_the_axes_have_the_times_of_the_recording(
+    tiny_model: Path, dpcl: Program, make_recording: MakeRecording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = drawn_page(monkeypatch)
     make_recording("a.wav", 8000, 3.0)
     cut = ("--start", 1.5, "--seconds", 0.75)
     assert dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model, *cut).status == 0
@@ -120,12 +133,11 @@ def test_the_axes_have_the_times_of_the_recording(
         ("a.wav --out a.png --start nan", "nothing starts at nan"),
         ("a.wav --out a.png --seconds 0", "cannot show 0.0 seconds"),
         ("a.wav --out a.png --seconds nan", "cannot show nan seconds"),
-        ("a.wav --out a.png --seconds 121", "more than 0 and up to 120"),
+        ("a.wav --out a.png --device cuda", "--device cuda: torch finds no such device"),
         ("a.wav --out a.png --sources 0", "cannot separate into 0 sources"),
         ("a.wav --out a.png --sources 11", "cannot separate into 11 sources"),
         ("a.wav --out a.png --model best", "unknown model 'best'"),
         ("a.wav --out a.png --model none.safetensors", "no such weights file"),
-        ("a.wav", "Missing option '--out'"),
         ("--out a.png", "Missing argument 'REC'"),
     ],
 )
@@ -193,7 +205,9 @@ def test_on_the_networks_grid_the_bins_are_those_of_the_recording(
     t = np.arange(rate) / rate
     tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t > 0.5)).astype(np.float32)
     separator = build(str(tiny_model))
-    made = picture_of(np.stack([tone, tone]), rate, separator, 2, start=2.0)
+    silence = np.zeros(2 * rate, np.float32)
+    recording = InMemory(np.stack([np.concatenate([silence, tone])] * 2), rate)
+    made = picture_of(recording, separator, 2, start=2.0)
     assert made.embedded is not None
     assert made.embedded.vectors.shape[:2] == made.embedded.magnitude.shape
     for magnitude, grid in (
@@ -216,22 +230,13 @@ def test_of_a_recording_that_is_cut_off_what_could_be_read_is_shown(
     assert ran.err == "dpcl: a.wav is cut off after 0.50 s; only this part is shown\n"
 
 
-def test_a_part_too_long_for_its_embeddings_says_so(
-    tiny_model: Path, dpcl: Program, make_recording: MakeRecording
-) -> None:
-    make_recording("a.wav", 8000, 11.0)
-    ran = dpcl("show", "a.wav", "--out", "a.png", "--model", tiny_model, "--seconds", 11)
-    assert ran.status == 0
-    assert ran.err.startswith("dpcl: embeddings are shown for up to 10 s")
-
-
 def test_the_channels_root_mean_square_is_shown(
     tiny_model: Path, make_recording: MakeRecording
 ) -> None:
     """Channels that cancel in the mean are heard, and so they are seen."""
     samples, rate = read_audio(make_recording("a.wav", 8000))
     separator = build(str(tiny_model))
-    one = picture_of(samples, rate, separator)
-    two = picture_of(np.concatenate([samples, -samples]), rate, separator)
+    one = picture_of(InMemory(samples, rate), separator)
+    two = picture_of(InMemory(np.concatenate([samples, -samples]), rate), separator)
     torch.testing.assert_close(one.mixture, two.mixture)
     torch.testing.assert_close(one.masks.sum(0), torch.ones_like(one.mixture))

@@ -86,6 +86,8 @@ def test_a_list_is_not_half_written(tmp_path: Path) -> None:
         ("paths_2", "/etc/passwd"),
         ("paths_2", "../secret.wav"),
         ("start_1", "-0.1"),
+        ("start_1", "1e308"),
+        ("gain_db_1", "1e20"),
         ("start_2", ""),
         ("gain_db_1", "inf"),
         ("gain_db_2", "-inf"),

@@ -88,7 +88,10 @@ def test_a_bank_that_is_damaged_is_computed_anew(what: str, tmp_path: Path) -> N
         ({"rt60": (0.03, 0.8)}, "rt60 0.03 s is too short for rooms of 2.5 x 2.5 x 2.2 m"),
         ({"rt60": (0.8, 0.3)}, "rt60 0.8 to 0.3 is no range"),
         ({"distance": (0.0, 1.0)}, "distance 0 to 1 is no range"),
-        ({"smallest": (20.0, 2.5, 2.2)}, "smallest and largest are no rooms"),
+        (
+            {"smallest": (5.0, 2.5, 2.2), "largest": (4.0, 9.0, 4.0)},
+            "smallest and largest are no rooms",
+        ),
         ({"probability": 1.5}, "less than or equal to 1"),
     ],
 )

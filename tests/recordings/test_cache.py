@@ -93,3 +93,16 @@ def test_one_window_is_kept_exactly_and_many_in_half_precision(windows: Windows)
     assert torch.equal(found, value if windows.count == 1 else value.half().float())
     filled.close()
     workers.close()
+
+
+def test_threads_may_convert_to_the_precision_of_the_cache(
+    windows: Windows, kept: tuple[WindowCache, Tensor]
+) -> None:
+    filled, _ = kept
+    value = torch.full((windows.count, windows.length, 3), 1 / 3)
+    packed, other = filled.packed((value,)), WindowCache(windows, filled._workers)
+    other.keep(packed)
+    (found,) = next(other.map(lambda _, analysis: analysis))
+    other.close()
+    assert packed[0].dtype is (torch.float32 if windows is ONE else torch.float16)
+    assert torch.equal(found, value[0] if windows is ONE else value[0].half().float())

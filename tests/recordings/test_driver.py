@@ -240,7 +240,7 @@ def test_masks_through_the_clustering_add_up_over_all_windows() -> None:
     )
     torch.manual_seed(0)
     network = build_network(settings).eval()
-    torch.nn.init.normal_(network.enhance.out.weight)
+    torch.nn.init.normal_(network.unfolded.enhance.out.weight)
     recording = conversation(25.0).sum(0, keepdims=True)
     separator = DeepClustering(Model(settings, network, {}))
     with RecordingSeparation(InMemory(recording, RATE), separator, 3) as separation:

@@ -192,7 +192,7 @@ def test_above_the_networks_band_the_mixture_is_shared_too(causal_model: Path) -
 
 
 def test_arrays_of_any_float_and_a_model_of_ones_own(causal_model: Path) -> None:
-    stream = dpcl.StreamSeparator(load_model(causal_model), num_sources=2)
+    stream = dpcl.StreamSeparator(load_model(causal_model), sources=2)
     x = noises(8000, 1)
     expected = run(stream, x)
     for samples in (x.numpy(), x.double(), x.tolist()):
@@ -225,8 +225,8 @@ def test_bad_samples_leave_the_stream_where_it_was(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_sources": 0}, "cannot separate into 0 sources"),
-        ({"num_sources": 11}, "cannot separate into 11 sources"),
+        ({"sources": 0}, "cannot separate into 0 sources"),
+        ({"sources": 11}, "cannot separate into 11 sources"),
         ({"sample_rate": 0}, "sample rate of 0 Hz"),
         ({"sample_rate": 2_000_000}, "sample rate of 2000000 Hz"),
         ({"model": "default"}, "cannot separate a stream"),

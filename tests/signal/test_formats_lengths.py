@@ -117,6 +117,14 @@ def test_mp3_files_with_tags_are_joined_at_the_right_place() -> None:
         assert collected(reader).shape[1] == pytest.approx(3 * 72000, abs=6000)
 
 
+def test_an_mp3_table_that_states_no_bytes_is_no_endless_file() -> None:
+    data = bytearray(encoded("MP3", "MPEG_LAYER_III"))
+    at = max(data.find(b"Xing", 0, 64), data.find(b"Info", 0, 64))
+    data[at + 12 : at + 16] = bytes(4)
+    with AudioReader(bytes(data)) as reader:
+        assert collected(reader).shape[1] == pytest.approx(72000, abs=3000)
+
+
 @pytest.mark.parametrize("kind", [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")], ids="-".join)
 def test_a_joined_recording_of_another_kind_is_omitted_with_a_note(kind: tuple[str, str]) -> None:
     data = encoded(*kind) + encoded(*kind, np.resize(NOISE, (72000, 2)), 44100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,16 +28,22 @@ def model(seed: int = 0) -> Model:
     return Model(SETTINGS, build_network(SETTINGS), {"seed": seed})
 
 
+def state(step: int) -> dict[str, Any]:
+    moments = [{"moments": torch.full((2,), step)}]
+    own = {"step": step, "seconds_seen": 0.0, "losses": [], "recipe": "{}"}
+    return {**own, "optimisers": moments}
+
+
 def save(run: Path, step: int) -> None:
-    save_checkpoint(run, step, model(step), {"step": step, "moments": [torch.full((2,), step)]})
+    save_checkpoint(run, step, model(step), state(step))
 
 
 def assert_whole(run: Path, step: int) -> None:
     """The newest checkpoint is the one of `step`, and can be read."""
     latest = latest_checkpoint(run)
     assert latest is not None
-    loaded, state = load_checkpoint(latest)
-    assert state["step"] == step
+    loaded, found = load_checkpoint(latest)
+    assert found["step"] == step
     assert loaded.notes == {"seed": step}
     for name, value in model(step).network.state_dict().items():
         assert torch.equal(value, loaded.network.state_dict()[name])
@@ -102,6 +109,34 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, name: str, damage: bytes 
         (path / name).write_bytes(damage)
     with pytest.raises(InputError, match="000000001"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["step", "recipe", "optimisers"])
+def test_a_damaged_state_is_named(tmp_path: Path, key: str) -> None:
+    save(tmp_path, 1)
+    path = tmp_path / "checkpoints" / "000000001"
+    torch.save({**state(1), key: None}, path / "trainer.pt")
+    with pytest.raises(InputError, match=f"no valid `{key}`; add --force"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("full", ["torch.save", "os.fsync"])
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    save(tmp_path, 1)
+
+    def fails(*arguments: object) -> None:
+        if full == "os.fsync":
+            raise OSError(28, "No space left on device")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0\nat inline.cpp:1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"dpcl.training.checkpoint.{full}", fails)
+        with pytest.raises(InputError, match=r"cannot hold a checkpoint \([^\n]*\); free"):
+            save(tmp_path, 2)
+    assert_whole(tmp_path, 1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000000001"]
 
 
 def test_a_run_is_resumed_or_replaced_only_when_asked(tmp_path: Path) -> None:

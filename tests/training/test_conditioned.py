@@ -12,8 +12,8 @@ from dpcl.errors import InputError
 from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.model import build_network, load_model
 from dpcl.settings import validated
-from dpcl.training.conditioned import active_talkers, conditioned_loss
 from dpcl.training.loop import train
+from dpcl.training.loss import active_talkers, conditioned_loss
 from dpcl.training.recipe import Recipe
 
 

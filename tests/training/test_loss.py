@@ -133,7 +133,9 @@ def test_windows_share_one_clustering_and_one_order(make_recipe: MakeRecipe) -> 
     spectra = stft(sources.transpose(1, 2))  # (B, W, C, L, F)
     features = recipe.model.signal.features(spectra.sum(2))  # (B, W, L, F)
     heard = torch.cat([built.encode(window) for window in features.unbind(1)], 1)
-    layers = built.infer_masks(heard, 2).unflatten(2, (2, -1))  # (B, C, W, L, F)
+    layers = built.infer_masks(heard, 2, features.flatten(1, 2)).unflatten(
+        2, (2, -1)
+    )  # (B, C, W, L, F)
     estimates = stft.inverse(layers.transpose(1, 2) * spectra.sum(2).unsqueeze(2), 320)
     one = waveform_loss(estimates.transpose(1, 2).flatten(2), sources.flatten(2)).mean()
     torch.testing.assert_close(loss, one.detach())

@@ -23,7 +23,7 @@ import dpcl
 from dpcl.errors import InputError
 from dpcl.model import load_model
 from dpcl.training.phases import read_plan
-from dpcl.training.run import run_plan
+from dpcl.training.run import describe, run_plan
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -104,9 +104,14 @@ def test_the_result_holds_recipe_scores_data_and_cost(recipe: Path, corpus: Path
         "first", "second", "both", "tiny.yaml", "tiny.md", "tiny.safetensors",
     }  # fmt: skip
     notes = load_model(result).notes
-    assert (
-        notes["recipe"] == plan.document == yaml.safe_load(result.with_suffix(".yaml").read_text())
-    )
+    copied = yaml.safe_load(result.with_suffix(".yaml").read_text())
+    assert plan.document == copied
+    assert "cache" in copied["data"]  # of this machine; the metadata keep what others can use
+    machine = {"accelerator", "checkpoint_minutes"}
+    assert copied.keys() - notes["recipe"].keys() == machine
+    assert notes["recipe"] | {key: copied[key] for key in {*machine, "data"}} == copied
+    assert notes["recipe"]["data"].items() < copied["data"].items()
+    assert "cache" not in notes["recipe"]["data"]
     assert notes["core_hours"] > 0
     hop = 32 / 2000 / 3600
     assert notes["audio_hours"] == pytest.approx(2 * 8 * 4 * 11 * hop, abs=1e-4)
@@ -115,6 +120,7 @@ def test_the_result_holds_recipe_scores_data_and_cost(recipe: Path, corpus: Path
     card = result.with_suffix(".md").read_text()
     assert "| first |" in card
     assert "| x | 4 | 8 | 0.003 |" in card
+    assert all(text in card for text in describe(load_model(result)).values())
     first, second, both = (
         load_model(next((result.parent / name).glob(pattern))).network.state_dict()
         for name, pattern in (

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from dpcl.apps.console import (
+    OUT,
     FileFormat,
     Force,
     MaxSources,
@@ -40,7 +41,7 @@ def bulk(
         typer.Option(
             "--out", "-o", help="Folder of the outputs; keeps the subfolders of the inputs."
         ),
-    ],
+    ] = OUT,
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -106,7 +107,7 @@ class Outcome:
 
     Attributes:
         recording: absolute name of the file.
-        sources: number of files written; 0 if the recording could not be separated.
+        sources: number of sources; 0 if the recording could not be separated.
         seconds: duration of the recording, s.
         took: time of the separation, s.
         told: error message or warnings; empty if none. <!-- word -->
@@ -150,6 +151,7 @@ def separate_on_cluster(
     """
     import ray
 
+    from dpcl.hub import SCHEME
     from dpcl.mixtures.index import Omitted
     from dpcl.separators.registry import build, find_method
     from dpcl.shipped import shipped_models, weights_path
@@ -159,7 +161,8 @@ def separate_on_cluster(
     build(order.model)
     weights = find_method(order.model).weights
     shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
-    model = order.model if weights in shipped else str(Path(order.model).resolve())
+    anywhere = weights in shipped or order.model.startswith(SCHEME)
+    model = order.model if anywhere else str(Path(order.model).resolve())
     omitted = Omitted()
     folders = find_recordings(given, out, omitted)
     journal = out / JOURNAL
@@ -235,7 +238,7 @@ def separate_one(
         return _defect(recording, error)
     (result,) = finished
     warnings = " ".join(f"{warning}." for warning in result.warnings)
-    return Outcome(recording, len(result.outputs), result.seconds, result.took, warnings)
+    return Outcome(recording, len(result.sources), result.seconds, result.took, warnings)
 
 
 def _defect(recording: str, error: Exception) -> Outcome:
@@ -250,10 +253,16 @@ def _done(journal: Path, order: str) -> set[str]:
     if not journal.is_file():
         return set()
     lines = journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    if tuple(rows.fieldnames or ()) != COLUMNS:
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    try:
+        names, rows = tuple(reader.fieldnames or ()), [*reader]
+    except csv.Error as error:  # such as a field of megabytes
+        raise InputError(f"{journal}: is damaged ({error}); remove it to start again") from error
+    if names != COLUMNS:
         raise InputError(f"{journal}: is not a journal of `dpcl bulk`; give another --out")
-    return {row["recording"] for row in rows if row["order"] == order and int(row["sources"])}
+    # A damaged line counts as not separated.
+    whole = [row for row in rows if row["order"] == order and f"{row['sources']}".isdecimal()]
+    return {row["recording"] for row in whole if int(row["sources"])}
 
 
 def _open_journal(journal: Path, restart: bool) -> TextIO:

@@ -6,14 +6,17 @@ Each command imports heavy packages itself, so that `--help` appears at once.
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import dpcl
 from dpcl.apps import (
@@ -24,12 +27,17 @@ from dpcl.apps import (
     live,
     mix,
     mix_sets,
+    models,
     process,
+    serve,
     show,
     train,
     web,
 )
 from dpcl.apps.console import (
+    OUT,
+    Device,
+    DeviceName,
     FileFormat,
     Force,
     Limit,
@@ -37,44 +45,96 @@ from dpcl.apps.console import (
     Metrics,
     ModelName,
     Sources,
+    detail,
     more_metrics,
+    print_json,
     progress,
     screen,
+    set_verbosity,
+    verbosity,
+    with_verbosity,
 )
 from dpcl.errors import InputError
 
+
+class Program(TyperGroup):
+    """The program, whose commands are listed in the order in which people need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of COMMANDS."""
+        return [
+            str(command.info.name) if isinstance(command, typer.Typer) else command.__name__
+            for command in COMMANDS
+        ]
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"]},  # for all commands
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 mix.app.command()(mix_sets.wsj0)
 mix.app.command()(mix_sets.librimix)
-app.add_typer(mix.app, name="mix")
 UsageError: Any = typer.BadParameter.__base__  # class of click, or of the copy in newer typers
+
+INTERRUPTED = 130  # status that newer typers return after Ctrl-C
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def main() -> None:
-    """Run the command line; wrong input ends with one sentence and status 2, no traceback."""
+    """Run the command line, the one boundary that failures do not cross as a traceback.
+
+    Status 0: done. 2: a failure of the input or the machine, in one sentence. 1: a defect of dpcl,
+    as a short report. 128 and the number of a signal: ended by it.
+    """
     _print_any_name()
+    set_verbosity()
+    status, message = _run(sys.argv[1:] or ["--help"])
+    if message:
+        with suppress(OSError):  # standard error may be full or closed
+            screen.print(f"dpcl: {message}", style="red")
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> tuple[int, str]:
+    """Run a command; return its exit status, and a message on a failure."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="dpcl", standalone_mode=False))
+        status = app(arguments, prog_name="dpcl", standalone_mode=False)
+        process.flush_output()
     except InputError as error:
-        message = str(error).rstrip(".")
+        return _failed(2, str(error).rstrip("."))
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "dpcl"
-        message = f"{error.format_message().rstrip('.')}; try `{command} --help`"
-    except typer.Abort:  # Ctrl-C, in older typers
-        sys.exit(130)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        message = f"{error.filename}: {error.strerror}"
-    screen.print(f"dpcl: {message}", style="red")
-    sys.exit(2)
+        return _failed(2, f"{error.format_message().rstrip('.')}; try `{command} --help`")
+    except (typer.Abort, KeyboardInterrupt):
+        return process.interrupted(), ""
+    except (BrokenPipeError, SystemExit):  # typer exits for a reader that has enough, like `head`
+        process.abandon_output()
+        return 0, ""
+    except Exception as error:
+        return _failure(error)
+    if status == INTERRUPTED:
+        status = process.interrupted()
+    return status if isinstance(status, int) else 0, ""
+
+
+def _failure(error: Exception) -> tuple[int, str]:
+    """Return exit status and message of a failure that no command has turned into a sentence."""
+    sentence = process.sentence(error)
+    if sentence is None:
+        return _failed(1, process.report_of(error))
+    return _failed(2, sentence)
+
+
+def _failed(status: int, message: str) -> tuple[int, str]:
+    """Return both, after the traceback of the error that is being handled with `-v`."""
+    screen.quiet = False
+    if verbosity.verbose:
+        with suppress(OSError):
+            screen.print(traceback.format_exc().rstrip(), style="dim")
+    return status, message
 
 
 def _print_any_name() -> None:
@@ -118,7 +178,7 @@ def separate(
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")
-    ],
+    ] = OUT,
     sources: Sources = None,
     max_sources: MaxSources = 4,
     model: ModelName = "default",
@@ -130,6 +190,7 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
+    device: DeviceName = Device.cpu,
     timeline: Annotated[
         bool,
         typer.Option(
@@ -144,7 +205,7 @@ def separate(
 
     Outputs keep the input's sample rate, channels and length, and sum to it.
 
-    Example: **dpcl separate examples/two_talkers.flac --out separated**
+    Example: **dpcl separate examples/two_talkers.flac --out talkers --sources 2**
     """
     from dpcl.apps.files import Separated, separate_files
 
@@ -157,6 +218,10 @@ def separate(
             finished.append(separated)
             for warning in separated.warnings:
                 screen.print(f"dpcl: {warning}", style="yellow")
+            detail(
+                f"{separated.recording}: {separated.seconds:.1f} s at {separated.sample_rate} Hz"
+                f" in {len(separated.outputs)} files, {separated.took:.1f} s of work by {model}"
+            )
 
         separate_files(
             recordings,
@@ -169,10 +234,11 @@ def separate(
             move,
             max_sources,
             background,
+            device=device.value,
             timeline=timeline,
         )
     if as_json:
-        _print_json([asdict(separated) for separated in finished])
+        print_json([asdict(separated) for separated in finished])
         return
     for separated in finished:
         for path in separated.outputs:
@@ -203,6 +269,7 @@ def evaluate(
     ] = "default",
     limit: Limit = None,
     metrics: Metrics = "",
+    device: DeviceName = Device.cpu,
     timeline: Annotated[
         bool,
         typer.Option("--timeline", help="Score who speaks when, against RTTM files: DER and JER."),
@@ -237,7 +304,7 @@ def evaluate(
         raise InputError(f"{mixture_list}: its paths need a folder; give it as --root")
     for name in ("results.csv", "summary.json"):
         refuse_existing(out / name, force)
-    method = find_method(separator)
+    method = find_method(separator, device.value)
     with progress("evaluating mixtures") as move:
         summary = score_list(
             rows,
@@ -249,7 +316,7 @@ def evaluate(
             metrics=more_metrics(metrics),
         )
     if as_json:
-        _print_json(summary_document(summary))
+        print_json(summary_document(summary))
     else:
         print(summary_table(summary))
 
@@ -284,51 +351,27 @@ def _evaluate_timelines(
     )
 
 
-def models(
-    name: Annotated[str | None, typer.Argument(help="Model whose card is printed.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the models that ship, or print a model's card: training data, scores and limits.
-
-    Example: **dpcl models default**
-    """
-    from dpcl.shipped import shipped_models
-
-    found = shipped_models()
-    if name is not None:
-        found = [model for model in found if model.name == name]
-        if not found:
-            raise InputError(f"no model {name!r} ships; choose one that `dpcl models` lists")
-    if as_json:
-        _print_json([asdict(model) for model in found])
-    elif name is not None:
-        print(found[0].card)
-    else:
-        for model in found:
-            size = model.path.stat().st_size / 1e6
-            print(f"{model.name}  {size:.1f} MB  {model.summary}")
-
-
-def _print_json(document: Any) -> None:
-    """Print a JSON document, paths as text."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)  # paths as text
-    if any("\ud800" <= letter <= "\udfff" for letter in text):  # names that are not Unicode
-        text = json.dumps(document, indent=2, default=str)
-    print(text)
-
-
 # In the order of `dpcl --help`.
-for command in (
+COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     separate,
     show.show,
     web.web,
+    serve.serve,
     live.live,
     bulk.bulk,
-    models,
+    models.app,
+    mix.app,
     corpus.corpus,
     train.train,
     evaluate,
     experiment.experiment,
     export.export,
-):
-    app.command()(command)
+)
+for command in COMMANDS:
+    if isinstance(command, typer.Typer):
+        for registered in command.registered_commands:
+            assert registered.callback is not None
+            registered.callback = with_verbosity(registered.callback)
+        app.add_typer(command)
+    else:
+        app.command()(with_verbosity(command))

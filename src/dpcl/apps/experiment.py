@@ -125,6 +125,6 @@ def _separator(system: System, places: Places) -> str | None:
     from dpcl.separators.registry import LOCAL
 
     if system.recipe is None:
-        return system.separator or system.name
+        return system.name
     path = result(places.weights / system.folder)
     return f"{path}{LOCAL if system.local else ''}" if path.is_file() else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import soundfile
 
@@ -20,6 +20,7 @@ from dpcl.errors import InputError
 from dpcl.io import (
     Progress,
     Report,
+    as_report,
     folder_aside,
     locked,
     move_new,
@@ -49,6 +50,7 @@ class Separated:
     Attributes:
         recording: file of the recording.
         outputs: files of the sources, of the background and of the timeline.
+        background: file of the background, one of `outputs`; None without one.
         sample_rate: of all files, in Hz.
         seconds: duration of the recording, s.
         took: time of the separation, s.
@@ -58,11 +60,21 @@ class Separated:
 
     recording: Path
     outputs: tuple[Path, ...]
+    background: Path | None
     sample_rate: int
     seconds: float
     took: float
     warnings: tuple[str, ...]
     confidence: tuple[float, ...] | None = None
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Return the files of the sources, without those of the background and of the timeline."""
+        return tuple(
+            path
+            for path in self.outputs
+            if path != self.background and path.suffix not in TIMELINES
+        )
 
 
 def separate_files(
@@ -77,6 +89,7 @@ def separate_files(
     most: int = MOST_SOURCES,
     background: bool = True,
     resume: bool = False,
+    device: str = "cpu",
     timeline: bool = False,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
@@ -99,6 +112,7 @@ def separate_files(
         background: write the background if the model estimates one; False shares it among the
             sources.
         resume: replace outputs of earlier runs that carry dpcl's mark, and no other file.
+        device: device that runs the network: `cpu`, `cuda`, `mps` or `auto`.
         timeline: also write who speaks when: out/STEM_timeline.txt (labels of Audacity), .rttm
             and .json.
 
@@ -131,7 +145,7 @@ def separate_files(
             from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # busy cores then do not delay it
-        separator = build(model)
+        separator = build(model, device=device)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
@@ -160,6 +174,7 @@ def separate_files(
                 ) as separation,
             ):
                 outputs, notes = _write(target, reader, separation, force, resume)
+                background_file = target.background if target.background in outputs else None
                 confidence = separation.link().confidence
                 warnings = (*_warnings(reader), *notes, *_poor(outputs, confidence))
                 took = time.monotonic() - start
@@ -167,6 +182,7 @@ def separate_files(
                     Separated(
                         recording,
                         outputs,
+                        background_file,
                         reader.sample_rate,
                         lengths[number],
                         took,
@@ -174,6 +190,44 @@ def separate_files(
                         confidence,
                     )
                 )
+
+
+def separate_file(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] = "separated",
+    sources: int | None = None,
+    model: str = "default",
+    progress: Any = None,
+    force: bool = False,
+) -> Separated:
+    """Separate a recording from disk to disk, like `dpcl separate`.
+
+    Args:
+        path: audio file.
+        out: folder of the outputs: STEM_s1.wav, STEM_s2.wav, …
+        sources: number of sources, 1 to 10; estimated if omitted.
+        model: name of a shipped model or of a method, hf://ORG/NAME, or path of a weights file.
+        progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
+        force: replace outputs that exist.
+
+    Returns:
+        The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
+
+    Raises:
+        InputError: The recording cannot be read, an output exists, the folder cannot be written, or
+            an argument is out of range.
+
+    Example:
+        >>> import dpcl, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = dpcl.separate_file("examples/two_talkers.flac", folder, sources=2)
+        ...     [path.name for path in done.outputs]
+        ['two_talkers_s1.wav', 'two_talkers_s2.wav']
+    """
+    finished: list[Separated] = []
+    report = as_report(progress)
+    separate_files([Path(path)], Path(out), model, sources, force, finished.append, "wav", report)
+    return finished[0]
 
 
 def _is_pipe(recording: Path) -> bool:
@@ -386,8 +440,8 @@ def _place(
 ) -> list[str]:
     """Move finished outputs from `folder` to their names: all of them or none.
 
-    Earlier outputs are moved away first. A set that a power failure interrupts is thus incomplete,
-    never a mixture of two runs.
+    Earlier outputs are moved away first, and the first source gets its name last. A set that a
+    power failure interrupts thus lacks its first source; it never mixes two runs.
 
     Returns:
         Sentences about files that stay.
@@ -405,7 +459,7 @@ def _place(
                 moved = folder / f"{number}.old"
                 old.replace(moved)
                 before.append((moved, old))
-            for path in paths:
+            for path in reversed(paths):
                 move_new(folder / path.name, path)
                 placed.append(path)
         except BaseException:

@@ -107,7 +107,7 @@ def list_omitted(omitted: Omitted, out: Path) -> None:
         path.unlink(missing_ok=True)
         return
     show_omitted(omitted.files, f"{path} lists all")
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "reason"))
         writer.writerows((name, why) for why, names in omitted.files.items() for name in names)

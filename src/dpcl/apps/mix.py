@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dpcl.mixtures.lists import MixtureRow
 
 
-app = typer.Typer(help="Draw mixture lists from a corpus, and render them as audio.")
+app = typer.Typer(name="mix", help="Draw mixture lists from a corpus, and render them as audio.")
 
 
 @app.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,9 +74,40 @@ def train(
                     " validation list"
                 )
 
-        result = run_plan(
-            plan, run or Path("runs") / plan.name, resume, force, report=report, packing=move
-        )
+        folder = run or Path("runs") / plan.name
+        try:
+            result = run_plan(plan, folder, resume, force, report=report, packing=move)
+        except KeyboardInterrupt:
+            if (folder / f"{folder.name}.yaml").is_file():  # the run has begun
+                command = resume_command(recipe, corpus or (), row, run, change or (), init)
+                screen.print(f"dpcl: stopped; resume with `{command}`", style="yellow")
+            raise
     # With several devices this command runs once for each; one of them prints.
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(result)
+
+
+def resume_command(
+    recipe: str,
+    corpora: Sequence[Path],
+    row: str | None,
+    run: Path | None,
+    changes: Sequence[str],
+    init: str | None,
+) -> str:
+    """Return the command that resumes a training.
+
+    Example:
+        >>> resume_command("quick", [Path("my corpus")], None, None, ["seed=1"], None)
+        "dpcl train quick --corpus 'my corpus' --set seed=1 --resume"
+    """
+    words = ["dpcl", "train", recipe]
+    for option, values in (
+        ("--corpus", corpora),
+        ("--row", [row]),
+        ("--run", [run]),
+        ("--init", [init]),
+        ("--set", changes),
+    ):
+        words += [word for value in values if value is not None for word in (option, str(value))]
+    return shlex.join([*words, "--resume"])

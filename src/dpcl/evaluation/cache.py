@@ -123,15 +123,18 @@ class ScoreStore:
                 silent=bool(values["silent"]),
                 kind=row.kind,
                 group=source.group,
-                **{key: math.nan if values[key] is None else values[key] for key in self.columns},
+                **{metric: _number(values[metric]) for metric in METRICS},
+                more={key: _number(values[key]) for key in self.columns if key not in METRICS},
             )
             for index, (source, values) in enumerate(zip(row.sources, scores, strict=True), 1)
         ]
 
     def put(self, work: Work, results: Sequence[SourceResult]) -> None:
         """Store the scores of a separator on a mixture, one per source."""
-        columns = ("silent", *self.columns)
-        scores = [{column: getattr(result, column) for column in columns} for result in results]
+        scores: list[dict[str, Any]] = [
+            {"silent": result.silent} | {column: result.value(column) for column in self.columns}
+            for result in results
+        ]
         for values in scores:
             values |= {key: None for key, value in values.items() if value != value}  # JSON: no NaN
         line = json.dumps({"row": self._key(work), "scores": scores}, allow_nan=False)
@@ -193,6 +196,11 @@ def unknown_rows(names: Sequence[str], rows: Sequence[MixtureRow], root: Path) -
                 except UnknownTalker:
                     unknown.add(row.id)
     return unknown
+
+
+def _number(stored: float | None) -> float:
+    """Return a score as it was before JSON, which holds no NaN."""
+    return math.nan if stored is None else stored
 
 
 def score_all(

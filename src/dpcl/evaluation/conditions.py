@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from dpcl.errors import InputError
 from dpcl.evaluation.cache import known_method, row_key, separator_key, spread
 from dpcl.evaluation.descriptions import Experiment
 from dpcl.evaluation.metrics import score
-from dpcl.evaluation.summary import RESAMPLINGS
+from dpcl.evaluation.summary import bootstrap_interval
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.condition_lists import Condition, ConditionLists
 from dpcl.mixtures.lists import MixtureRow, render_mixture
@@ -220,14 +219,14 @@ def _result(
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """The mean of the values that are numbers, and its percentile bootstrap; None for none."""
-    numbers = np.array([value for value in values if not math.isnan(value)])
-    if not len(numbers):
+    """Return the mean of the values that are numbers, and its bootstrap; None for none."""
+    numbers = [value for value in values if not math.isnan(value)]
+    if not numbers:
         return None
-    draws = np.random.default_rng(0).integers(0, len(numbers), (RESAMPLINGS, len(numbers)))
-    low, high = np.percentile(numbers[draws].mean(axis=1), [2.5, 97.5])
-    mean = math.fsum(numbers) / len(numbers)
-    return Interval(round(mean, 4) + 0.0, round(float(low), 4) + 0.0, round(float(high), 4) + 0.0)
+    mean = round(math.fsum(numbers) / len(numbers), 4) + 0.0
+    if len(numbers) == 1:
+        return Interval(mean, mean, mean)
+    return Interval(mean, *bootstrap_interval([[number] for number in numbers]))
 
 
 def conditions_markdown(experiment: Experiment, results: Sequence[Result]) -> str:

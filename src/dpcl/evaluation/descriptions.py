@@ -57,9 +57,8 @@ class System(Settings):
     """One line of the table: a separator by name, or the network that a recipe trains.
 
     Attributes:
-        name: name of the system within the experiment.
+        name: name of the system within the experiment; without `recipe` also its `--separator`.
         title: name in the table; `name` if empty.
-        separator: value of `--separator`; `name` if neither this nor `recipe` is given.
         recipe: stem of the recipe's file, recipes/RECIPE.yaml.
         row: row of the recipe, like `--row`.
         run: folder of the weights below `--weights`; `name` if omitted.
@@ -70,7 +69,6 @@ class System(Settings):
 
     name: str
     title: str = ""
-    separator: str | None = None
     recipe: str | None = None
     row: str | None = None
     run: str | None = None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.evaluation.metrics import MEASURES, check_measures, perceptual_score, score
+from dpcl.evaluation.metrics import check_measures, perceptual_score, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.io import Progress, Report, atomic, no_report
@@ -95,16 +95,14 @@ def separate_row(
     corpus_root: str | os.PathLike[str],
     method: Method,
     talkers: KnownTalkers | None = None,
-    told: bool = True,
 ) -> tuple[Separation, Tensor, Tensor]:
-    """Render and separate one mixture of a list.
+    """Render one mixture of a list, and separate it into the number of its sources.
 
     Args:
         row: row of the list.
         corpus_root: folder that the paths of the row are relative to.
         method: method of separation.
         talkers: models of the talkers, for a method that needs them.
-        told: give the number of sources to the method; else it is estimated. <!-- word -->
 
     Returns:
         The separation, the references (C, T) and the mixture (T,), at the method's sample rate.
@@ -116,12 +114,8 @@ def separate_row(
     mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
     models = talkers.models(row) if talkers else ()
     separator = method.build(Context(mixture, references, models))
-    number = len(references) if told else None
-    return (
-        separate_recording(mixture, method.sample_rate, separator, number),
-        references,
-        mixture,
-    )
+    separation = separate_recording(mixture, method.sample_rate, separator, len(references))
+    return separation, references, mixture
 
 
 def score_mixture(
@@ -152,14 +146,14 @@ def score_mixture(
         scores = score(estimates, references, mixture)
     except InputError as error:
         raise InputError(f"mixture {row.id} of list {row.list}: {error}") from error
-    columns = {metric: getattr(scores, metric) for metric in METRICS}
+    more: dict[str, Tensor] = {}
     for metric in metrics:
         matched = estimates[scores.estimate.clamp(min=0)] if len(estimates) else 0 * references
         rate = method.sample_rate
         separated = perceptual_score(metric, matched, references, rate)
         separated = torch.where(scores.estimate >= 0, separated, torch.nan)
         unprocessed = perceptual_score(metric, mixture.expand_as(references), references, rate)
-        columns |= {metric: separated, f"{metric}i": separated - unprocessed}
+        more |= {metric: separated, f"{metric}i": separated - unprocessed}
     return [
         SourceResult(
             id=row.id,
@@ -170,7 +164,8 @@ def score_mixture(
             silent=bool(scores.silent[index]),
             kind=row.kind,
             group=source.group,
-            **{name: values[index].item() for name, values in columns.items()},
+            **{metric: getattr(scores, metric)[index].item() for metric in METRICS},
+            more={metric: values[index].item() for metric, values in more.items()},
         )
         for index, source in enumerate(row.sources)
     ]
@@ -194,12 +189,11 @@ def write_results(out_dir: Path, results: Sequence[SourceResult], summary: Summa
 
 
 def summary_document(summary: Summary) -> dict[str, Any]:
-    """Return the content of summary.json: the summary without metrics that were not measured."""
+    """Return the content of summary.json: the summary, with all metrics of a mean side by side."""
     document = asdict(summary)
-    missing = set(improvements(MEASURES)) - set(summary.metrics)
     for means in (document["overall"], *document["conditions"].values()):
-        for metric in missing:
-            del means[metric]
+        more, intervals = means.pop("more"), means.pop("intervals")
+        means |= {**more, "intervals": intervals}
     return document
 
 
@@ -213,7 +207,7 @@ def _csv(results: Sequence[SourceResult], metrics: Sequence[str]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for result in results:
-        line = asdict(result)
+        line = asdict(result) | result.more
         for metric in metrics:  # + 0.0 turns -0.0 into 0.0
             line[metric] = "" if math.isnan(line[metric]) else f"{round(line[metric], 4) + 0.0:.4f}"
         writer.writerow({**line, "silent": int(result.silent)})

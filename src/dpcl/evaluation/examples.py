@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from dpcl.evaluation.figures import (
 )
 from dpcl.evaluation.metrics import best_permutation
 from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
+from dpcl.io import folder_aside
 from dpcl.mixtures.lists import MixtureRow, render_mixture
 from dpcl.separators.base import Context
 from dpcl.signal.audio import write_audio
@@ -200,9 +200,8 @@ def _write_folder(
     target: Path, sounds: dict[str, Any], figures: dict[str, Figure], rate: int = PICTURE_RATE
 ) -> None:
     """Write sounds and figures into a temporary folder, then rename it: `target` is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".dpcl-") as temporary:
-        complete = Path(temporary) / "complete"
+    with folder_aside(target.parent) as temporary:
+        complete = temporary / "complete"
         complete.mkdir()
         for name, samples in sounds.items():
             write_audio(complete / f"{name}.flac", samples, rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,6 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError, need_package
-
-MEASURES = ("pesq", "stoi")  # perceptual metrics
-_PACKAGES = {"pesq": ("pesq", "pesq"), "stoi": ("pystoi", "eval")}  # package and extra of dpcl
-_PESQ_MODES = {8000: "nb", 16000: "wb"}  # mode by sample rate in Hz: P.862 and P.862.2
 
 
 def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
@@ -26,28 +23,28 @@ def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
     Raises:
         InputError: A metric is unknown, not installed, or not defined at this sample rate.
     """
-    for measure in measures:
-        if measure not in MEASURES:
+    for name in measures:
+        if name not in MEASURES:
             raise InputError(
-                f"no metric is called {measure!r}; choose from si_sdr, sdr, {', '.join(MEASURES)}"
+                f"no metric is called {name!r}; choose from si_sdr, sdr, {', '.join(MEASURES)}"
             )
-        package, extra = _PACKAGES[measure]
-        need_package(extra, f"{measure.upper()} needs", package)
-    if "pesq" in measures and sample_rate not in _PESQ_MODES:
-        raise InputError(
-            "PESQ is defined at 8000 and 16000 Hz, but the separator's sample rate is"
-            f" {sample_rate} Hz; remove pesq from --metrics"
-        )
+        measure = MEASURES[name]
+        need_package(measure.extra, f"{measure.title} needs", measure.package)
+        if measure.sample_rates and sample_rate not in measure.sample_rates:
+            rates = " and ".join(str(rate) for rate in measure.sample_rates)
+            raise InputError(
+                f"{measure.title} is defined at {rates} Hz, but the separator's sample rate is"
+                f" {sample_rate} Hz; remove {name} from --metrics"
+            )
 
 
 def perceptual_score(
     measure: str, estimates: Tensor, references: Tensor, sample_rate: int
 ) -> Tensor:
-    """Score each estimate against its reference with PESQ or STOI.
+    """Score each estimate against its reference with a perceptual metric.
 
     Args:
-        measure: `pesq`: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. `stoi`: from 0 to 1, at
-            10 kHz, to which pystoi resamples.
+        measure: name in MEASURES.
         estimates: (C, T).
         references: (C, T).
         sample_rate: of both, in Hz.
@@ -57,13 +54,16 @@ def perceptual_score(
 
     Source: PESQ: ITU-T P.862.1 and P.862.2. STOI: Taal et al. 2011.
     """
-    function = {"pesq": _pesq, "stoi": _stoi}[measure]
+    function = MEASURES[measure].function
     pairs = zip(estimates.double().numpy(), references.double().numpy(), strict=True)
     scores = [
         function(estimate, reference, sample_rate) if estimate.any() and reference.any() else np.nan
         for estimate, reference in pairs
     ]
     return torch.tensor(scores, dtype=torch.float64)
+
+
+_PESQ_MODES = {8000: "nb", 16000: "wb"}  # mode by sample rate in Hz: P.862 and P.862.2
 
 
 def _pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
@@ -87,6 +87,32 @@ def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> floa
         except RuntimeWarning:  # less than 0.4 s of speech
             return np.nan
 
+
+@dataclass(frozen=True)
+class Measure:
+    """Perceptual metric.
+
+    Attributes:
+        title: name in tables.
+        function: function of estimate (T,), reference (T,) and sample rate; NaN if not defined.
+        package: Python package that it needs.
+        extra: extra of dpcl that installs the package.
+        sample_rates: Hz; empty for any.
+    """
+
+    title: str
+    function: Callable[[np.ndarray, np.ndarray, int], float]
+    package: str
+    extra: str
+    sample_rates: tuple[int, ...] = ()
+
+
+# pesq: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. stoi: from 0 to 1, at 10 kHz, to which
+# pystoi resamples.
+MEASURES = {
+    "pesq": Measure("PESQ", _pesq, "pesq", "pesq", tuple(_PESQ_MODES)),
+    "stoi": Measure("STOI", _stoi, "pystoi", "eval"),
+}
 
 CAP_DB = 100.0  # limit of SI-SDR and SDR, in both directions
 FILTER_TAPS = 512  # length of the filters that BSS Eval allows between reference and estimate

@@ -96,12 +96,10 @@ def draw_page(picture: Picture) -> Figure:
     )
     scores = components.scores.view(*embedded.magnitude.shape, -1)  # (L', F', 3)
     free = _draw_planes(over, picture)
+    limits = free.get_xlim(), free.get_ylim()
     draw_embeddings(free, scores, embedded.magnitude, embedded.grid)
-    free.set(
-        title="Embeddings: components 1, 2, 3 as RGB",
-        ylim=(0, (scores.shape[1] - 1) * embedded.grid.step / 1000),
-        xlabel="",
-    )
+    free.set(title="Embeddings: components 1, 2, 3 as RGB", xlabel="", ylabel="")
+    free.set(ylim=limits[1], xlim=limits[0] if _shares_time(picture) else None)
     _draw_clusters(under, embedded, scores, components.variance)
     return figure
 
@@ -111,7 +109,7 @@ def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
     count, grid = len(picture.sources), picture.grid
-    panels = figure.subplots(1 + count, 2, sharex=True, squeeze=False)
+    panels = figure.subplots(1 + count, 2, sharex=True, sharey=True, squeeze=False)
     loudest = float(picture.mixture.max())
     spectrogram = draw_spectrogram(panels[0, 0], picture.mixture, grid, loudest)
     panels[0, 0].set_title("Mixture" if loudest > 0 else "Mixture: silence")
@@ -122,10 +120,8 @@ def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
         mark_source(left, k, f"Source {k + 1}")
         mark_source(right, k, f"Mask {k + 1}")
         right.set(ylabel="")
-        right.tick_params(labelleft=False)
-    for panel in panels.flat:
-        panel.set(ylim=(0, _top(picture.mixture, grid)))
-        panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    panels[0, 0].set(ylim=(0, _top(picture.mixture, grid)))  # all panels share it
+    panels[0, 0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     for panel in panels[:-1].flat:
         panel.set(xlabel="")
     panels[0, 0].set(xlim=(grid.start, grid.start + picture.seconds))  # all panels share it
@@ -136,7 +132,20 @@ def _draw_planes(figure: Figure | SubFigure, picture: Picture) -> Axes:
         bar = figure.colorbar(image, ax=column, pad=0.01, aspect=15 * len(column))
         bar.set_label(label, labelpad=6)
     free: Axes = panels[0, 1]
+    if not _shares_time(picture):
+        place: Any = free.get_subplotspec()
+        free.remove()
+        free = figure.add_subplot(place, sharey=panels[0, 0])
+        free.tick_params(labelleft=False)
     return free
+
+
+def _shares_time(picture: Picture) -> bool:
+    """Return True if the embeddings fill at least half of the time axis of the other panels."""
+    embedded = picture.embedded
+    if embedded is None:
+        return True
+    return 2 * len(embedded.vectors) * embedded.grid.hop >= picture.seconds
 
 
 def _top(mixture: Tensor, grid: Grid) -> float:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
 from dpcl.evaluation.descriptions import Experiment, System
 from dpcl.evaluation.summary import Means, SourceResult, cell, means, title
@@ -179,27 +182,9 @@ def table_markdown(table: Table) -> str:
     return "\n".join([text[0], rule, *text[1:], *notes]) + "\n"
 
 
-def table_html(table: Table) -> str:
+def table_html(table: Table) -> Markup:
     """Return a table and its notes in HTML."""
-    head, *lines = grid(table)
-    text = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    rows = [f"<tr>{text}</tr>"]
-    for first, *cells in lines:
-        text = "".join(f"<td>{_cell_html(value)}</td>" for value in cells)
-        rows.append(f"<tr><th>{html.escape(first)}</th>{text}</tr>")
-    notes = "".join(f"<p class=note>{_prose(note)}</p>" for note in table.notes)
-    return f"<div class=wide><table>{''.join(rows)}</table></div>{notes}"
-
-
-def _prose(markdown: str) -> str:
-    """Convert a sentence with `code` from Markdown to HTML."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(markdown))
-
-
-def _cell_html(value: str) -> str:
-    """Return a cell in HTML, the interval below its mean and smaller."""
-    mean, bracket, interval = html.escape(value).partition(" [")
-    return f"{mean}<br><small>[{interval}</small>" if bracket else mean
+    return Markup(_environment().get_template("table.html").render(table=table, grid=grid(table)))
 
 
 def tables_csv(tables: Sequence[Table]) -> str:
@@ -215,7 +200,7 @@ def tables_csv(tables: Sequence[Table]) -> str:
             for group, averages in (line.means or {}).items():
                 for column in ("sdri", *_columns(table)):
                     counts = (averages.mixtures, averages.sources)
-                    mean = getattr(averages, column)
+                    mean = averages.value(column)
                     interval = averages.intervals.get(column, ("", ""))
                     writer.writerow([table.list, name, group, *counts, column, mean, *interval])
             for column in ("sdri", "si_sdri"):
@@ -233,26 +218,6 @@ READING = (
     " scale-invariant; both are improvements over the mixture. Published figures are on"
     " other data, WSJ0 mixtures: they serve as orientation, not as a comparison."
 )
-# Style sheet of report.html.
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
-  color: #1c1c1c; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
-h3 { font-size: 1.05rem; margin: 1.5rem 0 .3rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
-  vertical-align: top; }
-th:first-child, th:last-child:not(:first-child), td:last-child { text-align: left; }
-tr:first-child th { border-bottom: 2px solid #888; vertical-align: bottom; }
-tr > th:first-child { font-weight: 600; min-width: 11rem; }
-small, .note { color: #666; } small { white-space: nowrap; }
-.players { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .2rem 0 .4rem; }
-.players label { display: inline-flex; align-items: center; gap: .4rem; }
-audio { height: 2rem; width: 15rem; }
-img { max-width: 100%; height: auto; display: block; }
-"""
 
 
 @dataclass(frozen=True)
@@ -302,48 +267,45 @@ def _page(
     experiment: Experiment, tables: Sequence[Table], examples: Sequence[Example], command: str
 ) -> str:
     """Return the text of report.html, with all sounds and pictures inside."""
-    text = html.escape
-    body = [
-        f"<h1>{text(experiment.title)}</h1>",
-        f"<p>{text(experiment.about.strip())}</p>",
-        f"<p class=note>{text(READING)}</p><pre>{text(command)}</pre>",
-    ]
-    for table in tables:
-        body += [f"<h2>{text(table.list)}</h2>", table_html(table)]
-        body += [_example(example) for example in examples if example.list == table.list]
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(experiment.title)}</title><style>{STYLE}</style></head>\n<body>"
-        + "\n".join(body)
-        + "</body></html>\n"
+        _environment()
+        .get_template("report.html")
+        .render(
+            experiment=experiment,
+            tables=tables,
+            examples=examples,
+            command=command,
+            reading=READING,
+            table_html=table_html,
+        )
     )
 
 
-def _example(example: Example) -> str:
-    """Return an example in HTML."""
-    parts = [f"<h2>{html.escape(example.title)}</h2>"]
-    parts.append(_folder("Mixture and references", example.truth, "mixture", "reference"))
-    parts += [_folder(title, folder, "", "estimate") for title, folder in example.systems]
-    return "\n".join(parts)
-
-
-def _folder(title: str, folder: Path, mixture: str, kind: str) -> str:
-    """Return players and pictures in HTML, for a folder written by dpcl.evaluation.examples."""
-    sounds = sorted(folder.glob("*.flac"))
-    players = "".join(
-        f"<label>{mixture if path.stem == 'mixture' else f'{kind} {path.stem[1:]}'}"
-        f'<audio controls preload="metadata" src="{_data(path, "audio/flac")}"></audio></label>'
-        for path in sounds
+@cache
+def _environment() -> Environment:
+    """Return the templates of this package, which escape all values."""
+    environment = Environment(
+        loader=PackageLoader("dpcl.evaluation"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    pictures = "".join(
-        f'<img loading="lazy" alt="{name}" src="{_data(path, "image/png")}">'
-        for name in ("strip", "embeddings")
-        if (path := folder / f"{name}.png").is_file()
-    )
-    return f"<h3>{html.escape(title)}</h3><div class=players>{players}</div>{pictures}"
+    environment.filters["code"] = _code
+    environment.filters["data"] = _data
+    environment.filters["sounds"] = lambda folder: sorted(folder.glob("*.flac"))
+    environment.filters["pictures"] = lambda folder: [
+        path for name in ("strip", "embeddings") if (path := folder / f"{name}.png").is_file()
+    ]
+    return environment
 
 
-def _data(path: Path, kind: str) -> str:
-    """Return a file as a data URL of a MIME type."""
+def _code(markdown: str) -> Markup:
+    """Convert a sentence with `code` from Markdown to HTML."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(markdown))))
+
+
+def _data(path: Path) -> str:
+    """Return a .flac or .png file as a data URL."""
+    kind = {".flac": "audio/flac", ".png": "image/png"}[path.suffix]
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dpcl.evaluation.metrics import MEASURES
+
 METRICS = ("si_sdr", "si_sdri", "sdr", "sdri")  # metrics that are always measured, dB
 NAMES = {  # names of metrics in tables
     "si_sdr": "SI-SDR",
     "sdr": "SDR",
-    "pesq": "PESQ",
-    "stoi": "STOI",
+    **{name: measure.title for name, measure in MEASURES.items()},
 }
 RESAMPLINGS = 2000  # number of resamplings of the bootstrap
 
@@ -36,10 +37,7 @@ class SourceResult:
         silent: the reference is silent.
         kind: kind of the mixture in a list of kinds, such as speech+environment.
         group: group of the source in a list of kinds, such as speech.
-        pesq: PESQ (MOS-LQO). This and the next three are NaN if not measured.
-        pesqi: PESQ improvement over the mixture.
-        stoi: STOI, 0 to 1.
-        stoii: STOI improvement over the mixture.
+        more: scores of further metrics, and their improvements over the mixture.
     """
 
     id: str
@@ -54,10 +52,11 @@ class SourceResult:
     silent: bool
     kind: str = ""
     group: str = ""
-    pesq: float = math.nan
-    pesqi: float = math.nan
-    stoi: float = math.nan
-    stoii: float = math.nan
+    more: dict[str, float] = field(default_factory=dict)
+
+    def value(self, column: str) -> float:
+        """Return the score of a metric; NaN if it was not measured."""
+        return getattr(self, column) if column in METRICS else self.more.get(column, math.nan)
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,7 @@ class Means:
         si_sdri: mean SI-SDR improvement in dB.
         sdr: mean SDR in dB.
         sdri: mean SDR improvement in dB.
-        pesq: mean PESQ (MOS-LQO).
-        pesqi: mean PESQ improvement.
-        stoi: mean STOI, 0 to 1.
-        stoii: mean STOI improvement.
+        more: means of further metrics, and of their improvements.
         intervals: 95 % bootstrap interval by metric, for at least two mixtures.
     """
 
@@ -90,11 +86,12 @@ class Means:
     si_sdri: float | None
     sdr: float | None
     sdri: float | None
-    pesq: float | None = None
-    pesqi: float | None = None
-    stoi: float | None = None
-    stoii: float | None = None
+    more: dict[str, float | None] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def value(self, column: str) -> float | None:
+        """Return the mean of a metric; None if no source has a score."""
+        return getattr(self, column) if column in METRICS else self.more.get(column)
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def cell(of: Means, column: str, interval: bool = True) -> str:
         column: metric.
         interval: append the 95 % interval in brackets.
     """
-    value = getattr(of, column)
+    value = of.value(column)
     if value is None:
         return "–"
     text = f"{value:.2f}"
@@ -245,7 +242,7 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
     def mean(metric: str) -> float | None:
         """Average one metric, to four decimals."""
         # fsum: its result does not depend on the order of the results.
-        values = [value for result in scored if not math.isnan(value := getattr(result, metric))]
+        values = [value for result in scored if not math.isnan(value := result.value(metric))]
         return round(math.fsum(values) / len(values), 4) + 0.0 if values else None
 
     return Means(
@@ -254,35 +251,50 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
         silent=silent,
         unmatched=len(results) - len(scored) - silent,
         intervals=_intervals(scored, metrics),
-        **{metric: mean(metric) for metric in {*METRICS, *metrics}},
+        more={metric: mean(metric) for metric in metrics if metric not in METRICS},
+        **{metric: mean(metric) for metric in METRICS},
     )
 
 
 def _intervals(
     scored: Sequence[SourceResult], metrics: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals by metric: percentile bootstrap that resamples whole mixtures.
+    """Return 95 % intervals by metric, for metrics with scores of at least two mixtures."""
+    found = {}
+    for metric in metrics:
+        by_mixture: dict[str, list[float]] = {}
+        for result in sorted(scored, key=lambda result: (result.id, result.source)):
+            if not math.isnan(value := result.value(metric)):
+                by_mixture.setdefault(result.id, []).append(value)
+        if len(by_mixture) > 1:
+            found[metric] = bootstrap_interval(list(by_mixture.values()))
+    return found
 
-    The seed is fixed, so that the same scores give the same intervals.
+
+def bootstrap_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap of the mean over all values, resampling whole groups.
+
+    The seed is fixed, so that the same scores give the same interval.
+
+    Args:
+        groups: values of each mixture; at least two mixtures.
+
+    Example:
+        >>> bootstrap_interval([[1.0, 2.0], [1.5]])
+        (1.5, 1.5)
+
     Source: Efron 1979.
     """
-    ids = sorted({result.id for result in scored})
-    if len(ids) < 2:
-        return {}
-    index_of = {mixture: index for index, mixture in enumerate(ids)}
-    sums = np.zeros((len(ids), len(metrics)))  # sums over the sources of a mixture
-    counts = np.zeros_like(sums)
-    for result in sorted(scored, key=lambda result: (result.id, result.source)):
-        values = np.array([getattr(result, metric) for metric in metrics])
-        sums[index_of[result.id]] += np.nan_to_num(values)
-        counts[index_of[result.id]] += ~np.isnan(values)
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), RESAMPLINGS)  # (B, M)
-    with np.errstate(invalid="ignore"):  # 0 / 0: a draw without a score of this metric
-        resampled = (draws @ sums) / (draws @ counts)  # (B, metrics)
-    found = {}
-    for metric, column, measured in zip(metrics, resampled.T, counts.T, strict=True):
-        if (measured > 0).sum() > 1:
-            low, high = np.nanpercentile(column, [2.5, 97.5]).round(4) + 0.0
-            found[metric] = (float(low), float(high))
-    return found
+    from scipy.stats import bootstrap  # slow to import
+
+    data = [math.fsum(group) for group in groups], [len(group) for group in groups]
+    found = bootstrap(
+        data,
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLINGS,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return round(float(found.low), 4) + 0.0, round(float(found.high), 4) + 0.0

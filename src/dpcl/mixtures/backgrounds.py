@@ -19,6 +19,9 @@ from dpcl.settings import Settings
 
 PINK = 1.0  # exponent of pink noise: power falls with 1 / frequency
 KINDS = ("sound", "sounds", "babble", "noise", "hum")  # what backgrounds consist of
+OWN_ROOM = 0.45  # probability of a room around sounds
+SLOPE = (0.0, 2.2)  # exponent of the power of coloured noise: 0 white, 1 pink, 2 brown
+HISS_SNR_DB = (15.0, 50.0)  # power of all talkers together over the power of white noise
 
 _FLATTEST = 30.0  # Hz, frequency below which coloured noise rises no further
 _MARGIN = 0.5  # s of noise drawn beyond the length, so that nothing repeats within it
@@ -34,18 +37,14 @@ class BackgroundSettings(Settings):
     shares: dict[str, float] = Field(
         default={"sound": 0.5, "sounds": 0.12, "babble": 0.14, "noise": 0.19, "hum": 0.05}
     )
-    own_room: float = Field(default=0.45, ge=0, le=1)  # probability of a room around sounds
-    slope: Range = (0.0, 2.2)  # exponent of the power of coloured noise: 0 white, 1 pink, 2 brown
     hiss: float = Field(default=0.3, ge=0, le=1)  # probability of white noise beside it
-    hiss_snr_db: Range = (15.0, 50.0)
     # corpora of the index that hold the sounds, and their split
     only: tuple[str, ...] = ("esc10", "blanket", "berklee", "wesnoth")
     split: str = "train"
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> BackgroundSettings:
-        for name in ("snr_db", "slope", "hiss_snr_db"):
-            check_range(name, getattr(self, name))
+        check_range("snr_db", self.snr_db)
         check_shares("shares", self.shares, KINDS)
         return self
 

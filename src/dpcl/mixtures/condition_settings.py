@@ -1,13 +1,22 @@
-"""Settings of the conditions of training mixtures: each has its probability and its ranges."""
+"""Settings of the conditions of training mixtures: each has its probability.
+
+Ranges that no recipe changes are constants of `dpcl.mixtures.conditions`.
+"""
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from dpcl.mixtures.backgrounds import BackgroundSettings, check_range, check_shares
+from dpcl.mixtures.backgrounds import BackgroundSettings, check_shares
 from dpcl.mixtures.channels import CODECS, check_codec
-from dpcl.mixtures.room_bank import Range, RoomSettings
+from dpcl.mixtures.room_bank import RoomSettings
 from dpcl.settings import Settings
+
+
+class Chance(Settings):
+    """A condition that applies to a share of the mixtures."""
+
+    probability: float = Field(ge=0, le=1)
 
 
 class TurnSettings(Settings):
@@ -17,66 +26,20 @@ class TurnSettings(Settings):
     talker: float = Field(default=0.5, ge=0, le=1)  # probability of each talker in it
 
 
-class GainControlSettings(Settings):
-    """An automatic gain control for each talker."""
-
-    probability: float = Field(default=0.08, ge=0, le=1)
-    depth_db: Range = (4.0, 12.0)  # largest change
-    seconds: Range = (0.3, 2.0)  # time constant
-
-    @model_validator(mode="after")
-    def _ranges(self) -> GainControlSettings:
-        check_range("depth_db", self.depth_db)
-        check_range("seconds", self.seconds)
-        return self
-
-
 class BandSettings(Settings):
     """Limits of the band; at most one of the three applies to a mixture."""
 
     telephone: float = Field(default=0.1, ge=0, le=1)  # probability of 300 to about 3,400 Hz
     highpass: float = Field(default=0.16, ge=0, le=1)  # probability
     lowpass: float = Field(default=0.08, ge=0, le=1)  # probability
-    highpass_hz: Range = (80.0, 400.0)  # log-uniform
-    lowpass_hz: Range = (2000.0, 3800.0)
 
     @model_validator(mode="after")
     def _together_at_most_one(self) -> BandSettings:
-        check_range("highpass_hz", self.highpass_hz)
-        check_range("lowpass_hz", self.lowpass_hz)
-        if self.highpass_hz[0] <= 0 or self.lowpass_hz[0] <= self.highpass_hz[1]:
-            raise ValueError("highpass_hz must lie above 0 Hz and below lowpass_hz")
         total = self.telephone + self.highpass + self.lowpass
         if total > 1.0 + 1e-9:
             raise ValueError(
                 f"telephone, highpass and lowpass add up to {total:g}; give at most 1 together"
             )
-        return self
-
-
-class ShelfSettings(Settings):
-    """Equalisation: all above a random frequency is raised or lowered."""
-
-    probability: float = Field(default=0.35, ge=0, le=1)
-    gain_db: Range = (-9.0, 9.0)
-    corner_hz: Range = (300.0, 2500.0)  # log-uniform
-
-    @model_validator(mode="after")
-    def _ranges(self) -> ShelfSettings:
-        check_range("gain_db", self.gain_db)
-        check_range("corner_hz", self.corner_hz)
-        return self
-
-
-class ClippingSettings(Settings):
-    """Limited peaks of the mixture."""
-
-    probability: float = Field(default=0.06, ge=0, le=1)
-    percent: Range = (0.5, 7.0)  # of the samples
-
-    @model_validator(mode="after")
-    def _ranges(self) -> ClippingSettings:
-        check_range("percent", self.percent)
         return self
 
 
@@ -88,14 +51,10 @@ class CodecSettings(Settings):
     shares: dict[str, float] = Field(
         default={"ulaw": 0.25, "alaw": 0.1, "gsm": 0.35, "opus": 0.15, "mp3": 0.15}
     )
-    # kbit/s of the codecs that have several bit rates, log-uniform
-    kbits: dict[str, Range] = Field(default={"opus": (7.0, 48.0), "mp3": (12.0, 64.0)})
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> CodecSettings:
         check_shares("shares", self.shares, CODECS)
-        for name, bounds in self.kbits.items():
-            check_range(f"kbits.{name}", bounds)
         return self
 
     def check(self) -> None:
@@ -108,7 +67,6 @@ class CodecSettings(Settings):
 class LevelSettings(Settings):
     """Levels of the talkers, and how far off the level of a recording is estimated."""
 
-    relative_db: float = Field(default=5.0, ge=0, allow_inf_nan=False)  # see draw_gains_db
     wide: float = Field(default=0.3, ge=0, le=1)  # probability of talkers further apart
     wide_db: float = Field(default=15.0, ge=0, allow_inf_nan=False)
     misjudged: float = Field(default=0.3, ge=0, le=1)  # probability of a level factor other than 1
@@ -116,19 +74,19 @@ class LevelSettings(Settings):
 
 
 class ConditionSettings(Settings):
-    """Every condition of the training mixtures: its probability and its ranges."""
+    """Every condition of the training mixtures."""
 
     talkers: tuple[float, ...] = (0.12, 0.5, 0.26, 0.08, 0.04)  # shares of 1, 2, … talkers
     within: float = Field(default=0.6, ge=0, le=1)  # share of mixtures of talkers of one corpus
     speed: float = Field(default=0.14, ge=0, lt=0.5)  # talkers' speed, uniform in 1 +- this
     levels: LevelSettings = LevelSettings()
     turns: TurnSettings = TurnSettings()
-    gain_control: GainControlSettings = GainControlSettings()
+    gain_control: Chance = Chance(probability=0.08)  # an automatic one for each talker
     rooms: RoomSettings = RoomSettings()
     background: BackgroundSettings = BackgroundSettings()
     band: BandSettings = BandSettings()
-    shelf: ShelfSettings = ShelfSettings()
-    clipping: ClippingSettings = ClippingSettings()
+    shelf: Chance = Chance(probability=0.35)  # equalisation above a random frequency
+    clipping: Chance = Chance(probability=0.06)  # limited peaks of the mixture
     codec: CodecSettings = CodecSettings()
 
     @model_validator(mode="after")

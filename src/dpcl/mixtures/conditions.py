@@ -19,7 +19,15 @@ from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
 from dpcl.io import Report, no_report
-from dpcl.mixtures.backgrounds import coloured_noise, mains_hum, read_sounds, swelling
+from dpcl.mixtures.backgrounds import (
+    HISS_SNR_DB,
+    OWN_ROOM,
+    SLOPE,
+    coloured_noise,
+    mains_hum,
+    read_sounds,
+    swelling,
+)
 from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
 from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.mixing import draw_gains_db
@@ -29,6 +37,15 @@ from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 
 PEAK = 0.9  # of the loudest among mixture and sources
+RELATIVE_DB = 5.0  # between talkers of usual levels, see draw_gains_db
+GAIN_CONTROL_DB = (4.0, 12.0)  # largest change by a gain control
+GAIN_CONTROL_SECONDS = (0.3, 2.0)  # its time constant
+HIGHPASS_HZ = (80.0, 400.0)  # corner, log-uniform
+LOWPASS_HZ = (2000.0, 3800.0)  # corner
+SHELF_HZ = (300.0, 2500.0)  # frequency above which all is raised or lowered, log-uniform
+SHELF_DB = (-9.0, 9.0)
+CLIPPED_PERCENT = (0.5, 7.0)  # of the samples
+KBITS = {"opus": (7.0, 48.0), "mp3": (12.0, 64.0)}  # of codecs with several bit rates, log-uniform
 
 _STREAMS = 1 << 40  # items between the draws of talkers, babble and sounds
 _BABBLE = 5  # voices of a babble, or twice as many
@@ -197,12 +214,12 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         settings = self.settings
         sources = self._talkers[number][item].numpy()
         levels = settings.levels
-        apart = levels.wide_db if rng.random() < levels.wide else levels.relative_db
+        apart = levels.wide_db if rng.random() < levels.wide else RELATIVE_DB
         gains_db = draw_gains_db(rng, number, apart)
         sources = sources * (10.0 ** (gains_db / 20.0)).astype(np.float32)[:, None]
         if rng.random() < settings.gain_control.probability:
-            depth_db = float(rng.uniform(*settings.gain_control.depth_db))
-            seconds = float(rng.uniform(*settings.gain_control.seconds))
+            depth_db = float(rng.uniform(*GAIN_CONTROL_DB))
+            seconds = float(rng.uniform(*GAIN_CONTROL_SECONDS))
             for source in sources:
                 source[:] = gain_controlled(source, self.sample_rate, depth_db, seconds)
         if number > 1 and rng.random() < settings.turns.probability:
@@ -245,7 +262,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             own = float(np.square(noise).mean()) + _REST
             total = noise * np.float32(np.sqrt(power / own * 10.0 ** (-snr_db / 10.0)))
         if rng.random() < settings.hiss:
-            snr_db = float(rng.uniform(*settings.hiss_snr_db))
+            snr_db = float(rng.uniform(*HISS_SNR_DB))
             hiss = rng.standard_normal(self.samples, np.float32)
             total = total + hiss * np.float32(np.sqrt(power) * 10.0 ** (-snr_db / 20.0))
         return total
@@ -261,7 +278,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
                 noise = noise + np.float32(0.8) * self._voices(rng, item + 2 * _STREAMS)[::-1]
             return noise
         if kind == "noise":
-            noise = coloured_noise(rng, self.samples, rate, float(rng.uniform(*settings.slope)))
+            noise = coloured_noise(rng, self.samples, rate, float(rng.uniform(*SLOPE)))
             if rng.random() < 0.3:
                 noise = noise * swelling(rng, self.samples, rate)
             return noise
@@ -272,7 +289,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         if kind == "sounds":
             other = self._sounds[item + 4 * _STREAMS].numpy()[0]
             noise = noise + np.float32(rng.uniform(0.2, 1.0)) * other
-        if self.rooms is not None and rng.random() < settings.own_room:
+        if self.rooms is not None and rng.random() < OWN_ROOM:
             noise = self._in_room(rng, noise[None])[0]
         return np.asarray(noise, np.float32)
 
@@ -291,26 +308,26 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         if chosen < band.telephone:
             parts = band_limited(parts, rate, 300.0, float(rng.uniform(3000.0, 3600.0)))
         elif (chosen := chosen - band.telephone) < band.highpass:
-            corner = _log_uniform(rng, band.highpass_hz)
+            corner = _log_uniform(rng, HIGHPASS_HZ)
             parts = band_limited(parts, rate, corner, order=int(rng.integers(1, 5)))
         elif chosen - band.highpass < band.lowpass:
-            parts = band_limited(parts, rate, high=float(rng.uniform(*band.lowpass_hz)))
+            parts = band_limited(parts, rate, high=float(rng.uniform(*LOWPASS_HZ)))
         if rng.random() < shelf.probability:
-            corner = _log_uniform(rng, shelf.corner_hz)
-            parts = shelved(parts, rate, corner, float(rng.uniform(*shelf.gain_db)))
+            corner = _log_uniform(rng, SHELF_HZ)
+            parts = shelved(parts, rate, corner, float(rng.uniform(*SHELF_DB)))
         return parts
 
     def _distorted(self, rng: np.random.Generator, mixture: Samples) -> Samples:
         """The mixture (T,) clipped and coded."""
         settings = self.settings
         if rng.random() < settings.clipping.probability:
-            mixture = clipped(mixture, float(rng.uniform(*settings.clipping.percent)))
+            mixture = clipped(mixture, float(rng.uniform(*CLIPPED_PERCENT)))
         if rng.random() < settings.codec.probability:
             shares = settings.codec.shares
             names = list(shares)
             name = names[int(rng.choice(len(names), p=np.array([*shares.values()])))]
-            if name in settings.codec.kbits:
-                name = f"{name}:{_log_uniform(rng, settings.codec.kbits[name]):.1f}"
+            if name in KBITS:
+                name = f"{name}:{_log_uniform(rng, KBITS[name]):.1f}"
             mixture = coded(mixture, self.sample_rate, name)
         return np.asarray(mixture, np.float32)
 

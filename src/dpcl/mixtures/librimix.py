@@ -32,6 +32,7 @@ from dpcl.signal.audio import read_audio, write_audio
 
 KINDS = ("clean", "both", "single")
 _RATE = 16000  # Hz, sample rate of LibriSpeech and of the noise
+_MOST_GAIN = 1e6  # largest factor of a source
 
 Kind = Literal["clean", "both", "single"]
 
@@ -83,7 +84,7 @@ def read_metadata(path: str | os.PathLike[str]) -> list[MetadataRow]:
             gains = [math.nan]
         name = row["mixture_ID"]
         paths = tuple(row[f"source_{k}_path"] for k in sources)
-        if not np.isfinite(gains).all() or not all(paths) or not name or "/" in name:
+        if not (np.abs(gains) < _MOST_GAIN).all() or not all(paths) or not name or "/" in name:
             raise InputError(f"{where} lacks a name, path or gain; correct it")
         if name in names:
             raise InputError(f"{where} repeats {name}; remove it")

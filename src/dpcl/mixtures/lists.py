@@ -41,7 +41,7 @@ from dpcl.signal.audio import write_audio
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
-    """Write the rows as a CSV file, atomically, replacing an existing file.
+    """Write the rows as a CSV file, atomically, replacing an existing file; make its folder.
 
     Raises:
         InputError: the file cannot be written.
@@ -56,6 +56,7 @@ def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None
         name for name in optional_columns(num_sources) if any(name in fields for fields in optional)
     ]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header + additions)

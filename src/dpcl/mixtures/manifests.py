@@ -20,6 +20,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.utterance import Utterance
 
 _GENDERS = {"f": "f", "female": "f", "m": "m", "male": "m"}  # gender by its first word
+LONGEST = 1e9  # largest time in a manifest, s
 Line = tuple[str, dict[str, Any]]  # file and line number for messages, and the JSON object
 
 
@@ -169,10 +170,11 @@ def _number(where: str, line: dict[str, Any], key: str, low: float | None = None
     """Return a number of at least `low`, or above zero without `low`."""
     try:
         value = float(line[key])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         value = math.nan
-    if not (value > 0.0 if low is None else value >= low) or value == math.inf:
-        raise InputError(f"{where}: {key} is {line.get(key)!r}, not a possible number; correct it")
+    if not (value > 0.0 if low is None else value >= low) or value > LONGEST:
+        given = repr(line.get(key))[:80]
+        raise InputError(f"{where}: {key} is {given}, not a possible number; correct it")
     return value
 
 
@@ -189,7 +191,8 @@ def _lines(path: Path) -> Iterator[Line]:
                 if not isinstance(line, dict):
                     raise ValueError("no JSON object")
                 yield f"{path} line {number}", line
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    # JSON of thousands of brackets exceeds the recursion that Python allows.
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read after line {number} ({error}); prepare it again"
         ) from error

@@ -20,6 +20,8 @@ NOISE_COLUMNS = ("noise", "noise_start", "snr_db")
 ROOM_COLUMNS = ("room", "rt60", "microphone")  # position_1, position_2, … follow
 CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
 PINK, BABBLE = "pink=", "babble="  # prefixes of noise that is not one recording
+MOST_DB = 200.0  # largest gain and ratio in dB: beyond it, float32 overflows
+LONGEST = 1e6  # largest time, s
 _SABINE = 24.0 * math.log(10.0) / 343.0  # s/m, Sabine's constant for sound at 343 m/s
 
 Place = tuple[float, float, float]
@@ -109,10 +111,8 @@ class Fields:
 
     def wrong(self, column: str, wanted: str) -> InputError:
         """Return the error for a field that is not `wanted`."""
-        return InputError(
-            f"{self.where}, column {column}: {self.values.get(column, '')!r} is not {wanted};"
-            " correct it"
-        )
+        given = self.values.get(column, "")[:80]
+        return InputError(f"{self.where}, column {column}: {given!r} is not {wanted}; correct it")
 
     def text(self, column: str) -> str:
         """Return a text that is not empty."""
@@ -124,14 +124,14 @@ class Fields:
         """Return true if the field exists and is not empty."""
         return bool(self.values.get(column))
 
-    def number(self, column: str, low: float = -math.inf) -> float:
-        """Return a finite number of at least `low`."""
+    def number(self, column: str, low: float = -MOST_DB, most: float = MOST_DB) -> float:
+        """Return a number from `low` to `most`."""
         try:
             value = float(self.values.get(column, ""))
         except ValueError:
             value = math.nan
-        if not low <= value < math.inf or value == -math.inf:
-            raise self.wrong(column, f"a number{'' if low == -math.inf else f' from {low:g}'}")
+        if not low <= value <= most:
+            raise self.wrong(column, f"a number from {low:g} to {most:g}")
         return value
 
     def choice(self, column: str) -> str:
@@ -209,19 +209,19 @@ def parse_row(fields: Fields, num_sources: int) -> MixtureRow:
     identity = fields.text("id")
     if identity != Path(identity).name or identity == "..":
         raise fields.wrong("id", "a file name")  # rendering a list uses the id as a file name
-    seed = fields.number("seed", 0)
+    seed = fields.number("seed", 0, 2.0**64)
     if seed != int(seed):
         raise fields.wrong("seed", "a whole number")
-    seconds = fields.number("seconds")
+    seconds = fields.number("seconds", 0, LONGEST)
     if seconds <= 0:
         raise fields.wrong("seconds", "a positive number")
     sources = tuple(
         SourceRow(
             speaker=fields.text(f"speaker_{k}"),
             paths=fields.paths(f"paths_{k}"),
-            start=fields.number(f"start_{k}", 0),
+            start=fields.number(f"start_{k}", 0, LONGEST),
             gain_db=fields.number(f"gain_db_{k}"),
-            pause=fields.number(f"pause_{k}", 0) if fields.has(f"pause_{k}") else 0.0,
+            pause=fields.number(f"pause_{k}", 0, LONGEST) if fields.has(f"pause_{k}") else 0.0,
             group=fields.values.get(f"group_{k}", ""),
         )
         for k in range(1, num_sources + 1)
@@ -245,7 +245,7 @@ def _parse_noise(fields: Fields) -> NoiseRow:
     """Convert the fields of the noise."""
     return NoiseRow(
         path=fields.noise("noise"),
-        start=fields.number("noise_start", 0),
+        start=fields.number("noise_start", 0, LONGEST),
         snr_db=fields.number("snr_db"),
     )
 
@@ -253,7 +253,7 @@ def _parse_noise(fields: Fields) -> NoiseRow:
 def _parse_room(fields: Fields, num_sources: int) -> RoomRow:
     """Convert the fields of the room."""
     size = fields.place("room")
-    rt60 = fields.number("rt60")
+    rt60 = fields.number("rt60", 0)
     # Shortest RT60 by Sabine's formula, with full absorption.
     shortest = _SABINE * math.prod(size) / (2.0 * sum(math.prod(size) / side for side in size))
     if rt60 <= shortest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional
 
 from dpcl.networks.precision import in_bfloat16, in_int8, input_dtype
+
+if TYPE_CHECKING:
+    from dpcl.networks.unfolded import UnfoldedClustering
 
 
 def random_vectors(number: int, width: int, deviation: float = 1.0) -> nn.Parameter:
@@ -96,11 +99,6 @@ def _blocks(rows: Tensor) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-# Prefixes of the weights in a file that belong to heads, not to the trunk.
-HEADS = (
-    "project.", "mask_head.", "background_head.", "count_head.", "anchors", "log_alpha", "enhance.",
-)  # fmt: skip
-
 Activation = Literal["none", "tanh", "logistic"]
 
 
@@ -135,9 +133,10 @@ class Predictions(NamedTuple):
 class EmbeddingNetwork(nn.Module):
     """Network from log-magnitude features to an embedding per bin, masks, or both.
 
-    A subclass is a trunk: it defines `encode`. Two heads on one trunk are the chimera network (Luo
-    et al. 2017; Wang, Le Roux, Hershey 2018). A mask head alone is mask inference. Anchors belong
-    to the anchored attractor network (Luo, Chen, Mesgarani 2018).
+    A subclass is a trunk: it defines `encode`. Heads are added to it, each by `add_head`. Two heads
+    on one trunk are the chimera network (Luo et al. 2017; Wang, Le Roux, Hershey 2018). A mask head
+    alone is mask inference. Anchors belong to the anchored attractor network (Luo, Chen, Mesgarani
+    2018). Unfolded clustering is a head on the embeddings.
 
     Args:
         bins: number of frequency bins F.
@@ -149,6 +148,11 @@ class EmbeddingNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+    # heads, which `add_head` adds
+    project: nn.Linear
+    mask_head: nn.Linear
+    background_head: nn.Linear
+    anchors: nn.Parameter
     causal = False  # encodes forward in time only; `encode_next` is then available for streams
 
     def __init__(
@@ -156,18 +160,38 @@ class EmbeddingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.per_bin = heads, dropout, per_bin
+        self._head_names: set[str] = set()
+        self.unfolded: UnfoldedClustering | None = None  # a head that `NetworkSettings.build` adds
         columns = 1 if per_bin else bins
         if heads.embedding:
-            self.project = nn.Linear(width, columns * heads.embedding)
+            self.add_head("project", nn.Linear(width, columns * heads.embedding))
         if heads.masks:
-            self.mask_head = nn.Linear(width, columns * heads.masks)
+            self.add_head("mask_head", nn.Linear(width, columns * heads.masks))
         if heads.background:
-            self.background_head = nn.Linear(width, columns)
+            self.add_head("background_head", nn.Linear(width, columns))
         if heads.anchors:
-            self.anchors = random_vectors(heads.anchors, heads.embedding)
+            self.add_head("anchors", random_vectors(heads.anchors, heads.embedding))
         # Mean and deviation of the training features of each bin, saved with the weights.
         self.register_buffer("mean", torch.zeros(bins))
         self.register_buffer("std", torch.ones(bins))
+
+    def add_head(self, name: str, head: nn.Module | nn.Parameter) -> None:
+        """Add a head as an attribute; a head of the same name is replaced.
+
+        Args:
+            name: name of the attribute, and of its weights in a file.
+            head: module, or parameter.
+        """
+        self._head_names.add(name)
+        setattr(self, name, head)
+
+    def is_head(self, weight: str) -> bool:
+        """Return True if a weight, by its name in `state_dict`, is of a head, not of the trunk."""
+        return weight.partition(".")[0] in self._head_names
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """Normalise features (..., F) by mean and deviation of the training features."""
+        return (features - self.mean) / self.std
 
     def predict(self, features: Tensor) -> Predictions:
         """Predict embeddings, background and number of talkers from features (B, L, F)."""
@@ -211,7 +235,8 @@ class EmbeddingNetwork(nn.Module):
             None if embeddings is None else embeddings.reshape(mixtures, -1, self.heads.embedding)
         )
         encoded = encoded.reshape(mixtures, -1, encoded.shape[-1])
-        return Outputs(embeddings, self.infer_masks(encoded, count, joined))
+        features = features.reshape(mixtures, -1, features.shape[-1])
+        return Outputs(embeddings, self.infer_masks(encoded, count, features, joined))
 
     def encode(self, features: Tensor) -> Tensor:
         """Encode frames for the heads.
@@ -276,27 +301,38 @@ class EmbeddingNetwork(nn.Module):
 
     def gives_masks(self, num_sources: int) -> bool:
         """Return True if `infer_masks` can predict masks of this number of sources."""
+        if self.unfolded is not None:
+            return num_sources > 0
         return num_sources == self.heads.masks > 0
 
     def infer_masks(
         self,
         encoded: Tensor,
         num_sources: int,
+        features: Tensor | None = None,
         embeddings: Tensor | None = None,
         centroids: Tensor | None = None,
     ) -> Tensor:
-        """Predict masks from encoded frames.
+        """Predict masks from encoded frames. A mask head needs no argument but the first two.
 
         Args:
             encoded: (B, L, H).
             num_sources: number of sources C.
-            embeddings: (B, L*F, K) of these frames, if computed already; a mask head does not need
-                them.
-            centroids: (B, C, K) of the sources, if known; a mask head does not need them.
+            features: (B, L, F), which `encoded` is of; for unfolded clustering.
+            embeddings: (B, L*F, K) of these frames, if computed already.
+            centroids: (B, C, K) of the sources, if known.
 
         Returns:
             Masks (B, C, L, F), summing to one in each bin.
         """
+        if self.unfolded is not None:
+            assert features is not None
+            if embeddings is None:
+                embeddings = self.embed(encoded)
+            masks: Tensor = self.unfolded(
+                features, embeddings, num_sources, centroids, self.normalise
+            )
+            return masks
         bins = len(self.mean)
         scores = self._head(self.mask_head, encoded).reshape(*encoded.shape[:2], bins, num_sources)
         return scores.float().softmax(-1).permute(0, 3, 1, 2)

@@ -64,7 +64,7 @@ class ConvolutionalEmbedding(EmbeddingNetwork):
 
     def _through(self, features: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Run features (B, L, F) through all layers: encoded frames and the new state."""
-        x = ((features - self.mean) / self.std).to(input_dtype(self.enter))
+        x = self.normalise(features).to(input_dtype(self.enter))
         x = self.enter(x)
         states = []
         for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):

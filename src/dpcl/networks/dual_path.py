@@ -103,7 +103,7 @@ class DualPathEmbedding(EmbeddingNetwork):
 
     def _through(self, features: Tensor, state: States | None) -> tuple[Tensor, States]:
         """Run features (B, L, F) through all blocks: encoded frames and the new state."""
-        x = ((features - self.mean) / self.std).to(self.place.dtype)
+        x = self.normalise(features).to(self.place.dtype)
         bins = x.shape[-1]
         near = self.near(x.reshape(-1, 1, bins))  # (B*L, PER_BIN, F)
         bands = self.split(overlapping_bands(x, STRIDE)) + self.place  # (B, L, N, width)

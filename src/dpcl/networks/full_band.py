@@ -67,6 +67,8 @@ class FullBandEmbedding(EmbeddingNetwork):
     units (Shazeer 2020).
     """
 
+    count_head: CountHead
+
     def __init__(
         self,
         bins: int,
@@ -89,16 +91,16 @@ class FullBandEmbedding(EmbeddingNetwork):
         self.place = random_vectors(self.bands, width, 0.1)
         self.blocks = nn.ModuleList(Block(width, self.bands, sizes) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 2 * STRIDE * heads.embedding)
+        self.add_head("project", nn.Linear(width, 2 * STRIDE * heads.embedding))
         self.near = nn.Conv1d(1, heads.embedding, NEIGHBOURS, padding="same")
         if heads.background:
-            self.background_head = nn.Linear(width, 2 * STRIDE)
+            self.add_head("background_head", nn.Linear(width, 2 * STRIDE))
         if heads.counts:
-            self.count_head = CountHead(width, self.bands, heads.counts)
+            self.add_head("count_head", CountHead(width, self.bands, heads.counts))
 
     def encode(self, features: Tensor) -> Tensor:
         """Encode features (B, L, F) as normalised features and band values (B, L, F + N*D)."""
-        normal = (features - self.mean) / self.std
+        normal = self.normalise(features)
         x = self.split(overlapping_bands(normal.to(input_dtype(self.split)), STRIDE)) + self.place
         for block in self.blocks:
             x = functional.dropout(block(x), self.dropout, self.training)

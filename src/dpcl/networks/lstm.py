@@ -224,11 +224,11 @@ class BLSTMEmbedding(EmbeddingNetwork):
 
     def encode(self, features: Tensor) -> Tensor:
         """Encode features (B, L, F) by the recurrent layers: few values a frame (B, L, D*width)."""
-        x = ((features - self.mean) / self.std).transpose(0, 1)  # (L, B, F)
+        x = self.normalise(features).transpose(0, 1)  # (L, B, F)
         return lstm_layers(self.lstm, x)[0].transpose(0, 1)
 
     def encode_next(
         self, features: Tensor, state: LSTMState | None = None
     ) -> tuple[Tensor, LSTMState]:
         """Encode the next frames (L, F) of a stream: frames (L, width) and the new state."""
-        return lstm_frames(self.lstm, (features - self.mean) / self.std, state)
+        return lstm_frames(self.lstm, self.normalise(features), state)

@@ -23,9 +23,6 @@ from dpcl.objectives.spectral import whitened_kmeans_loss as whitened_kmeans_los
 # weights (B, N); result: (B,).
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "affinity": affinity_loss,
-    "normalised_affinity": normalised_affinity_loss,
     "whitened_kmeans": whitened_kmeans_loss,
-    "deep_lda": deep_lda_loss,
-    "graph_laplacian": graph_laplacian_loss,
     "spectral": spectral_loss,
 }

@@ -98,12 +98,23 @@ class WindowCache:
         if self.windows.count == 1:
             self._one = tuple(tensor[0] for tensor in analysed)
             return
-        for window in zip(*analysed, strict=True):
+        for window in zip(*_stored(analysed), strict=True):
             self._spool.write(window)
+
+    def packed(self, analysed: Analysis) -> Analysis:
+        """Convert analyses to the precision of the cache, which `keep` then need not do.
+
+        The conversion belongs to the threads: the thread that calls `keep` makes them wait.
+        """
+        return analysed if self.windows.count == 1 else _stored(analysed)
 
     def map(self, function: Callable[[int, Analysis], Result]) -> Iterator[Result]:
         """Call `function` with number and analysis of each window, in threads; yield in order."""
-        return self._workers.map(lambda pair: function(*pair), enumerate(self._read()))
+        if self._one is not None:
+            return self._workers.map(lambda one: function(0, one), [self._one])
+        return self._workers.map(
+            lambda pair: function(pair[0], _loaded(pair[1])), enumerate(self._spool.read())
+        )
 
     def replace(
         self, function: Callable[[int, Analysis], tuple[Analysis, Result]]
@@ -114,9 +125,13 @@ class WindowCache:
             yield result
             return
         old, self._spool = self._spool, _Spool()
+
+        def replaced(pair: tuple[int, Analysis]) -> tuple[Analysis, Result]:
+            analysis, result = function(pair[0], _loaded(pair[1]))
+            return _stored(analysis), result
+
         try:
-            pairs = self._workers.map(lambda pair: function(*pair), enumerate(old.read()))
-            for analysis, result in pairs:
+            for analysis, result in self._workers.map(replaced, enumerate(old.read())):
                 self._spool.write(analysis)
                 yield result
         finally:
@@ -136,11 +151,15 @@ class WindowCache:
         """True if everything was removed."""
         return self._spool.closed
 
-    def _read(self) -> Iterator[Analysis]:
-        """Yield the analyses of all windows."""
-        if self._one is not None:
-            return iter([self._one])
-        return self._spool.read()
+
+def _stored(analysis: Analysis) -> Analysis:
+    """Convert tensors to the precision of a file."""
+    return tuple(tensor.to(torch.float16) for tensor in analysis)
+
+
+def _loaded(analysis: Analysis) -> Analysis:
+    """Convert tensors of a file to float32."""
+    return tuple(tensor.float() for tensor in analysis)
 
 
 class _Spool:
@@ -152,11 +171,11 @@ class _Spool:
         self.count = 0
 
     def write(self, tensors: tuple[Tensor, ...]) -> None:
-        """Append the tensors of one window."""
+        """Append the tensors of one window, in half precision."""
         self._shapes = [tensor.shape for tensor in tensors]
         try:
             for tensor in tensors:
-                self._file.write(tensor.to(torch.float16).contiguous().numpy().tobytes())
+                self._file.write(tensor.contiguous().numpy().data)
         except OSError as error:
             raise InputError(
                 f"{tempfile.gettempdir()}: no space for temporary data ({error.strerror}); free"
@@ -181,6 +200,6 @@ class _Spool:
         return closed
 
     def _tensor(self, shape: torch.Size) -> Tensor:
-        """Read the next tensor, as float32."""
+        """Read the next tensor."""
         values = bytearray(self._file.read(2 * math.prod(shape)))
-        return torch.frombuffer(values, dtype=torch.float16).float().view(shape)
+        return torch.frombuffer(values, dtype=torch.float16).view(shape)

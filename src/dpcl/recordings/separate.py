@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.io import Progress, Report, no_report
+from dpcl.io import Progress, Report, as_report, no_report
 from dpcl.recordings.cache import WindowCache, Workers
 from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
 from dpcl.recordings.timeline import LevelMeter, estimate_timeline
@@ -31,6 +32,7 @@ from dpcl.separators.limits import (
     check_mixture,
     check_recording,
     check_sources,
+    sources_or_alias,
 )
 from dpcl.separators.registry import build
 from dpcl.signal.band import Band
@@ -217,7 +219,7 @@ class RecordingSeparation:
     @torch.no_grad()  # gradient mode is a setting of each thread; the same below
     def _analyse(self, spectra: Tensor) -> tuple[Tensor, ...]:
         """Analyse spectra (W, L, F') of some windows."""
-        return self.separator.analyse(spectra[:, None])
+        return self._cache.packed(self.separator.analyse(spectra[:, None]))
 
     @torch.no_grad()
     def _masks(self, window: int, analysis: tuple[Tensor, ...]) -> Tensor:
@@ -273,6 +275,7 @@ def separate_recording(
     sources: int | None = None,
     background: bool = True,
     threads: int | None = None,
+    report: Report = no_report,
 ) -> Separation:
     """Separate samples in memory with a separator.
 
@@ -283,6 +286,7 @@ def separate_recording(
         sources: number of sources, 1 to 10; estimated if omitted.
         background: False shares the background among the sources.
         threads: number of threads; None for the number that torch uses.
+        report: called with the share of the work that is done, of 1.
 
     Returns:
         Sources (C, T) or (C, channels, T), masks (C, L, F) of the recording's own STFT, embeddings
@@ -302,6 +306,7 @@ def separate_recording(
         InMemory(np.atleast_2d(recording), sample_rate),
         separator,
         sources,
+        report=report,
         threads=threads,
         background=background,
         timeline=True,
@@ -315,7 +320,9 @@ def separate_recording(
     rest = torch.cat(rests, dim=-1) if rests else None  # (channels, T)
     if recording.ndim == 1:
         estimates, rest = estimates[:, 0], None if rest is None else rest[0]
-    return Separation(estimates, masks, embeddings, rest, link.confidence, timeline)
+    return Separation(
+        estimates, masks, embeddings, rest, link.confidence, timeline, sample_rate=sample_rate
+    )
 
 
 def separate(
@@ -323,6 +330,7 @@ def separate(
     sample_rate: int,
     sources: int | None = None,
     model: str = "default",
+    progress: Any = None,
 ) -> Separation:
     """Separate a recording with a shipped model, another method, or a weights file.
 
@@ -330,8 +338,9 @@ def separate(
         samples: (T,) or (channels, T), floating point of any level.
         sample_rate: in Hz, 1,000 to 1,000,000.
         sources: number of sources, 1 to 10; estimated if omitted.
-        model: name of a shipped model or of a method (`casa`, `spectral`), or path of a weights
-            file.
+        model: name of a shipped model or of a method (`casa`, `spectral`), hf://ORG/NAME, or path
+            of a weights file.
+        progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
 
     Returns:
         Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
@@ -346,7 +355,14 @@ def separate(
         >>> dpcl.separate(torch.randn(16000), 8000, sources=2).sources.shape
         torch.Size([2, 16000])
     """
-    return separate_recording(samples, sample_rate, build(model), sources)
+    report = as_report(progress)
+    seconds = np.shape(samples)[-1] / sample_rate if np.ndim(samples) and sample_rate else 0.0
+
+    def report_seconds(share: Progress) -> None:
+        """Report the share of the work as seconds of audio."""
+        report(Progress(share.done * seconds, seconds, "s of audio"))
+
+    return separate_recording(samples, sample_rate, build(model), sources, report=report_seconds)
 
 
 class LoadedSeparator:
@@ -361,13 +377,20 @@ class LoadedSeparator:
         self.separator = separator
         self.sample_rate = separator.sample_rate
 
-    def __call__(self, mixture: ArrayLike | Tensor, num_sources: int | None = None) -> Separation:
+    def __call__(
+        self,
+        mixture: ArrayLike | Tensor,
+        sources: int | None = None,
+        *,
+        num_sources: int | None = None,
+    ) -> Separation:
         """Separate mixtures at `sample_rate`.
 
         Args:
             mixture: (..., T), floating point; a batch is separated one by one.
-            num_sources: number of sources. If omitted it is estimated; a batch gets the largest
+            sources: number of sources. If omitted it is estimated; a batch gets the largest
                 estimate.
+            num_sources: deprecated name of `sources`.
 
         Returns:
             Sources (..., C, T) and masks (..., C, L, F).
@@ -375,13 +398,14 @@ class LoadedSeparator:
         Raises:
             InputError: The mixture is empty or not finite.
         """
+        wanted = sources_or_alias(sources, num_sources)
         mixtures = torch.from_numpy(as_floats(mixture))
         check_mixture(mixtures)
         rate, separator = self.sample_rate, self.separator
         if mixtures.ndim < 2:
-            return separate_recording(mixtures, rate, separator, num_sources)
+            return separate_recording(mixtures, rate, separator, wanted)
         lead, rows = mixtures.shape[:-1], mixtures.reshape(-1, mixtures.shape[-1])
-        found = [separate_recording(x, rate, separator, num_sources) for x in rows]
+        found = [separate_recording(x, rate, separator, wanted) for x in rows]
         most = max(len(one.sources) for one in found)
         found = [
             one if len(one.sources) == most else separate_recording(x, rate, separator, most)
@@ -395,9 +419,9 @@ class LoadedSeparator:
             tensor = torch.stack(values)
             return tensor.view(*lead, *tensor.shape[1:])
 
-        sources = stacked("sources")
-        assert sources is not None
-        return Separation(sources, stacked("masks"), stacked("embeddings"), stacked("background"))
+        estimates = stacked("sources")
+        assert estimates is not None
+        return Separation(estimates, stacked("masks"), stacked("embeddings"), stacked("background"))
 
 
 def load_separator(name: str = "default") -> LoadedSeparator:

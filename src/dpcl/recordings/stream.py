@@ -13,7 +13,7 @@ from dpcl.errors import InputError
 from dpcl.model import Model
 from dpcl.networks.precision import single_thread
 from dpcl.recordings.recording import as_floats
-from dpcl.separators.limits import check_recording, check_sources
+from dpcl.separators.limits import check_recording, check_sources, sources_or_alias
 from dpcl.separators.online import OnlineDeepClustering, StreamState
 from dpcl.separators.registry import load_network
 from dpcl.signal.band import Band
@@ -44,14 +44,15 @@ class StreamSeparator:
     Args:
         model: name of a shipped model, path of a .safetensors file, or a Model. Its network must be
             causal.
-        num_sources: number of sources, 1 to 10.
+        sources: number of sources, 1 to 10; 2 if omitted.
         sample_rate: sample rate of the stream in Hz; None for the network's own.
+        num_sources: deprecated name of `sources`.
 
     Raises:
         InputError: The model is not causal, or the number of sources or the rate is out of range.
 
     Example:
-        >>> stream = StreamSeparator("causal", num_sources=2, sample_rate=16000)
+        >>> stream = StreamSeparator("causal", sources=2, sample_rate=16000)
         >>> pieces = [stream.push(torch.randn(800)) for _ in range(4)]  # (2, n) each
         >>> pieces.append(stream.flush())  # the rest; then the next stream can begin
         >>> torch.cat(pieces, dim=-1).shape  # the sources sum to the mixture
@@ -59,15 +60,21 @@ class StreamSeparator:
     """
 
     def __init__(
-        self, model: str | Model = "causal", num_sources: int = 2, sample_rate: int | None = None
+        self,
+        model: str | Model = "causal",
+        sources: int | None = None,
+        sample_rate: int | None = None,
+        *,
+        num_sources: int | None = None,
     ) -> None:
-        check_sources(num_sources)
+        wanted = sources_or_alias(sources, num_sources)
+        check_sources(wanted)
         if sample_rate is not None:
             check_recording((1,), sample_rate)
         if isinstance(model, str):
             model = load_network(model)
         self.separator = OnlineDeepClustering(model)
-        self.num_sources = num_sources
+        self.num_sources = 2 if wanted is None else wanted
         self.sample_rate = sample_rate or self.separator.sample_rate
         self.band = Band(self.sample_rate, self.separator.sample_rate, self.separator.stft)
         self.reset()

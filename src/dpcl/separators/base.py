@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.separators.presentation import Presentation
 from dpcl.signal.stft import STFT
 from dpcl.signal.windows import Windows
 
@@ -88,8 +89,8 @@ class Timeline:
         return active
 
 
-@dataclass(frozen=True)
-class Separation:
+@dataclass(frozen=True, repr=False)
+class Separation(Presentation):
     """Separated sources of a mixture.
 
     Attributes:
@@ -101,6 +102,9 @@ class Separation:
             does not estimate it.
         confidence: estimated SI-SDR of each source, dB; None if the separator does not estimate it.
         timeline: segments in which each source is active, named s1, s2, …; None for a batch.
+        sample_rate: of the waveforms, in Hz; None for a batch.
+
+    In a notebook, a separation shows players, waveforms and spectrograms.
     """
 
     sources: Tensor
@@ -109,6 +113,7 @@ class Separation:
     background: Tensor | None = None
     confidence: tuple[float, ...] | None = None
     timeline: Timeline | None = None
+    sample_rate: int | None = None
 
 
 @dataclass(frozen=True)

@@ -172,9 +172,10 @@ class DeepClustering(Separator):
         centroids = clusters.centroids[None]
         if clusters.several and self.soft:  # in one window of 10 s most sources are active
             reach = round(REACH * self.sample_rate / self.stft.hop)
-            return active_masks(self._logits(encoded, centroids), self.audible(magnitude), reach)[0]
+            logits = self._logits(encoded, magnitude, centroids)
+            return active_masks(logits, self.audible(magnitude), reach)[0]
         if self.model.settings.masks.head != "embedding":
-            return self._joined(encoded, centroids)[0]
+            return self._joined(encoded, magnitude, centroids)[0]
         blocks = self._embedded(encoded)
         return torch.cat(
             [self._of_bins(masks_from_centroids, x, centroids) for x in blocks], dim=2
@@ -353,7 +354,7 @@ class DeepClustering(Separator):
         if self.model.settings.masks.head == "embedding":
             own = torch.cat(logits, 1)
         else:
-            own = self._logits(encoded[None], centroids[None])[0]
+            own = self._logits(encoded[None], magnitude[None], centroids[None])[0]
         kept = (own, self._background(encoded)) if self.background else (own,)
         return kept, (cues, Voices(voice(levels), loudness))
 
@@ -369,10 +370,10 @@ class DeepClustering(Separator):
         rows = self.model.settings.whitening
         return None if rows is None else like.new_tensor(rows)
 
-    def _logits(self, encoded: Tensor, centroids: Tensor) -> Tensor:
+    def _logits(self, encoded: Tensor, magnitude: Tensor, centroids: Tensor) -> Tensor:
         """Return the log of masks (B, C, L, F), up to a constant of each bin."""
         if self.model.settings.masks.head != "embedding":
-            return self._joined(encoded, centroids).clamp_min(FLOOR).log()
+            return self._joined(encoded, magnitude, centroids).clamp_min(FLOOR).log()
         blocks = self._embedded(encoded)
         return torch.cat([self._of_bins(mask_logits, x, centroids) for x in blocks], dim=2)
 
@@ -386,8 +387,8 @@ class DeepClustering(Separator):
         found = finish(embeddings.flatten(1, 2), centroids, self.model.settings.masks)
         return found.view(*found.shape[:2], *embeddings.shape[1:3])
 
-    def _joined(self, encoded: Tensor, centroids: Tensor) -> Tensor:
-        """Return masks (B, C, L, F) of the head, of the clusters, or of both, from (B, L, H).
+    def _joined(self, encoded: Tensor, magnitude: Tensor, centroids: Tensor) -> Tensor:
+        """Return masks (B, C, L, F) of the head, of the clusters, or of both.
 
         Masks of the head follow the order of the centroids, which serve all windows.
         """
@@ -402,7 +403,7 @@ class DeepClustering(Separator):
         if settings.head == "embedding" or not network.gives_masks(num_sources):
             return masks
         device = network.mean.device
-        given = (tensor.to(device) for tensor in (embeddings, centroids))
+        given = (x.to(device) for x in (self._features(magnitude), embeddings, centroids))
         inferred = network.infer_masks(encoded.to(device), num_sources, *given).cpu()
         own = match_order(inferred, masks)
         return own if settings.head == "masks" else geometric_mean(own, masks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -55,3 +56,21 @@ def check_recording(shape: tuple[int, ...], sample_rate: float) -> None:
             f"a sample rate of {sample_rate} Hz is not between {lowest} and {highest} Hz; give the"
             " rate of the recording"
         )
+
+
+def sources_or_alias(sources: int | None, num_sources: int | None) -> int | None:
+    """Return the number of sources from the argument or from its deprecated name.
+
+    Args:
+        sources: number of sources; None if omitted.
+        num_sources: the same under its deprecated name.
+
+    Raises:
+        InputError: Both were given.
+    """
+    if num_sources is None:
+        return sources
+    if sources is not None:
+        raise InputError("num_sources: is the old name of sources; give sources only")
+    warnings.warn("num_sources is deprecated; use sources", DeprecationWarning, stacklevel=3)
+    return num_sources

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
@@ -53,7 +55,7 @@ def method_of(separator: Separator, name: str = "") -> Method:
     return Method(name, separator.sample_rate, lambda context: separator)
 
 
-def find_method(name: str) -> Method:
+def find_method(name: str, device: str = "cpu") -> Method:
     """Find a method by name.
 
     Args:
@@ -62,6 +64,8 @@ def find_method(name: str) -> Method:
             .safetensors file. `MODEL:local` clusters segments of 100 frames, put in order by the
             references. `MODEL:live` separates as in a stream; `live` is `causal:live`.
             `MODEL:guided` follows the true timeline.
+        device: device that runs a network: `cpu`, `cuda`, `mps`, or `auto` for a GPU if there is
+            one.
 
     Returns:
         The method.
@@ -76,7 +80,7 @@ def find_method(name: str) -> Method:
     if name in _CLASSICAL:
         return _CLASSICAL[name]()
     model, suffix = _split(name)
-    network = load_network(model)
+    network = on_device(load_network(model), device)
     if suffix == LIVE:
         from dpcl.separators.online import OnlineDeepClustering
 
@@ -107,12 +111,13 @@ def separator_of(model: Model) -> Separator:
     return DeepClustering(model)
 
 
-def build(name: str, context: Context | None = None) -> Separator:
+def build(name: str, context: Context | None = None, device: str = "cpu") -> Separator:
     """Build the separator of a name.
 
     Args:
         name: name of a method, see `find_method`.
         context: context of the mixture, for methods that need more than the mixture.
+        device: device that runs a network, see `find_method`.
 
     Returns:
         The separator.
@@ -120,14 +125,42 @@ def build(name: str, context: Context | None = None) -> Separator:
     Raises:
         InputError: The name is unknown, or the context lacks what the method needs.
     """
-    return find_method(name).build(context or Context())
+    return find_method(name, device).build(context or Context())
+
+
+def on_device(model: Model, device: str) -> Model:
+    """Return a model whose network runs on a device; everything else stays on the CPU.
+
+    Args:
+        model: a model on the CPU, which is not changed.
+        device: `cpu`, `cuda`, `mps`, or `auto` for a GPU if there is one.
+
+    Returns:
+        The model itself for the CPU, or one with a copy of the network.
+
+    Raises:
+        InputError: This machine has no such device.
+    """
+    if device == "auto":
+        device = next((name for name in ("cuda", "mps") if _available(name)), "cpu")
+    if device == "cpu":
+        return model
+    if not _available(device):
+        raise InputError(f"--device {device}: torch finds no such device here; use --device cpu")
+    return replace(model, network=deepcopy(model.network).to(device))
+
+
+def _available(device: str) -> bool:
+    """Return True if torch can use a device of this kind."""
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    return device in backends and bool(backends[device].is_available())
 
 
 def load_network(name: str = "default") -> Model:
     """Load a shipped model or a .safetensors file; the last four files stay in memory.
 
     Args:
-        name: name of a shipped model, or path of a .safetensors file.
+        name: name of a shipped model, hf://ORG/NAME, or path of a .safetensors file.
 
     Returns:
         The model.

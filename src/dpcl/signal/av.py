@@ -229,7 +229,18 @@ class _Unnamed:
     """A file without its name, so that FFmpeg judges by the bytes alone."""
 
     def __init__(self, data: BinaryIO) -> None:
-        self.read, self.seek, self.tell = data.read, data.seek, data.tell
+        self._data = data
+        self.read, self.tell = data.read, data.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Seek; -1 for a place that damaged headers name, before the beginning.
+
+        PyAV prints the traceback of an exception that FFmpeg does not report.
+        """
+        try:
+            return self._data.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
 
 
 def _samples(frame: Any) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from dpcl.errors import InputError
 from dpcl.signal.headers import WIDTHS, stated_samples
 from dpcl.signal.joined import id3_size
 
-_FRAME = 1152  # samples of a frame; this number of bytes contains the table
+_MP3_FRAME = 1152  # samples of a frame; this number of bytes contains the table
 _LONGER = 64  # factor on the size; the bit rates of one recording lie between 8 and 320 kbit/s
 _TAG = 128  # bytes of an ID3v1 tag
 
@@ -35,7 +35,7 @@ def states_its_length(data: BinaryIO) -> bool:
     place = data.tell()
     data.seek(0)
     data.seek(id3_size(data.read(10)))
-    first = data.read(_FRAME)
+    first = data.read(_MP3_FRAME)
     data.seek(place)
     return any(table in first for table in (b"Xing", b"Info", b"VBRI"))
 
@@ -152,7 +152,6 @@ _SHORTENED = re.compile(
 _PADDING = 16  # bytes that a container may add after the samples
 _UNKNOWN = 2**62  # samples; libsndfile returns 2**63 - 1 for an unknown length
 _OGG_PAGE = 65307  # bytes of the longest page (RFC 3533, section 6)
-_MP3_FRAME = 1152  # samples of a frame
 
 
 def promised_frames(file: soundfile.SoundFile, data: BinaryIO) -> int | None:

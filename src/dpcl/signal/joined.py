@@ -112,6 +112,8 @@ def _mp3_starts(data: BinaryIO, end: int) -> list[int]:
         if stated is None:
             return starts
         following = after_tags(data, stated)
+        if following <= starts[-1]:  # a damaged table that states no bytes
+            return starts
         data.seek(following)
         head = data.read(64)
         tagged = head[:3] == b"ID3" or any(table in head for table in (b"Xing", b"Info"))

@@ -12,22 +12,35 @@ import torch
 from dpcl.errors import InputError
 from dpcl.model import Model, build_network, load_model, save_model
 
+# Keys of a trainer state that every checkpoint has, and their types.
+STATE = {"step": int, "seconds_seen": float, "losses": list, "optimisers": list, "recipe": str}
+
 
 def save_checkpoint(run: Path, step: int, model: Model, state: dict[str, Any]) -> None:
     """Write run/checkpoints/STEP, then delete the older ones.
 
     A process that is killed at any moment leaves a complete folder to resume from.
+
+    Raises:
+        InputError: The folder cannot be written, as on a full disk. Earlier checkpoints stay.
     """
     root = run / "checkpoints"
     final, partial = root / f"{step:09d}", root / f".{step:09d}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(model, partial / "model.safetensors")
-    torch.save(state, partial / "trainer.pt")
-    for path in partial.iterdir():  # on the disk before the folder gets its name
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-    partial.rename(final)
+    try:
+        partial.mkdir(parents=True)
+        save_model(model, partial / "model.safetensors")
+        torch.save(state, partial / "trainer.pt")
+        for path in partial.iterdir():  # on the disk before the folder gets its name
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        partial.rename(final)
+    except (InputError, OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        detail = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"{run}: cannot hold a checkpoint ({detail}); free some space, then add --resume"
+        ) from error
     for other in root.iterdir():
         if other != final:
             shutil.rmtree(other, ignore_errors=True)
@@ -54,7 +67,17 @@ def load_state(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: the checkpoint is damaged; add --force to start again"
         ) from error
+    wrong = next((key for key, kind in STATE.items() if not _is(state, key, kind)), None)
+    if wrong is not None:
+        raise InputError(
+            f"{path}: the checkpoint has no valid `{wrong}`; add --force to start again"
+        )
     return state
+
+
+def _is(state: object, key: str, kind: type) -> bool:
+    """Return True if a trainer state has a value of this type."""
+    return isinstance(state, dict) and isinstance(state.get(key), kind)
 
 
 def to_resume(run: Path, resume: bool, force: bool) -> Path | None:

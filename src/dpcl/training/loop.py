@@ -20,7 +20,7 @@ from dpcl.errors import InputError, missing_package
 from dpcl.io import Report, atomic, no_report
 from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.model import Model, build_network, load_model, save_model
-from dpcl.networks.base import HEADS, EmbeddingNetwork
+from dpcl.networks.base import EmbeddingNetwork
 from dpcl.shipped import weights_path
 from dpcl.training.batches import batches, prepare, statistics
 from dpcl.training.checkpoint import (
@@ -30,7 +30,6 @@ from dpcl.training.checkpoint import (
     save_checkpoint,
     to_resume,
 )
-from dpcl.training.conditioned import conditioned_loss
 from dpcl.training.loss import batch_loss
 from dpcl.training.optimisers import average_of, follow, learning_rate, optimisers_of
 from dpcl.training.recipe import MACHINE, Recipe
@@ -69,11 +68,12 @@ class RunLog:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
 
     def _keep_rows(self, done: int) -> None:
-        """Remove the rows of steps that will be repeated, and an incomplete one."""
+        """Remove the rows of steps that will be repeated, and incomplete or damaged ones."""
         header = ",".join(field.name for field in fields(LogRow))
-        lines = self._csv.read_text().splitlines() if self._csv.exists() else []
-        whole = [line for line in lines[1:] if line.count(",") == header.count(",")]
-        kept = [line for line in whole if int(line.partition(",")[0]) <= done]
+        text = self._csv.read_text(errors="replace") if self._csv.exists() else ""
+        whole = [line for line in text.splitlines()[1:] if line.count(",") == header.count(",")]
+        numbered = [line for line in whole if line.partition(",")[0].isdecimal()]
+        kept = [line for line in numbered if float(line.partition(",")[0]) <= done]
         with atomic(self._csv) as partial:
             partial.write_text("\n".join([header, *kept, ""]))
 
@@ -96,6 +96,7 @@ class RunLog:
 
 
 LOG_EVERY = 20  # steps
+SCORE = "valid_si_sdri_db"  # note of a model: its score on the validation list
 
 
 def train(
@@ -165,7 +166,7 @@ def train(
     fabric_network, *fabric_optimisers = fabric.setup(network.train(), *optimisers)
     if model is not None:  # only now, as the state moves to the device of the weights
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            _restore(optimiser, saved, run)
     step, seconds_seen, losses = state["step"], state["seconds_seen"], state["losses"]
     cpu_done = state.get("cpu_seconds", 0.0)
     best = _best_score(run)
@@ -197,10 +198,7 @@ def train(
             rate = learning_rate(recipe.optimiser, step, recipe.steps)
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = rate * group["ratio"]
-            if isinstance(batch, ConditionedMixture):
-                loss = conditioned_loss(recipe, fabric_network, stft, batch)
-            else:
-                loss = batch_loss(recipe, fabric_network, stft, batch)
+            loss = batch_loss(recipe, fabric_network, stft, batch)
             fabric.backward(loss)
             clip = recipe.optimiser.clip or math.inf
             norm = float(nn.utils.clip_grad_norm_(network.parameters(), clip))
@@ -231,7 +229,7 @@ def train(
                     log.write(row)
                     if score is not None and score > best:
                         best = score
-                        save_model(snapshot(valid_si_sdri_db=score), run / "best.safetensors")
+                        save_model(snapshot(**{SCORE: score}), run / "best.safetensors")
                     report(row)
                 losses.clear()
                 last_logged, logged_seconds = perf_counter(), seconds_seen
@@ -285,7 +283,7 @@ def _result(run: Path) -> Path:
 def _best_score(run: Path) -> float:
     """Return the score of the best weights so far, which is part of their file."""
     best = run / "best.safetensors"
-    return float(load_model(best).notes["valid_si_sdri_db"]) if best.exists() else -math.inf
+    return float(load_model(best).notes.get(SCORE, -math.inf)) if best.exists() else -math.inf
 
 
 def _start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: bool) -> None:
@@ -296,17 +294,17 @@ def _start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: 
     """
     path = path or weights_path(name) or Path(name)
     sizes = f"init: {path} is of another size of network; change model.network"
-    own = network.state_dict()
+    own, other = network.state_dict(), load_model(path).network
     begin = {
         name: value
-        for name, value in load_model(path).network.state_dict().items()
-        if not name.startswith(HEADS) or (heads and name in own and own[name].shape == value.shape)
+        for name, value in other.state_dict().items()
+        if not other.is_head(name) or (heads and name in own and own[name].shape == value.shape)
     }
     try:
-        unmatched = network.load_state_dict(begin, strict=False)
+        missing, unexpected = network.load_state_dict(begin, strict=False)
     except RuntimeError as error:
         raise InputError(sizes) from error
-    if not all(key.startswith(HEADS) for keys in unmatched for key in keys):
+    if unexpected or not all(network.is_head(name) for name in missing):
         raise InputError(sizes)
 
 
@@ -319,6 +317,14 @@ def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:
             raise InputError(f"frozen: the network has no {part}; its parts are {parts}")
         for parameter in chosen:
             parameter.requires_grad_(False)
+
+
+def _restore(optimiser: Any, saved: Any, run: Path) -> None:
+    """Load the state of an optimiser; InputError if it is of another one."""
+    try:
+        optimiser.load_state_dict(saved)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{run}: the checkpoint is damaged; add --force to start again") from error
 
 
 def _seed(seed: int, step: int, fabric: Fabric) -> None:

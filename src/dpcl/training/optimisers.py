@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dpcl.networks.base import EmbeddingNetwork
 from dpcl.training.recipe import OptimiserSettings
 
+MATRIX_RATE = 4e-3  # highest learning rate of Muon's matrices
 SMALLEST_MATRIX = 16  # rows and columns of a matrix that Muon updates, at least
 
 
@@ -37,8 +38,8 @@ def optimisers_of(network: nn.Module, settings: OptimiserSettings) -> list[torch
     others = [p for p in learning if id(p) not in chosen]
     return [
         torch.optim.Muon(
-            [{"params": matrices, "ratio": settings.matrix_rate / rate}],
-            settings.matrix_rate,
+            [{"params": matrices, "ratio": MATRIX_RATE / rate}],
+            MATRIX_RATE,
             weight_decay=decay,
             adjust_lr_fn="match_rms_adamw",
         ),

@@ -5,17 +5,43 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.kinds import Kinds
 from dpcl.model import ModelSettings
+from dpcl.objectives import OBJECTIVES
 from dpcl.settings import Settings
 from dpcl.signal.bins import Weighting
 
 NonNegative = Annotated[float, Field(ge=0)]
+
+# Objectives on the embeddings; none: objective.masks alone.
+KINDS = (*OBJECTIVES, "attractor", "anchored_attractor", "none")
+
+# Settings of earlier versions that are constants today, with their values: a run that was started
+# with them can be resumed.
+CONSTANTS: dict[str, Any] = {
+    "objective.background": 0.3,
+    "objective.counts": 0.1,
+    "objective.waveform": 0.1,
+    "optimiser.matrix_rate": 4e-3,
+    "data.conditions.levels.relative_db": 5.0,
+    "data.conditions.gain_control.depth_db": [4.0, 12.0],
+    "data.conditions.gain_control.seconds": [0.3, 2.0],
+    "data.conditions.background.own_room": 0.45,
+    "data.conditions.background.slope": [0.0, 2.2],
+    "data.conditions.background.hiss_snr_db": [15.0, 50.0],
+    "data.conditions.band.highpass_hz": [80.0, 400.0],
+    "data.conditions.band.lowpass_hz": [2000.0, 3800.0],
+    "data.conditions.shelf.gain_db": [-9.0, 9.0],
+    "data.conditions.shelf.corner_hz": [300.0, 2500.0],
+    "data.conditions.clipping.percent": [0.5, 7.0],
+    "data.conditions.codec.kbits": {"opus": [7.0, 48.0], "mp3": [12.0, 64.0]},
+}
 
 # Settings of the machine: they do not change the weights, so a resumed run may have others.
 MACHINE: dict[str, Any] = {
@@ -99,26 +125,18 @@ class MaskObjective(Settings):
 class ObjectiveSettings(Settings):
     """Training objective: on the embeddings, on the masks, or on both."""
 
-    kind: Literal[
-        "affinity",
-        "normalised_affinity",
-        "whitened_kmeans",
-        "deep_lda",
-        "graph_laplacian",
-        "spectral",
-        "attractor",
-        "anchored_attractor",
-        "none",
-    ] = "affinity"
+    kind: str = "affinity"  # one of KINDS
     weighting: Weighting = "threshold"
     floor_db: float = Field(default=-40.0, lt=0)
     masks: MaskObjective | None = None
     share: float = Field(default=0.5, gt=0, lt=1)  # weight of the embeddings' part beside masks
-    # With data.conditions, beside the affinity: weights of the background class, of the number of
-    # talkers in a frame, and of the SI-SDR (dB) under masks around the talkers' own centroids
-    background: NonNegative = 0.3
-    counts: NonNegative = 0.1
-    waveform: NonNegative = 0.1
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"there is no objective {kind}; choose one of {', '.join(KINDS)}")
+        return kind
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> ObjectiveSettings:
@@ -144,7 +162,6 @@ class OptimiserSettings(Settings):
     # muon: orthogonal updates for matrices (Jordan et al. 2024), AdamW for the other weights
     kind: Literal["adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    matrix_rate: float = Field(default=4e-3, gt=0, allow_inf_nan=False)  # of muon's matrices
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     # Decay of a running average of the weights, which is scored and kept; 0: no average
     average: float = Field(default=0.0, ge=0, lt=1)
@@ -221,11 +238,8 @@ class Recipe(Settings):
             return self
         if objective.kind != "affinity" or objective.masks:
             raise ValueError("data.conditions needs objective.kind affinity, without masks")
-        if not network.background or (objective.counts and not network.counts):
-            raise ValueError(
-                "data.conditions needs model.network.background, and model.network.counts for"
-                " objective.counts"
-            )
+        if not (network.background and network.counts):
+            raise ValueError("data.conditions needs model.network.background and .counts")
         if self.model.signal.level != "quantile":
             raise ValueError("data.conditions needs model.signal.level quantile")
         if any(stage.windows > 1 for stage in self.stages):
@@ -243,10 +257,22 @@ class Recipe(Settings):
         Settings of the machine may differ.
         """
         try:
-            other = Recipe.model_validate_json(written)
+            other = Recipe.model_validate(_without_constants(json.loads(written)))
         except ValidationError:
             return "version"
         return first_difference(self.model_dump(exclude=MACHINE), other.model_dump(exclude=MACHINE))
+
+
+def _without_constants(document: dict[str, Any]) -> dict[str, Any]:
+    """Remove the settings of CONSTANTS that have their value of today from a document."""
+    for key, value in CONSTANTS.items():
+        *path, last = key.split(".")
+        parent: Any = document
+        for part in path:
+            parent = (parent or {}).get(part)
+        if parent and parent.get(last) == value:
+            del parent[last]
+    return document
 
 
 def first_difference(ours: Any, theirs: Any, key: str = "") -> str | None:

@@ -28,7 +28,7 @@ from dpcl.training.checkpoint import average, latest_checkpoint, load_state
 from dpcl.training.fits import fit_model
 from dpcl.training.loop import LogRow, cpu_seconds, train
 from dpcl.training.phases import Average, Fit, Phase, Plan, read_plan
-from dpcl.training.recipe import Recipe
+from dpcl.training.recipe import MACHINE, Recipe
 from dpcl.training.validation import Validation
 
 WEIGHTS = "weights.safetensors"  # of an average or a fit, in the folder of the phase
@@ -204,7 +204,7 @@ def _other(
         notes |= {"cpu_seconds": cpu_seconds() - before}
         save_model(replace(model, notes=notes), path)
     notes = load_model(path).notes
-    return Finished(path, notes["cpu_seconds"] / 3600, 0.0, notes.get("valid_si_sdri_db"))
+    return Finished(path, notes.get("cpu_seconds", 0.0) / 3600, 0.0, notes.get("valid_si_sdri_db"))
 
 
 def _score(plan: Plan, phase: Phase, model: Model) -> float | None:
@@ -219,9 +219,8 @@ def _score(plan: Plan, phase: Phase, model: Model) -> float | None:
 
 def _write_result(plan: Plan, run: Path, result: Path, finished: dict[str, Finished]) -> None:
     """Write the last phase's model with the metadata of the whole recipe, after its card."""
-    data = _data(plan)
     notes = {
-        "recipe": plan.document,
+        "recipe": _portable(plan.document),
         "program": dpcl.__version__,
         "commit": _commit(),
         "seed": plan.document.get("seed", 0),
@@ -232,12 +231,23 @@ def _write_result(plan: Plan, run: Path, result: Path, finished: dict[str, Finis
             for name, phase in finished.items()
             if phase.score is not None
         },
-        "data": data,
+        "data": _data(plan),
     }
-    with atomic(result.with_suffix(".md")) as partial:
-        partial.write_text(_card(plan, run.name, notes, finished), encoding="utf-8")
     last = load_model(finished[plan.phases[-1].name].weights)
+    with atomic(result.with_suffix(".md")) as partial:
+        partial.write_text(_card(plan, run.name, last, notes, finished), encoding="utf-8")
     save_model(replace(last, notes=notes), result, half=True)
+
+
+def _portable(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the settings of the machine, which do not change the weights."""
+    kept = {key: value for key, value in document.items() if MACHINE.get(key) is not True}
+    if "data" in kept:
+        machine = MACHINE["data"]
+        kept["data"] = {key: x for key, x in kept["data"].items() if key not in machine}
+    if "phases" in kept:
+        kept["phases"] = [_portable(phase) for phase in kept["phases"]]
+    return kept
 
 
 def _data(plan: Plan) -> list[dict[str, Any]]:
@@ -257,10 +267,20 @@ def _data(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _card(plan: Plan, name: str, notes: dict[str, Any], finished: dict[str, Finished]) -> str:
-    """Return the figures of a model card, in Markdown."""
+def _card(
+    plan: Plan, name: str, model: Model, notes: dict[str, Any], finished: dict[str, Finished]
+) -> str:
+    """Return a model card with the figures of model and training, in Markdown."""
     lines = [
         f"# {name}",
+        "",
+        f"Made by `dpcl train {plan.name}`.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {title} | {text} |" for title, text in describe(model).items()),
+        "",
+        "## Training",
         "",
         f"`dpcl train {plan.name}`: {notes['core_hours']:.2f} core-hours,"
         f" {notes['audio_hours']:.2f} h of mixtures, seed {notes['seed']}; dpcl"
@@ -277,6 +297,28 @@ def _card(plan: Plan, name: str, notes: dict[str, Any], finished: dict[str, Fini
         values = " | ".join(str(value) for value in list(row.values())[1:])
         lines.append(f"| {row['corpus'] or 'unnamed'} | {values} |")
     return "\n".join(lines) + "\n"
+
+
+def describe(model: Model) -> dict[str, str]:
+    """Return network, input and masks of a model as its card states them.
+
+    Args:
+        model: model whose settings and number of weights are described.
+
+    Returns:
+        Text of each row of the card's first table.
+    """
+    signal, network, masks = model.settings.signal, model.settings.network, model.settings.masks
+    weights = sum(value.numel() for value in model.network.state_dict().values())
+    window, hop = (f"{1000 * n / signal.sample_rate:g} ms" for n in (signal.window, signal.hop))
+    input_ = f"{signal.sample_rate / 1000:g} kHz, square-root Hann window of {window} every {hop}"
+    size = f"{weights / 1e6:.2g} million weights, stored in float16"
+    if network.embedding:
+        size = f"K = {network.embedding}, {size}"
+    described = {"network": f"`{network.kind}`, {network.layers} layers, {size}", "input": input_}
+    if masks.head == "embedding" and masks.sharpness is not None:
+        described["masks"] = f"softmax of {masks.sharpness:g} × the {masks.similarity}"
+    return described
 
 
 def _commit() -> str | None:

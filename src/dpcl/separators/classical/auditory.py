@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dpcl.separators.base import WindowSeparator
 from dpcl.signal.stft import STFT
 
 ORDER = 4  # order of the gammatone filters
@@ -431,20 +431,27 @@ def _beating(envelopes: Tensor) -> Tensor:
     return beating[:, :samples]
 
 
-def masks_by_units(
-    spectrum: Tensor, sources: int, unit_masks: Callable[[Scene, int], Tensor]
-) -> Tensor:
-    """Estimate masks of a spectrum from its auditory scene.
+class AuditorySeparator(WindowSeparator):
+    """Separator that masks the units of an auditory scene; a subclass defines `unit_masks`."""
 
-    Args:
-        spectrum: complex (L, F), from STFT_8K.
-        sources: number of sources C.
-        unit_masks: function from a scene and C to masks (C, channels, L) of its units that sum to
-            one.
+    sample_rate = SAMPLE_RATE
+    stft = STFT_8K
 
-    Returns:
-        Masks (C, L, F).
-    """
-    frames = len(spectrum)
-    samples = STFT_8K.inverse(spectrum, max(1, (frames - 1) * STFT_8K.hop))
-    return unit_masks_to_bins(unit_masks(listen(samples), sources), frames).to(samples.dtype)
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Estimate the masks (C, L, F) of one window from the units of its auditory scene."""
+        frames = len(spectrum)
+        samples = self.stft.inverse(spectrum, max(1, (frames - 1) * self.stft.hop))
+        masks = self.unit_masks(listen(samples), num_sources)
+        return unit_masks_to_bins(masks, frames).to(samples.dtype)
+
+    def unit_masks(self, scene: Scene, talkers: int) -> Tensor:
+        """Estimate the masks of the units of a scene.
+
+        Args:
+            scene: scene of the mixture.
+            talkers: number of talkers C.
+
+        Returns:
+            Masks (C, channels, L), summing to one.
+        """
+        raise NotImplementedError

@@ -11,8 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from dpcl.separators.base import WindowSeparator
-from dpcl.separators.classical.auditory import LAGS, SAMPLE_RATE, STFT_8K, Scene, masks_by_units
+from dpcl.separators.classical.auditory import LAGS, AuditorySeparator, Scene
 from dpcl.separators.classical.voices import (
     APERIODIC,
     Contour,
@@ -187,7 +186,7 @@ TIMBRE_SHARPNESS = 10.0  # sharpness of the masks under which timbre is measured
 COMMON = 0.6  # weight of the mean of its segment in a unit's evidence
 
 
-class Casa(WindowSeparator):
+class Casa(AuditorySeparator):
     """Separator by a small system of auditory scene analysis, without learning.
 
     Gammatone filterbank and correlogram come first. Two pitches and their masks are then tracked in
@@ -199,37 +198,21 @@ class Casa(WindowSeparator):
     because a wrong half costs less.
     """
 
-    sample_rate = SAMPLE_RATE
-    stft = STFT_8K
-
-    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
-        """Estimate the masks of one window from the units of its auditory scene."""
-        return masks_by_units(spectrum, num_sources, unit_masks)
-
-
-def unit_masks(scene: Scene, talkers: int) -> Tensor:
-    """Estimate the masks of the units of a scene.
-
-    Args:
-        scene: scene of the mixture.
-        talkers: number of talkers C.
-
-    Returns:
-        Masks (C, channels, L), summing to one.
-    """
-    tracks = follow_voices(scene)
-    found = contours(tracks)
-    evidence = scene.power.new_full((talkers, *scene.power.shape), APERIODIC)
-    if found:
-        periodicity = harmonicity(scene, tracks)  # (2, channels, L)
-        sharp = (TIMBRE_SHARPNESS * periodicity).softmax(0)
-        features, lengths = voice_features(scene, tracks, sharp, found)
-        owners = group_contours(features, lengths, found, talkers)
-        for contour, owner in zip(found, owners.tolist(), strict=True):
-            span = slice(contour.start, contour.stop)
-            evidence[owner, :, span] = periodicity[contour.track, :, span]
-    parts = segments(scene.heard, level_changes(scene.power), scene.alike)
-    return (SHARPNESS * _shared(evidence, parts)).softmax(0)
+    def unit_masks(self, scene: Scene, talkers: int) -> Tensor:
+        """Estimate the masks (C, channels, L) of the units of a scene."""
+        tracks = follow_voices(scene)
+        found = contours(tracks)
+        evidence = scene.power.new_full((talkers, *scene.power.shape), APERIODIC)
+        if found:
+            periodicity = harmonicity(scene, tracks)  # (2, channels, L)
+            sharp = (TIMBRE_SHARPNESS * periodicity).softmax(0)
+            features, lengths = voice_features(scene, tracks, sharp, found)
+            owners = group_contours(features, lengths, found, talkers)
+            for contour, owner in zip(found, owners.tolist(), strict=True):
+                span = slice(contour.start, contour.stop)
+                evidence[owner, :, span] = periodicity[contour.track, :, span]
+        parts = segments(scene.heard, level_changes(scene.power), scene.alike)
+        return (SHARPNESS * _shared(evidence, parts)).softmax(0)
 
 
 def _shared(evidence: Tensor, parts: Tensor) -> Tensor:

@@ -10,15 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
-from dpcl.separators.base import WindowSeparator
 from dpcl.separators.classical.auditory import (
     FILTERS,
     HOP,
     SAMPLE_RATE,
-    STFT_8K,
+    AuditorySeparator,
     Scene,
     erb_rate,
-    masks_by_units,
 )
 from dpcl.separators.classical.casa import level_changes
 from dpcl.separators.classical.voices import follow_voices, harmonicity
@@ -243,7 +241,7 @@ OVERLAP = SEGMENT // 10  # frames in which a segment is linked to the previous o
 SHARPNESS = 2.0  # sharpness of the masks, by cosine
 
 
-class Spectral(WindowSeparator):
+class Spectral(AuditorySeparator):
     """Separator that cuts an affinity of pairs of auditory units.
 
     Segments of up to 20 s are clustered at once: by the dense affinity up to 1000 units, by
@@ -253,40 +251,24 @@ class Spectral(WindowSeparator):
     Source: Bach and Jordan 2006, with the cues of this package.
     """
 
-    sample_rate = SAMPLE_RATE
-    stft = STFT_8K
-
-    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
-        """Estimate the masks of one window from the units of its auditory scene."""
-        return masks_by_units(spectrum, num_sources, unit_masks)
-
-
-def unit_masks(scene: Scene, talkers: int) -> Tensor:
-    """Estimate the masks of the units of a scene; inaudible units get equal shares.
-
-    Args:
-        scene: scene of the mixture.
-        talkers: number of talkers C.
-
-    Returns:
-        Masks (C, channels, L), summing to one.
-    """
-    features = cue_features(scene, follow_voices(scene))
-    frame_of, channel_of = scene.heard.T.nonzero().T  # (N,), in the order of the features
-    masks = scene.power.new_full((scene.power.shape[1], len(scene.power), talkers), 1 / talkers)
-    for start in range(0, max(len(masks) - OVERLAP, 1), SEGMENT - OVERLAP):
-        inside = (frame_of >= start) & (frame_of < start + SEGMENT)
-        if int(inside.sum()) < talkers:
-            continue
-        part = {cue: features[cue][inside] for cue in CUES}
-        cosines = spectral_clusters(_embedding(part, talkers), talkers)
-        shares = (SHARPNESS * cosines).softmax(1)  # (N', C)
-        places = (frame_of[inside], channel_of[inside])
-        shared = places[0] < start + OVERLAP  # units that the previous segment holds too
-        agreement = masks[places][shared].T @ shares[shared]  # (C, C)
-        order = linear_sum_assignment(-agreement.numpy())[1]
-        masks[places] = shares[:, torch.from_numpy(order)]
-    return masks.permute(2, 1, 0)
+    def unit_masks(self, scene: Scene, talkers: int) -> Tensor:
+        """Estimate the masks (C, channels, L); inaudible units get equal shares."""
+        features = cue_features(scene, follow_voices(scene))
+        frame_of, channel_of = scene.heard.T.nonzero().T  # (N,), in the order of the features
+        masks = scene.power.new_full((scene.power.shape[1], len(scene.power), talkers), 1 / talkers)
+        for start in range(0, max(len(masks) - OVERLAP, 1), SEGMENT - OVERLAP):
+            inside = (frame_of >= start) & (frame_of < start + SEGMENT)
+            if int(inside.sum()) < talkers:
+                continue
+            part = {cue: features[cue][inside] for cue in CUES}
+            cosines = spectral_clusters(_embedding(part, talkers), talkers)
+            shares = (SHARPNESS * cosines).softmax(1)  # (N', C)
+            places = (frame_of[inside], channel_of[inside])
+            shared = places[0] < start + OVERLAP  # units that the previous segment holds too
+            agreement = masks[places][shared].T @ shares[shared]  # (C, C)
+            order = linear_sum_assignment(-agreement.numpy())[1]
+            masks[places] = shares[:, torch.from_numpy(order)]
+        return masks.permute(2, 1, 0)
 
 
 def _embedding(features: dict[str, Tensor], dimensions: int) -> SpectralEmbedding:

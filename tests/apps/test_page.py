@@ -1,0 +1,155 @@
+"""The page in headless Chromium: upload, play, solo, save, cancel, close."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dpcl as package
+from dpcl.apps.jobs import PREFIX
+
+aiohttp = pytest.importorskip("aiohttp")
+MakeRecording = Callable[..., Path]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+
+class Tab:
+    """A tab of Chromium, driven by its protocol."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket, self.number = socket, 0
+        self.answers: dict[int, asyncio.Future[Any]] = {}
+        self.events: list[Any] = []
+
+    async def read(self) -> None:
+        async for message in self.socket:
+            found = message.json()
+            if found.get("id") in self.answers:
+                self.answers.pop(found["id"]).set_result(found)
+            else:
+                self.events.append(found)
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        self.number += 1
+        answer = self.answers[self.number] = asyncio.get_running_loop().create_future()
+        await self.socket.send_json({"id": self.number, "method": method, "params": parameters})
+        return (await asyncio.wait_for(answer, 60)).get("result", {})
+
+    async def run(self, script: str) -> Any:
+        found = await self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        return found["result"].get("value")
+
+    async def until(self, script: str) -> None:
+        end = time.monotonic() + 200
+        while not await self.run(f"Boolean(document.body && ({script}))"):
+            assert time.monotonic() < end, script
+            await asyncio.sleep(0.05)
+
+    async def choose(self, path: Path) -> None:
+        document = await self.call("DOM.getDocument")
+        root = document["root"]["nodeId"]
+        field = await self.call("DOM.querySelector", nodeId=root, selector="#file")
+        await self.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(path)])
+
+
+SAYS = "document.getElementById('message').textContent"
+TRACKS = "[...document.querySelectorAll('source-track')]"
+
+
+async def visit(address: str, port: str, short: Path, long: Path, server: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as answer:
+            opened = await answer.json()
+        tab = Tab(await session.ws_connect(opened["webSocketDebuggerUrl"], max_msg_size=0))
+        reading = asyncio.create_task(tab.read())
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await tab.call(f"{domain}.enable")
+        await tab.call("Page.navigate", url=address)
+        await tab.until("document.documentElement.dataset.ready")
+        await tab.run("document.getElementById('sources').value = '2'")
+        await tab.choose(short)
+        await tab.until("!document.getElementById('result').hidden")
+        assert (await tab.run(SAYS)).startswith("2 sources in 0:02 min")
+        await tab.run("document.getElementById('play').click()")
+        await tab.until(f"{TRACKS}.every((track) => track.sound.currentTime > 0.2)")
+        times = await tab.run(f"{TRACKS}.map((track) => track.sound.currentTime)")
+        assert abs(times[0] - times[1]) < 0.1
+        await tab.run("document.querySelectorAll('.solo')[1].click()")
+        assert await tab.run(f"{TRACKS}.map((track) => track.sound.volume)") == [0, 1]
+        packed = "fetch(document.getElementById('zip').href).then((r) => r.blob())"
+        assert await tab.run(f"{packed}.then((data) => data.size)") > 2 * 2 * 8000
+        wide = "document.documentElement.scrollWidth <= innerWidth"
+        await tab.call(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True},
+        )
+        assert await tab.run(wide), "the page is wider than a phone"
+        nameless = "[...document.querySelectorAll('button, input, select, a')].filter((e) => "
+        nameless += "!(e.ariaLabel || e.labels?.length || e.textContent.trim())).length"
+        assert await tab.run(nameless) == 0
+
+        await tab.choose(long)
+        await tab.until(f"{SAYS}.startsWith('Separates')")
+        begun = time.monotonic()
+        await tab.run("document.getElementById('cancel').click()")
+        await tab.until(f"{SAYS} === 'Cancelled.'")
+        assert time.monotonic() - begun < 3  # on a busy machine
+        assert [path.name for path in server.glob(f"{PREFIX}*/*")] == ["lock"]
+
+        asked = [e["params"]["request"]["url"] for e in tab.events if "request" in e["params"]]
+        assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
+        assert [e for e in tab.events if e["method"] == "Runtime.exceptionThrown"] == []
+        await tab.choose(long)
+        await tab.until(f"{SAYS}.startsWith('Separates')")
+        await tab.call("Page.close")
+        begun = time.monotonic()
+        while len(list(server.glob(f"{PREFIX}*/*"))) > 1:
+            assert time.monotonic() - begun < 10
+            await asyncio.sleep(0.05)
+        reading.cancel()
+
+
+@pytest.mark.timeout(900)  # on a busy machine
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_visit_from_upload_to_the_closing_of_the_tab(
+    make_recording: MakeRecording, folder: Path
+) -> None:
+    assert CHROMIUM is not None
+    short, long = make_recording("short.wav", seconds=2.0), make_recording("long.wav", seconds=900)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    source = str(Path(package.__file__).parents[1])
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": source}
+    command = [sys.executable, "-m", "dpcl", "web", "--no-browser", "--port", "0"]
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    options += [
+        f"--user-data-dir={folder / 'profile'}",
+        "--autoplay-policy=no-user-gesture-required",
+    ]
+    with (
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen([CHROMIUM, *options], stderr=subprocess.PIPE, text=True) as browser,
+    ):
+        try:
+            assert server.stdout is not None and browser.stderr is not None
+            lines = iter(browser.stderr.readline, "")
+            port = next(m[1] for line in lines if (m := re.search(r"ws://[\d.]+:(\d+)/", line)))
+            threading.Thread(target=browser.stderr.read, daemon=True).start()
+            address = server.stdout.readline().strip()
+            asyncio.run(visit(address, port, short, long, temporary))
+        finally:
+            browser.kill()
+            server.kill()

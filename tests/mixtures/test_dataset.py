@@ -1,0 +1,79 @@
+"""Data sets as corpora: every form of a recording, splits, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from dpcl.errors import InputError
+from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.dataset import write_corpus
+
+SAMPLES = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
+
+
+def flac() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, SAMPLES, 8000, format="FLAC")
+    return file.getvalue()
+
+
+def test_bytes_paths_and_samples_become_a_corpus(tmp_path: Path) -> None:
+    own = tmp_path / "own.wav"
+    soundfile.write(own, SAMPLES, 8000)
+    rows = {
+        "train": [
+            {"speaker_id": 1, "sex": "Female", "audio": {"bytes": flac(), "path": "x.flac"}},
+            {"speaker_id": 2, "sex": "M", "audio": {"bytes": None, "path": str(own)}},
+        ],
+        "validation": [
+            {"speaker_id": 3, "sex": "?", "audio": {"array": SAMPLES, "sampling_rate": 8000}},
+            {"speaker_id": 1, "sex": "f", "audio": {"bytes": flac(), "path": None}},
+        ],
+    }
+    index = write_corpus(rows, tmp_path / "corpus", gender="sex")
+    found = read_corpus(tmp_path / "corpus")
+    assert {(u.speaker, u.gender, u.split) for u in found.utterances} == {
+        ("1", "f", "valid"),
+        ("2", "m", "train"),
+        ("3", "", "valid"),
+    }
+    assert {u.seconds for u in found.utterances} == {1.0}
+    with pytest.raises(InputError, match="exists; give another folder"):
+        write_corpus(rows, index.parent)
+
+
+def test_bad_data_sets_are_one_sentence(tmp_path: Path) -> None:
+    row = {"speaker_id": 1, "audio": {"bytes": flac(), "path": None}}
+    with pytest.raises(InputError, match=r"row 0: has no column 'who'; name one of speaker_id"):
+        write_corpus([row], tmp_path / "a", speaker="who")
+    with pytest.raises(InputError, match="row 0: holds no audio"):
+        write_corpus([{**row, "audio": "words"}], tmp_path / "a")
+    with pytest.raises(InputError, match="holds no rows"):
+        write_corpus([], tmp_path / "a")
+    assert not (tmp_path / "a" / "index.csv").exists()
+
+
+def test_a_data_set_of_the_library_is_asked_for_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its columns of audio are decoded otherwise, which needs a further package."""
+
+    class Rows(list[dict[str, object]]):
+        features = ("audio", "speaker_id")
+
+        def cast_column(self, column: str, kind: object) -> Rows:
+            assert (column, kind) == ("audio", {"decode": False})
+            return Rows({**row, "audio": {"bytes": flac(), "path": "a.flac"}} for row in self)
+
+    library = types.ModuleType("datasets")
+    library.Audio = lambda **options: options  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    write_corpus(Rows({"speaker_id": who, "audio": object()} for who in "xy"), tmp_path)
+    assert sorted(u.speaker for u in read_corpus(tmp_path).utterances) == ["x", "y"]
