@@ -15,7 +15,7 @@ SMOOTH = 3  # frames over which levels and probabilities are averaged
 # Levels in dB. A source is active above all of these limits.
 BELOW_OWN = -28.0  # relative to its own loud level
 BELOW_ALL = -45.0  # relative to the loud level of all sources
-BELOW_LOUDEST = -14.0  # relative to the loudest source of the frame: fainter is leakage
+BELOW_LOUDEST = -8.0  # relative to the loudest source of the frame: fainter is leakage
 ABOVE_FLOOR = 6.0  # above the floor of the recording
 BELOW_LOUD = -10.0  # highest limit that the floor sets, relative to the loud level
 LOUD, QUIET = 0.95, 0.1  # quantiles of frames: loud level and floor
