@@ -67,7 +67,10 @@ def table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-RUN = ("experiment", "tiny", "--corpus", "corpus", "--out", "out", "--workers", 1)
+RUN = (
+    *("experiment", "tiny", "--corpus", "corpus", "--out", "out", "--workers", 1),
+    *("--lists", "lists", "--recipes", "recipes"),
+)
 
 
 def test_all_systems_are_trained_scored_and_shown_and_a_second_run_does_nothing(

@@ -27,7 +27,7 @@ def test_there_is_an_experiment_for_every_condition() -> None:
     assert set(experiment_names()) == {
         "two-speakers", "three-speakers", "three-given-speakers", "same-speaker", "adaptation",
         "levels", "embedding-size", "layer-size", "activation", "local-clustering", "baselines",
-        "conditions", "extensions", "readme",
+        "conditions", "extensions", "meetings", "readme",
     }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_every_system_is_there_and_every_recipe_takes_its_changes(name: str) -> 
     for system in experiment.systems:
         assert set(system.published) <= set(experiment.lists)
         if system.recipe is None:
-            find_method(system.separator or system.name)
+            find_method(system.name)
             continue
         path = REPOSITORY / "recipes" / f"{system.recipe}.yaml"
         changes = [f"{key}={value}" for key, value in system.changes.items()]

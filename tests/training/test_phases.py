@@ -53,7 +53,7 @@ def refusal(path: Path | str, **options: str) -> str:
 @pytest.mark.parametrize(("path", "row"), ROWS)
 def test_every_recipe_in_the_repository_loads(path: Path, row: str | None) -> None:
     plan = read_plan(path, row=row)
-    assert plan.recipe.steps > 0
+    assert plan.phases
     assert plan.difference(read_plan(path, row=row)) is None
 
 
