@@ -118,9 +118,9 @@ class DeepClustering(Separator):
     def analyse(self, spectra: Tensor) -> Analysis:
         """Encode the frames of windows (W, 1, L, F): frames (W, L, H), magnitudes (W, L, F).
 
-        Loud tones and clicks are muted in the input of a network for talkers whose level is that of
-        the loudest bin. If all bins below 70 Hz are zero, the driver has removed them; they get
-        the mean of the training.
+        Loud tones and clicks are muted in the input of a network for talkers if its features are
+        relative to the loudest bin. If all bins below 70 Hz are zero, the driver has removed them;
+        they get the mean of the training.
         """
         magnitudes = spectra.abs().mean(1)  # (W, L, F)
         network, signal = self.model.network, self.model.settings.signal

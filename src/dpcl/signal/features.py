@@ -85,7 +85,7 @@ def level_log_magnitude(spectrum: Tensor, first: int, level: Tensor | None = Non
 def disturbed_frames(magnitude: Tensor, first: int) -> Tensor:
     """Find the frames that hold a loud tone, click or clap, and no speech.
 
-    Almost all energy of such a frame is in one line of the spectrum, or it is spread like that of
+    Almost all energy of such a frame is in one line of the spectrum, or it is spread as in
     white noise. Loud frames of speech have several harmonics.
 
     Args:
