@@ -9,6 +9,7 @@ def main() -> None:
     Programs that embed the command line call `dpcl.apps.cli.main`, which never ends their process
     and leaves their signals alone.
     """
+    process.open_closed_streams()
     process.end_cleanly_on_signals()
     try:
         cli.main()

@@ -29,7 +29,7 @@ model: {network: {layers: 1, width: 8, embedding: 4}}
 data: {only: null}
 stages: [{frames: 10, batch: 2, steps: 12}]
 validation: null
-checkpoint_minutes: 0
+checkpoint_minutes: 0.001
 precision: 32-true
 """
 
@@ -199,7 +199,7 @@ def attack_kills(folder: Path, number: int, seed: int) -> Iterator[Tally]:
         begun = time.monotonic()
         whole = run(COMMANDS[name], work, streams={0: str(work / "raw")})
         seconds = time.monotonic() - begun
-        tally.add("done", complaint(whole))
+        tally.add("done", complaint(whole) or (None if whole.status == 0 else f"{whole}"))
         for k in range(round(share * number)):
             draw = random.Random(f"{seed} kill {name} {k}")
             kind, after = draw.choice(SIGNALS), draw.uniform(0, 1.1 * seconds)

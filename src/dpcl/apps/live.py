@@ -71,9 +71,8 @@ def separate_live(
     check_sources(sources)
     if rate is not None:
         check_recording((1,), rate)
-    if sys.stdout is None or (sys.stdin is None and not microphone):  # <&- and >&- of a shell
-        name = "output" if sys.stdout is None else "input"
-        raise InputError(f"standard {name}: is closed; connect it to a pipe or a file")
+    if sys.stdin is None and not microphone:  # closed by the shell with <&-
+        raise InputError("standard input: is closed; pipe raw samples into `dpcl live`")
     if not microphone and sys.stdin.isatty():
         raise InputError(
             "standard input is a terminal; pipe raw samples into `dpcl live`, or use --microphone"

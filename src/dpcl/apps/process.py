@@ -43,6 +43,21 @@ def end_cleanly_on_signals() -> None:
         signal.signal(number, interrupt)
 
 
+def open_closed_streams() -> None:
+    """Connect standard streams that the shell closed (`>&-`) to the null device.
+
+    A file that is opened later would get the number of the stream, and what libraries print.
+    Standard input stays None, so that commands refuse to read it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            if number:
+                setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
 def interrupted() -> int:
     """Return the exit status of a command that a signal ended: 130 for Ctrl-C."""
     return 128 + _ended_by
