@@ -22,7 +22,7 @@ ATTACKS = {
     "recordings": (files.attack_recordings, 1000, 5),
     "documents": (files.attack_documents, 1000, 15),
     "lines": (commands.attack_command_lines, 1000, 6),
-    "streams": (commands.attack_streams, 31, 2),
+    "streams": (commands.attack_streams, 26, 2),
     "disks": (commands.attack_disks, 60, 1),
     "kills": (commands.attack_kills, 200, 2),
 }  # function, and number of attacks (of each container, of each document) in both forms
