@@ -62,8 +62,10 @@ def test_a_list_is_not_half_written(tmp_path: Path) -> None:
         write_list([ROW, None], tmp_path / "t.csv")  # type: ignore[list-item]
     assert (tmp_path / "t.csv").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    write_list([ROW], tmp_path / "new" / "t.csv")
+    assert (tmp_path / "new" / "t.csv").is_file()
     with pytest.raises(InputError, match="cannot be written"):
-        write_list([ROW], tmp_path / "none" / "t.csv")
+        write_list([ROW], tmp_path / "t.csv" / "t.csv")
 
 
 @pytest.mark.parametrize(
