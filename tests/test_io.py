@@ -76,3 +76,10 @@ def test_signals_that_end_a_command_leave_nothing(tmp_path: Path, name: str) -> 
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_atomically_into_a_temporary_folder(tmp_path: Path) -> None:
+    with io.folder_aside(tmp_path / "out") as folder:
+        with io.atomic(folder / "a.txt") as partial:  # the folder is locked already
+            partial.write_text("whole")
+        assert (folder / "a.txt").read_text() == "whole"

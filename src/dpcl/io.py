@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ Report = Callable[[Progress], None]
 # Names of temporary files and folders. They stand beside what they will become, never elsewhere.
 PREFIX, SUFFIX = ".dpcl-", ".part"
 _swept: set[Path] = set()  # folders that this process has cleared of abandoned ones
+_own: set[Path] = set()  # temporary files and folders that this process holds
 
 
 def no_report(progress: Progress) -> None:
@@ -121,7 +122,9 @@ def _temporary(parent: Path, folder: bool = False) -> Iterator[Path]:
     A process that is killed cannot remove it. So the owner holds a lock on it, and the next process
     that writes to `parent` removes those without an owner.
     """
-    with locked(parent):  # no other process removes it before its owner holds it
+    # No other process removes it before its owner holds it. A temporary folder of this process is
+    # locked already.
+    with nullcontext() if parent in _own else locked(parent):
         sweep(parent)
         if folder:
             path = Path(tempfile.mkdtemp(SUFFIX, PREFIX, parent))
@@ -130,9 +133,11 @@ def _temporary(parent: Path, folder: bool = False) -> Iterator[Path]:
             os.close(descriptor)
             path = Path(name)
         held = _hold(path)
+        _own.add(path)
     try:
         yield path
     finally:
+        _own.discard(path)
         _remove(path)
         if held is not None:
             os.close(held)
