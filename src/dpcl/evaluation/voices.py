@@ -52,8 +52,8 @@ def equal_error_rate(same: NDArray[np.float64], different: NDArray[np.float64]) 
         different: similarities of pairs from two talkers.
 
     Example:
-        >>> equal_error_rate(np.array([0.9, 0.8, 0.3]), np.array([0.1, 0.2, 0.4]))
-        0.3333333333333333
+        >>> round(equal_error_rate(np.array([0.9, 0.8, 0.3]), np.array([0.1, 0.2, 0.4])), 3)
+        0.333
     """
     thresholds = np.unique(np.concatenate([same, different]))
     rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
