@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,6 +35,7 @@ def test_imports_are_not_searched_for_garbage_and_all_that_follows_is(
 
 
 def test_what_others_chose_about_garbage_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     with heavy_imports():  # torch is there: nothing to gain
         assert gc.isenabled()
     monkeypatch.delitem(sys.modules, "torch", raising=False)
@@ -57,6 +59,8 @@ def test_a_failing_import_leaves_the_search_on(monkeypatch: pytest.MonkeyPatch) 
 def test_no_process_leaves_while_a_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
+    count, others = threading.active_count, threading.active_count() - 1  # of earlier tests
+    monkeypatch.setattr(threading, "active_count", lambda: count() - others)
     working = threading.Event()
     thread = threading.Thread(target=working.wait)
     thread.start()

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import cheby2, firwin, kaiserord, oaconvolve, sosfilt
 from torch import Tensor
 
 from dpcl.signal.features import LOWEST
@@ -91,6 +90,8 @@ def split_low(blocks: Iterator[Tensor], sample_rate: int) -> Iterator[tuple[Tens
 
 def _parts(samples: NDArray[np.float32], taps: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
     """Return both parts of all samples that have half a filter of samples on either side."""
+    from scipy.signal import oaconvolve  # slow to import, and few recordings need it
+
     half = len(taps) // 2
     low = oaconvolve(samples, taps[None], mode="valid", axes=1).astype(np.float32)
     return torch.from_numpy(samples[:, half : samples.shape[1] - half] - low), torch.from_numpy(low)
@@ -99,6 +100,8 @@ def _parts(samples: NDArray[np.float32], taps: NDArray[np.float32]) -> tuple[Ten
 @lru_cache(maxsize=8)
 def _low_pass(sample_rate: int) -> NDArray[np.float32]:
     """Return the taps of the linear-phase low-pass filter, of odd number."""
+    from scipy.signal import firwin, kaiserord
+
     width = (EDGES[1] - EDGES[0]) / (sample_rate / 2)
     count, beta = kaiserord(DEPTH, width)
     taps = firwin(count | 1, sum(EDGES) / 2, window=("kaiser", beta), fs=sample_rate)
@@ -113,12 +116,16 @@ class HighPass:
     """
 
     def __init__(self, sample_rate: int) -> None:
+        from scipy.signal import cheby2
+
         depth = DEPTH - 20
         self._sections = cheby2(ORDER, depth, EDGES[0], "highpass", fs=sample_rate, output="sos")
         self._state = np.zeros((len(self._sections), 2))
 
     def push(self, block: Tensor) -> Tensor:
         """Filter the next samples (n,)."""
+        from scipy.signal import sosfilt
+
         if not len(block):
             return block
         filtered, self._state = sosfilt(self._sections, block.double().numpy(), zi=self._state)
