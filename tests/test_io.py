@@ -28,6 +28,12 @@ with folder_aside(out) as folder, atomic(out / "file.txt") as partial:
 """
 
 
+def obey() -> None:
+    """Take back that a shell in the background ignores signals."""
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def writing(out: Path, code: str = BUSY) -> subprocess.Popen[str]:
     """Start a process that is writing to `out`."""
     process = subprocess.Popen(
@@ -35,6 +41,7 @@ def writing(out: Path, code: str = BUSY) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(Path(dpcl.__file__).parents[1])},
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=obey,
     )
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
     return process
