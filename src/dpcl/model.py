@@ -23,6 +23,7 @@ from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
 from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
+from dpcl.networks.precision import expect_forks
 from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
 from dpcl.networks.voice import VoiceNetwork
 from dpcl.settings import Settings
@@ -378,6 +379,7 @@ def load_model(path: Path) -> Model:
         raise InputError(
             f"{path}: the deviation of a feature is not above 0; train or fetch the weights again"
         )
+    expect_forks()  # the tests of the weights above ran in threads
     return Model(settings, network.eval(), notes, activity, voice)
 
 

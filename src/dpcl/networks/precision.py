@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+@cache
+def expect_forks() -> None:
+    """Let processes that are forked from now on use one thread of torch.
+
+    They have no copy of the threads that torch has begun, and would wait for them for ever. A
+    process that has not begun any, such as Python's fork server, does not call this function.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.networks.precision import expect_forks
 from dpcl.separators.base import Analysis
 from dpcl.signal.windows import Windows
 
@@ -35,6 +35,7 @@ class Workers:
     """
 
     def __init__(self, number: int | None = None) -> None:
+        expect_forks()
         self._before = torch.get_num_threads()
         self.number = number or self._before
         self._pool = ThreadPoolExecutor(self.number, initializer=_begin)
@@ -67,15 +68,6 @@ def _begin() -> None:
     """Initialise a thread: both settings belong to the thread."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-
-
-def _after_fork() -> None:
-    """Use one thread in a forked process: it has no copy of the threads that torch waits for."""
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class WindowCache:
