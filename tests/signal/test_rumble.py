@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.signal import firwin, kaiserord, oaconvolve
 from torch import Tensor
 
 from dpcl.recordings.recording import InMemory, scan
-from dpcl.signal.rumble import HighPass, bins_below, low_power, split_low
+from dpcl.signal.rumble import DEPTH, HighPass, bins_below, low_power, split_low
 
 
 def tone(hertz: float, rate: int, seconds: float = 2.0) -> Tensor:
@@ -64,3 +65,15 @@ def test_the_filter_of_a_stream_depends_on_no_blocks() -> None:
 
 def test_bins_below() -> None:
     assert [bins_below(8000, window) for window in (512, 320, 64)] == [5, 3, 1]
+
+
+def test_the_filter_is_that_of_scipy() -> None:
+    samples = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32)
+    count, beta = kaiserord(DEPTH, 25 / 4000)
+    wanted = firwin(count | 1, 72.5, window=("kaiser", beta), fs=8000)
+    below = np.concatenate(
+        [low for _, low in split_low(iter([torch.from_numpy(samples)]), 8000)], 1
+    )
+    inner = slice(len(wanted), -len(wanted))  # the ends are mirrored
+    same = oaconvolve(samples, wanted[None], mode="same", axes=1)
+    np.testing.assert_allclose(below[:, inner], same[:, inner], atol=1e-6)
