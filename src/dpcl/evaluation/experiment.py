@@ -166,11 +166,7 @@ def _run_conditions(
         there, settings, lists, places.corpus, places.cache, workers or _cores(), report
     )
     files = conditions_report(experiment, results)
-    write_files(places.out, files)
-    missing = [name for name, separator in named.items() if separator is None]
-    notes = tuple(f"{name} is not trained; add --train" for name in missing)
-    outputs = tuple(places.out / name for name in files)
-    return Done(outputs, conditions_markdown(experiment, results), notes)
+    return _written(files, places.out, conditions_markdown(experiment, results), named)
 
 
 def _run_meetings(
@@ -193,11 +189,15 @@ def _run_meetings(
     there = {name: separator for name, separator in named.items() if separator is not None}
     results = score_meetings(experiment, there, places.corpus, limit, workers or _cores(), report)
     files = meetings_report(experiment, results)
-    write_files(places.out, files)
+    return _written(files, places.out, meetings_markdown(experiment, results), named)
+
+
+def _written(files: dict[str, str], out: Path, table: str, named: dict[str, str | None]) -> Done:
+    """Write the files of a report; a note names each system without weights."""
+    write_files(out, files)
     missing = [name for name, separator in named.items() if separator is None]
     notes = tuple(f"{name} is not trained; add --train" for name in missing)
-    outputs = tuple(places.out / name for name in files)
-    return Done(outputs, meetings_markdown(experiment, results), notes)
+    return Done(tuple(out / name for name in files), table, notes)
 
 
 def _cores() -> int:
