@@ -1,4 +1,4 @@
-"""Local clustering: segments of 100 frames by themselves, in the order of the references."""
+"""Local clustering: short segments by themselves, in the order of the references."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from dpcl.separators.base import Context, WindowSeparator, need_number
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.masks import masks_from_centroids
 
-SEGMENT = 100  # approximate number of frames of a segment
+SEGMENT = 100  # usual number of frames of a segment
 
 
 class LocalClustering(WindowSeparator):
-    """Deep clustering of segments of about 100 frames, joined by an oracle.
+    """Deep clustering of short segments, joined by an oracle.
 
     The references decide which cluster of a segment is which source. So the score is the one of a
-    network that does not need to keep sources apart over time.
+    network that need not know the voices for longer than a segment.
 
     Args:
         name: name of the separator, for error messages.
         model: model whose network has an embedding head.
         context: context of the mixture, with references.
+        segment: approximate number of frames of a segment.
 
     Raises:
         InputError: The context has no references.
@@ -31,14 +32,14 @@ class LocalClustering(WindowSeparator):
     Source: Hershey et al. 2016, section 4 ("local" clustering).
     """
 
-    def __init__(self, name: str, model: Model, context: Context) -> None:
+    def __init__(self, name: str, model: Model, context: Context, segment: int = SEGMENT) -> None:
         """Raise InputError for a context without references."""
         if context.references is None:
             raise InputError(
                 f"{name}: needs the references of the mixture; use it with `dpcl evaluate`"
             )
         separator = DeepClustering(model)
-        self.name, self.separator = name, separator
+        self.name, self.separator, self.segment = name, separator, segment
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.references = separator.stft(context.references)  # (C, L, F)
         self.default_sources = len(context.references)
@@ -51,7 +52,7 @@ class LocalClustering(WindowSeparator):
         vectors = self.separator.embed(encoded).view(frames, bins, -1)
         weights = self.separator.weights(magnitude).view(frames, bins)
         ideal = self.references[:, start : start + frames]
-        segments = max(1, round(frames / SEGMENT))
+        segments = max(1, round(frames / self.segment))
         parts = zip(
             vectors.tensor_split(segments),
             weights.tensor_split(segments),
