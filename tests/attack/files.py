@@ -218,7 +218,7 @@ def _documents(folder: Path) -> dict[str, tuple[str, str | bytes, Callable[[Path
     from dpcl.mixtures.condition_lists import read_conditions
     from dpcl.mixtures.corpus import read_corpus
     from dpcl.mixtures.lists import read_list, render_mixture
-    from dpcl.mixtures.manifests import read_manifest
+    from dpcl.mixtures.utterances import read_manifest
     from dpcl.model import load_model
     from dpcl.training.phases import read_plan
 

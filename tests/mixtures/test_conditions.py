@@ -20,8 +20,7 @@ from dpcl.mixtures.conditions import (
     ConditionParts,
     prepare_conditions,
 )
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus, read_corpus
 from dpcl.mixtures.rows import MixtureRow, SourceRow
 
 RATE, SAMPLES = 8000, 4000

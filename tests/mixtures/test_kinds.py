@@ -14,11 +14,10 @@ import yaml
 from pydantic import ValidationError
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.lists import MixtureRow, SourceRow, read_list, render_mixture, write_list
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
 from dpcl.mixtures.rows import NoiseRow
 from dpcl.mixtures.stream import TrainingMixtures
 

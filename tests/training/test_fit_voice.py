@@ -11,8 +11,7 @@ import torch
 
 from dpcl.errors import InputError
 from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.model import Model, load_model, save_model
 from dpcl.networks.voice import VoiceNetwork

@@ -30,8 +30,8 @@ from dpcl.mixtures.backgrounds import (
 )
 from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
 from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
 from dpcl.mixtures.mixing import draw_gains_db
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
 from dpcl.mixtures.room_bank import Range, RoomBank, room_bank
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures

@@ -14,9 +14,9 @@ from dpcl.errors import InputError
 from dpcl.mixtures.backgrounds import coloured_noise
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.mixing import PEAK
-from dpcl.mixtures.parts import read_part
 from dpcl.mixtures.room_bank import room_responses
-from dpcl.mixtures.utterance import Utterance
+from dpcl.mixtures.utterances import Utterance
+from dpcl.signal.audio import read_part
 from dpcl.signal.level import active_level_db
 
 TURNS = 8.0, 30.0  # s, shortest and longest turn

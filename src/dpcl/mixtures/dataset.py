@@ -22,7 +22,7 @@ from dpcl.mixtures.index import (
     measure,
     write_index,
 )
-from dpcl.mixtures.parts import Part
+from dpcl.signal.audio import Part
 
 INDEX = "index.csv"  # index in the folder of the corpus
 # Names of splits, and the split of a corpus; other names are split by a hash of the talker.

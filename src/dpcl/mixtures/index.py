@@ -18,8 +18,8 @@ from pathlib import Path
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.corpus import COLUMNS, is_audio, measure_seconds
-from dpcl.mixtures.parts import Part, plain_seconds
 from dpcl.signal import av
+from dpcl.signal.audio import Part, plain_seconds
 
 SPLITS = ("train", "valid", "test")
 VALID_FROM, TEST_FROM = 0.8, 0.9  # hashes in [0, 1) at which valid and test begin; train below

@@ -22,7 +22,6 @@ from dpcl.mixtures.channels import (
 )
 from dpcl.mixtures.mixing import mix_sources, scale_to_peak
 from dpcl.mixtures.noise import add_noise, noise_paths, read_noise
-from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rendered import read_rendered, rendered_rows
 from dpcl.mixtures.rooms import reverberant
 from dpcl.mixtures.rows import (
@@ -37,7 +36,7 @@ from dpcl.mixtures.rows import (
 )
 from dpcl.mixtures.rows import MixtureRow as MixtureRow
 from dpcl.mixtures.rows import SourceRow as SourceRow
-from dpcl.signal.audio import write_audio
+from dpcl.signal.audio import parse_part, read_part, write_audio
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:

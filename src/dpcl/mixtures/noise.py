@@ -16,9 +16,8 @@ from dpcl.errors import InputError
 from dpcl.mixtures.backgrounds import coloured_noise
 from dpcl.mixtures.corpus import is_audio, measure_seconds, read_corpus
 from dpcl.mixtures.mixing import prolonged, scale_to_peak
-from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow
-from dpcl.signal.audio import resample
+from dpcl.signal.audio import parse_part, read_part, resample
 from dpcl.signal.level import active_level_db, normalise_to_level
 
 _PINK_RATE = 16000  # Hz, rate at which pink noise is drawn

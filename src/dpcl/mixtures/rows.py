@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from dpcl.errors import InputError
 from dpcl.mixtures.channels import Channel, parse_channel
 from dpcl.mixtures.kinds import kind_name
-from dpcl.mixtures.parts import parse_part
+from dpcl.signal.audio import parse_part
 
 COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
 # Columns of each source, with the suffix _1, _2, …; KIND_COLUMNS only in lists drawn by kind.

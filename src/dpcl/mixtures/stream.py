@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
+from dpcl.mixtures.corpus import PackedCorpus
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.mixing import draw_gains_db, gate_sources, scale_to_peak
-from dpcl.mixtures.packed import PackedCorpus
 from dpcl.signal.audio import resample
 
 SPEAKER_SECONDS = 60.0  # s; a speaker with more audio is not drawn more often

@@ -19,8 +19,7 @@ from dpcl.mixtures.conditions import (
     ConditionParts,
     prepare_conditions,
 )
-from dpcl.mixtures.corpus import Corpus, read_corpus
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.corpus import Corpus, PackedCorpus, pack_corpus, read_corpus
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.training.recipe import DataSettings, Recipe, Stage

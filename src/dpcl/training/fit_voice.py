@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report
 from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
-from dpcl.mixtures.corpus import Corpus
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.corpus import Corpus, pack_corpus
 from dpcl.model import Model
 from dpcl.networks.voice import VoiceNetwork
 from dpcl.training.phases import Fit

@@ -27,12 +27,11 @@ from dpcl.io import Progress, Report
 from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
 from dpcl.mixtures.conversation import converse
-from dpcl.mixtures.corpus import Corpus
+from dpcl.mixtures.corpus import Corpus, pack_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.kinds import Kinds
 from dpcl.mixtures.lists import render_mixture
 from dpcl.mixtures.mixing import gate_sources
-from dpcl.mixtures.packed import pack_corpus
 from dpcl.model import ConfidenceSettings, CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
