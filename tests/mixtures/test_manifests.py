@@ -15,7 +15,8 @@ import soundfile
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import check_files, read_list, render_mixture, write_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import check_files, render_mixture
 
 Dump = Callable[..., Path]
 RATE = 8000

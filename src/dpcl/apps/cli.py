@@ -294,8 +294,7 @@ def evaluate(
     from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
     from dpcl.io import refuse_existing
-    from dpcl.mixtures.lists import read_list
-    from dpcl.mixtures.rendered import rendered_root
+    from dpcl.mixtures.lists import read_list, rendered_root
     from dpcl.separators.registry import find_method
 
     rows = read_list(mixture_list)

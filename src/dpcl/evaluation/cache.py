@@ -27,7 +27,8 @@ from dpcl.evaluation.evaluate import score_mixture
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements
 from dpcl.evaluation.talkers import KnownTalkers, UnknownTalker
 from dpcl.io import Progress, Report, no_report
-from dpcl.mixtures.lists import MixtureRow, row_files
+from dpcl.mixtures.render import row_files
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.registry import LIVE, LOCAL, Method, find_method
 
 LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")  # packages that scores depend on

@@ -21,7 +21,8 @@ from dpcl.evaluation.metrics import score
 from dpcl.evaluation.summary import bootstrap_interval
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.condition_lists import Condition, ConditionLists
-from dpcl.mixtures.lists import MixtureRow, render_mixture
+from dpcl.mixtures.render import render_mixture
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.recordings.separate import separate_recording
 from dpcl.separators.base import Context
 from dpcl.separators.registry import find_method

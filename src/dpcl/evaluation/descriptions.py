@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import MixtureRow, read_list, write_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.settings import Settings
 
 DESCRIPTIONS = Path(__file__).parent.parent / "experiments"  # folder of the YAML files

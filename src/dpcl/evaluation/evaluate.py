@@ -21,7 +21,8 @@ from dpcl.evaluation.metrics import check_measures, perceptual_score, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.evaluation.talkers import KnownTalkers
 from dpcl.io import Progress, Report, atomic, no_report
-from dpcl.mixtures.lists import MixtureRow, check_files, render_mixture
+from dpcl.mixtures.render import check_files, render_mixture
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.recordings.separate import separate_recording
 from dpcl.separators.base import Context, Separation
 from dpcl.separators.registry import Method

@@ -27,7 +27,8 @@ from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summari
 from dpcl.io import Report, no_report, refuse_existing
 from dpcl.mixtures.condition_lists import derive_lists, read_conditions
 from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.lists import MixtureRow, check_files
+from dpcl.mixtures.render import check_files
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.registry import find_method
 
 EXAMPLES = 2  # mixtures of a list that are shown

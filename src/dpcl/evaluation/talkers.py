@@ -22,7 +22,7 @@ import torch
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Utterance, read_corpus
-from dpcl.mixtures.lists import MixtureRow, SourceRow
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 from dpcl.separators.registry import Method
 from dpcl.signal.audio import read_mono
 

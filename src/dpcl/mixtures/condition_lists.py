@@ -18,7 +18,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.channels import Channel, parse_channel
 from dpcl.mixtures.lists import read_list
 from dpcl.mixtures.noise import draw_babble, draw_pink
-from dpcl.mixtures.room_bank import shortest_rt60
+from dpcl.mixtures.rooms import shortest_rt60
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.settings import Settings, read_settings
 

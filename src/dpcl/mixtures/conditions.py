@@ -19,7 +19,11 @@ from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
 from dpcl.io import Report, no_report
-from dpcl.mixtures.backgrounds import (
+from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
+from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
+from dpcl.mixtures.drawing import draw_gains_db
+from dpcl.mixtures.noise import (
     HISS_SNR_DB,
     OWN_ROOM,
     SLOPE,
@@ -28,11 +32,7 @@ from dpcl.mixtures.backgrounds import (
     read_sounds,
     swelling,
 )
-from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
-from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
-from dpcl.mixtures.mixing import draw_gains_db
-from dpcl.mixtures.room_bank import Range, RoomBank, room_bank
+from dpcl.mixtures.rooms import Range, RoomBank, room_bank
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 

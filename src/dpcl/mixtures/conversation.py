@@ -11,13 +11,12 @@ from scipy.signal import oaconvolve
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.mixtures.backgrounds import coloured_noise
 from dpcl.mixtures.corpus import Corpus
-from dpcl.mixtures.mixing import PEAK
-from dpcl.mixtures.room_bank import room_responses
+from dpcl.mixtures.noise import coloured_noise
+from dpcl.mixtures.rooms import room_responses
 from dpcl.mixtures.utterances import Utterance
 from dpcl.signal.audio import read_part
-from dpcl.signal.level import active_level_db
+from dpcl.signal.level import PEAK, active_level_db
 
 TURNS = 8.0, 30.0  # s, shortest and longest turn
 PAUSES = 5.0, 40.0  # s, shortest and longest pause of a talker

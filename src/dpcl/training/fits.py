@@ -28,10 +28,9 @@ from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus, pack_corpus
-from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.kinds import Kinds
-from dpcl.mixtures.lists import render_mixture
-from dpcl.mixtures.mixing import gate_sources
+from dpcl.mixtures.drawing import Kinds, draw_list
+from dpcl.mixtures.render import render_mixture
+from dpcl.mixtures.stream import gate_sources
 from dpcl.model import ConfidenceSettings, CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording

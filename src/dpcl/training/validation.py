@@ -11,7 +11,9 @@ from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import MixtureRow, read_list, render_mixture, row_files
+from dpcl.mixtures.lists import read_list
+from dpcl.mixtures.render import render_mixture, row_files
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.model import Model
 from dpcl.networks.base import EmbeddingNetwork
 from dpcl.recordings.separate import separate_recording
