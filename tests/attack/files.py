@@ -215,7 +215,7 @@ def _document(
 def _documents(folder: Path) -> dict[str, tuple[str, str | bytes, Callable[[Path], Any]]]:
     """Return suffix, content and reader of each kind of document."""
     from dpcl.apps.bulk import COLUMNS, _done
-    from dpcl.mixtures.condition_lists import read_conditions
+    from dpcl.evaluation.descriptions import read_conditions
     from dpcl.mixtures.corpus import read_corpus
     from dpcl.mixtures.lists import read_list
     from dpcl.mixtures.render import render_mixture

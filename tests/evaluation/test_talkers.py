@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.evaluation.evaluate import evaluate
-from dpcl.evaluation.talkers import KnownTalkers
+from dpcl.evaluation.evaluate import KnownTalkers, evaluate
 from dpcl.mixtures.rows import MixtureRow, SourceRow
 from dpcl.separators.base import Context, WindowSeparator
 from dpcl.separators.registry import Method, find_method

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.evaluation.voices import equal_error_rate, rejected_at, score_voices
+from dpcl.evaluation.diarisation import equal_error_rate, rejected_at, score_voices
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import load_model
 from dpcl.networks.voice import VoiceNetwork

@@ -122,8 +122,7 @@ def show_file(
         import matplotlib
 
         from dpcl.evaluation.figures import STYLE
-        from dpcl.evaluation.page import draw_page
-        from dpcl.evaluation.picture import picture_of
+        from dpcl.evaluation.picture import draw_page, picture_of
         from dpcl.separators.registry import build
 
         separator = build(model, device=device)

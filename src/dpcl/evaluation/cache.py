@@ -23,9 +23,8 @@ from typing import Any, TypeVar
 import torch
 
 from dpcl.errors import InputError
-from dpcl.evaluation.evaluate import score_mixture
+from dpcl.evaluation.evaluate import KnownTalkers, UnknownTalker, score_mixture
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements
-from dpcl.evaluation.talkers import KnownTalkers, UnknownTalker
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.render import row_files
 from dpcl.mixtures.rows import MixtureRow

@@ -32,7 +32,7 @@ from dpcl.evaluation.figures import (
     principal_components,
 )
 from dpcl.evaluation.metrics import best_permutation
-from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
+from dpcl.evaluation.picture import AFFINITY_SECONDS, busiest
 from dpcl.io import folder_aside
 from dpcl.mixtures.render import render_mixture
 from dpcl.mixtures.rows import MixtureRow
