@@ -27,8 +27,8 @@ from dpcl.networks.precision import expect_forks
 from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
 from dpcl.networks.voice import VoiceNetwork
 from dpcl.settings import Settings
-from dpcl.signal.bins import Weighting
 from dpcl.signal.features import (
+    Weighting,
     first_bin,
     level_log_magnitude,
     log_magnitude,

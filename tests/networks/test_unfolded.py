@@ -23,8 +23,7 @@ from dpcl.objectives.masks import mask_inference_loss, phase_sensitive_targets
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.base import Link
 from dpcl.separators.deep_clustering import Clusters, DeepClustering
-from dpcl.signal.bins import bin_weights
-from dpcl.signal.features import log_magnitude
+from dpcl.signal.features import bin_weights, log_magnitude
 from dpcl.signal.stft import STFT
 
 STFT_ = STFT(64, 16)

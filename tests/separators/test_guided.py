@@ -28,7 +28,7 @@ from dpcl.separators.diarise import (
     window_seeds,
 )
 from dpcl.separators.guided import GuidedClustering
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 HOP = 0.032
 RATE = 8000

@@ -38,7 +38,7 @@ from dpcl.mixtures.render import render_mixture
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.base import Context
 from dpcl.signal.audio import write_audio
-from dpcl.signal.bins import ideal_assignments
+from dpcl.signal.features import ideal_assignments
 from dpcl.signal.stft import STFT
 
 if TYPE_CHECKING:

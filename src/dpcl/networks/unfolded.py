@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from dpcl.clustering.kmeans import following_kmeans, hard_start, soft_kmeans
 from dpcl.networks.enhancement import BLSTMEnhancement, DualPathEnhancement
 from dpcl.settings import Settings
-from dpcl.signal.bins import Weighting, bin_weights
-from dpcl.signal.features import FLOOR
+from dpcl.signal.features import FLOOR, Weighting, bin_weights
 
 
 class UnfoldedSettings(Settings):

@@ -42,12 +42,10 @@ from dpcl.separators.limits import (
     sources_or_alias,
 )
 from dpcl.separators.registry import build
-from dpcl.signal.band import Band
+from dpcl.signal.band import Band, bins_below, split_low
 from dpcl.signal.channels import party_masks, power_mean
 from dpcl.signal.features import first_bin
-from dpcl.signal.rumble import bins_below, split_low
-from dpcl.signal.stft import BlockISTFT, BlockSTFT
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import BlockISTFT, BlockSTFT, Windows
 
 ANALYSED, LINKED = 0.5, 0.9  # approximate shares of the time after these two steps
 VALUES = 1 << 22  # values of the masked spectra in one block

@@ -16,8 +16,7 @@ from dpcl.recordings.recording import as_floats
 from dpcl.separators.limits import check_recording, check_sources, sources_or_alias
 from dpcl.separators.online import OnlineDeepClustering, StreamState
 from dpcl.separators.registry import load_network
-from dpcl.signal.band import Band
-from dpcl.signal.rumble import HighPass
+from dpcl.signal.band import Band, HighPass
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant

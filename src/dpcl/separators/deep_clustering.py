@@ -35,9 +35,15 @@ from dpcl.separators.masks import (
     masks_from_centroids,
     match_order,
 )
-from dpcl.signal.bins import bin_weights, level_weights
-from dpcl.signal.features import FLOOR, first_bin, loud_level, without_disturbances
-from dpcl.signal.rumble import bins_below
+from dpcl.signal.band import bins_below
+from dpcl.signal.features import (
+    FLOOR,
+    bin_weights,
+    first_bin,
+    level_weights,
+    loud_level,
+    without_disturbances,
+)
 
 # Frames embedded at a time. Their embeddings fit into a processor's cache, which is a third faster
 # than a whole window. A multiple of the strides of the activity and voice networks.

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.agglomerative import cluster_directions, smooth_posteriors
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the next
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next

@@ -29,7 +29,7 @@ from dpcl.separators.diarise import (
     window_seeds,
 )
 from dpcl.separators.masks import mask_logits
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 FLOOR = 1e-5  # least prior of a talker in the masks
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 POINTS = 200_000  # approximate number of embeddings that are clustered
 STRETCH = 0.5  # s, length of a stretch, in which one source may be alone

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.separators.base import Context, WindowSeparator, need_number
-from dpcl.signal.bins import ideal_assignments
+from dpcl.signal.features import ideal_assignments
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 8000  # Hz

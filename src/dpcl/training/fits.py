@@ -38,7 +38,7 @@ from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.linking import STRETCH
 from dpcl.settings import read_settings
 from dpcl.shipped import find_file
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 from dpcl.training.batches import read_data
 from dpcl.training.fit_activity import fit_activity
 from dpcl.training.fit_voice import fit_voice

@@ -19,8 +19,14 @@ from dpcl.objectives.masks import (
     phase_sensitive_targets,
     waveform_approximation_loss,
 )
-from dpcl.signal.bins import bin_weights, ideal_assignments, level_weights
-from dpcl.signal.features import first_bin, level_log_magnitude, loud_level
+from dpcl.signal.features import (
+    bin_weights,
+    first_bin,
+    ideal_assignments,
+    level_log_magnitude,
+    level_weights,
+    loud_level,
+)
 from dpcl.signal.stft import STFT
 from dpcl.training.recipe import MaskObjective, Recipe
 

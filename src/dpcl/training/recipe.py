@@ -15,7 +15,7 @@ from dpcl.mixtures.drawing import Kinds
 from dpcl.model import ModelSettings
 from dpcl.objectives import OBJECTIVES
 from dpcl.settings import Settings
-from dpcl.signal.bins import Weighting
+from dpcl.signal.features import Weighting
 
 NonNegative = Annotated[float, Field(ge=0)]
 
