@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpcl.clustering.confidence import CUES as CONFIDENCE_CUES
 from dpcl.clustering.count import CUES, FRAME_CUES
+from dpcl.clustering.count import CUES as CONFIDENCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
 from dpcl.networks.activity import TalkerActivity
@@ -212,7 +212,7 @@ class CountSettings(Settings):
 class ConfidenceSettings(Settings):
     """Estimate of the sources' SI-SDR, fitted by the phase `fit: confidence` of a recipe."""
 
-    # Intercept and one coefficient per cue, see dpcl.clustering.confidence
+    # Intercept and one coefficient per cue, see dpcl.clustering.count
     coefficients: tuple[float, ...] = Field(
         min_length=1 + CONFIDENCE_CUES, max_length=1 + CONFIDENCE_CUES
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dpcl.clustering.confidence import BEST, CUES, confidence_cues, estimate_si_sdr, fit_confidence
+from dpcl.clustering.count import BEST, CUES, confidence_cues, estimate_si_sdr, fit_confidence
 
 
 def cloud(spread: float, count: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

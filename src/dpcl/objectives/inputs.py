@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 4096  # number of bins per partial sum
-
 
 def weighted(embeddings: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Convert embeddings to float32 at least, and weights to shares of the item's weight.

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.confidence import confidence_cues, estimate_si_sdr
-from dpcl.clustering.count import count_sources, frame_cues
+from dpcl.clustering.count import confidence_cues, count_sources, estimate_si_sdr, frame_cues
 from dpcl.clustering.kmeans import kmeans
 from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError

@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpcl.clustering.confidence import BEST, WORST, confidence_cues, estimate_si_sdr
-from dpcl.clustering.confidence import fit_confidence as fit_ridge
-from dpcl.clustering.count import cues
+from dpcl.clustering.count import BEST, WORST, confidence_cues, cues, estimate_si_sdr
 from dpcl.clustering.count import fit as fit_network
+from dpcl.clustering.count import fit_confidence as fit_ridge
 from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
@@ -204,7 +203,7 @@ def fit_confidence(
         report: called with the mixtures that are done.
         data: conditions, the corpus of their backgrounds, and the cache.
 
-    Source of the cues: dpcl.clustering.confidence.
+    Source of the cues: dpcl.clustering.count.
     """
     separator = ConfidenceCuesOnly(replace(model, activity=None))
     rows, ratios, held_out = [], [], []
