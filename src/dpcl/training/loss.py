@@ -12,9 +12,10 @@ from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.networks.base import EmbeddingNetwork, Predictions
 from dpcl.objectives import OBJECTIVES, affinity_loss
 from dpcl.objectives.attractor import anchored_attractor_loss, attractors, deep_attractor_loss
-from dpcl.objectives.detection import background_loss, count_loss
 from dpcl.objectives.masks import (
     Norm,
+    background_loss,
+    count_loss,
     mask_inference_loss,
     phase_sensitive_targets,
     waveform_approximation_loss,
