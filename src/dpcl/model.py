@@ -17,7 +17,7 @@ from dpcl.clustering.count import CUES, FRAME_CUES
 from dpcl.clustering.count import CUES as CONFIDENCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
-from dpcl.networks.activity import TalkerActivity
+from dpcl.networks.activity import TalkerActivity, VoiceNetwork
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
@@ -25,7 +25,6 @@ from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.precision import expect_forks
 from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
-from dpcl.networks.voice import VoiceNetwork
 from dpcl.settings import Settings
 from dpcl.signal.features import (
     Weighting,

@@ -16,9 +16,8 @@ from torch.nn import functional
 from dpcl.clustering.kmeans import following_kmeans, hard_start, soft_kmeans
 from dpcl.model import Model, ModelSettings, NetworkSettings, load_model, save_model
 from dpcl.networks.base import EmbeddingNetwork, Heads
-from dpcl.networks.enhancement import DualPathEnhancement
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.networks.unfolded import UnfoldedClustering
+from dpcl.networks.unfolded import DualPathEnhancement, UnfoldedClustering
 from dpcl.objectives.masks import mask_inference_loss, phase_sensitive_targets
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.base import Link

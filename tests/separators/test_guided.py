@@ -13,7 +13,7 @@ from torch.nn import functional
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, SignalSettings
 from dpcl.model import build_network as build
-from dpcl.networks.voice import VoiceNetwork
+from dpcl.networks.activity import VoiceNetwork
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import registry

@@ -14,7 +14,7 @@ from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.model import Model, load_model, save_model
-from dpcl.networks.voice import VoiceNetwork
+from dpcl.networks.activity import VoiceNetwork
 from dpcl.training import fit_voice as module
 from dpcl.training.fit_voice import SPANS, draw_spans, fit_voice
 from dpcl.training.phases import Fit

@@ -18,8 +18,19 @@ from dpcl.io import Progress, Report
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus
 from dpcl.model import Model
-from dpcl.networks.activity import SOFT, STRIDE, TalkerActivity, cluster_cues, together, voice_cues
-from dpcl.networks.voice import HOP, SIZE, VOICE_STRIDE, Voices, around
+from dpcl.networks.activity import (
+    HOP,
+    SIZE,
+    SOFT,
+    STRIDE,
+    VOICE_STRIDE,
+    TalkerActivity,
+    Voices,
+    around,
+    cluster_cues,
+    together,
+    voice_cues,
+)
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation
 from dpcl.separators.base import Analyses, Analysis, Link

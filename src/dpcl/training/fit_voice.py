@@ -21,7 +21,7 @@ from dpcl.io import Progress, Report
 from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
 from dpcl.mixtures.corpus import Corpus, pack_corpus
 from dpcl.model import Model
-from dpcl.networks.voice import VoiceNetwork
+from dpcl.networks.activity import VoiceNetwork
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
