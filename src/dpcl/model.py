@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpcl.clustering.count import CUES, FRAME_CUES
-from dpcl.clustering.count import CUES as CONFIDENCE_CUES
+from dpcl.clustering.count import CUES, FRAME_CUES, SOURCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
 from dpcl.networks.activity import TalkerActivity, VoiceNetwork
@@ -212,9 +211,7 @@ class ConfidenceSettings(Settings):
     """Estimate of the sources' SI-SDR, fitted by the phase `fit: confidence` of a recipe."""
 
     # Intercept and one coefficient per cue, see dpcl.clustering.count
-    coefficients: tuple[float, ...] = Field(
-        min_length=1 + CONFIDENCE_CUES, max_length=1 + CONFIDENCE_CUES
-    )
+    coefficients: tuple[float, ...] = Field(min_length=1 + SOURCE_CUES, max_length=1 + SOURCE_CUES)
     error_db: float = Field(ge=0)  # mean absolute error on mixtures that the fit did not use
 
 

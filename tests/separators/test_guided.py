@@ -18,8 +18,9 @@ from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import registry
 from dpcl.separators.base import Context, Segment, Timeline
-from dpcl.separators.diarise import (
+from dpcl.separators.guided import (
     STRIDE,
+    GuidedClustering,
     Summary,
     find_talkers,
     local_seeds,
@@ -27,7 +28,6 @@ from dpcl.separators.diarise import (
     owned,
     window_seeds,
 )
-from dpcl.separators.guided import GuidedClustering
 from dpcl.signal.stft import Windows
 
 HOP = 0.032

@@ -24,9 +24,8 @@ from dpcl.apps.console import (
     progress,
 )
 from dpcl.apps.found import find_recordings, list_omitted
-from dpcl.errors import InputError, need_package
+from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Progress, Report, no_report
-from dpcl.separators.limits import check_sources
 
 
 def bulk(

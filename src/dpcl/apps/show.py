@@ -19,9 +19,8 @@ from dpcl.apps.console import (
     progress,
     screen,
 )
-from dpcl.errors import InputError, need_package
+from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Report, no_report
-from dpcl.separators.limits import check_sources
 
 
 def show(

@@ -27,20 +27,20 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dpcl.errors import InputError
-from dpcl.io import Progress, Report, as_report, no_report
-from dpcl.recordings.cache import WindowCache, Workers
-from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
-from dpcl.recordings.timeline import LevelMeter, estimate_timeline
-from dpcl.separators.base import Link, Separation, Separator, Timeline
-from dpcl.separators.limits import (
+from dpcl.errors import (
     MOST_CHANNELS,
     MOST_SOURCES,
+    InputError,
     check_mixture,
     check_recording,
     check_sources,
     sources_or_alias,
 )
+from dpcl.io import Progress, Report, as_report, no_report
+from dpcl.recordings.cache import WindowCache, Workers
+from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
+from dpcl.recordings.timeline import LevelMeter, estimate_timeline
+from dpcl.separators.base import Link, Separation, Separator, Timeline
 from dpcl.separators.registry import build
 from dpcl.signal.band import Band, bins_below, split_low
 from dpcl.signal.channels import party_masks, power_mean

@@ -24,11 +24,14 @@ from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_c
 from dpcl.networks.precision import fastest, input_dtype
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.base import Analyses, Analysis, Link, Separator, WindowSeparator
-from dpcl.separators.linking import STRETCH, Sample, Sampling, join_samples
 from dpcl.separators.masks import (
+    STRETCH,
+    Sample,
+    Sampling,
     active_masks,
     gate,
     geometric_mean,
+    join_samples,
     mask_logits,
     masks_from_centroids,
     match_order,

@@ -34,7 +34,7 @@ from dpcl.model import ConfidenceSettings, CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.linking import STRETCH
+from dpcl.separators.masks import STRETCH
 from dpcl.settings import read_settings
 from dpcl.shipped import find_file
 from dpcl.signal.stft import Windows
