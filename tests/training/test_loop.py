@@ -28,11 +28,9 @@ from dpcl.signal.features import ideal_assignments
 from dpcl.training import loop
 from dpcl.training.batches import Share, batches, prepare
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
-from dpcl.training.loop import train
+from dpcl.training.loop import Validation, learning_rate, train
 from dpcl.training.loss import batch_loss
-from dpcl.training.optimisers import learning_rate
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage
-from dpcl.training.validation import Validation
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")

@@ -22,7 +22,6 @@ from dpcl.io import Report, no_report
 from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
 from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
-from dpcl.mixtures.drawing import draw_gains_db
 from dpcl.mixtures.noise import (
     HISS_SNR_DB,
     OWN_ROOM,
@@ -35,6 +34,7 @@ from dpcl.mixtures.noise import (
 from dpcl.mixtures.rooms import Range, RoomBank, room_bank
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
+from dpcl.signal.level import draw_gains_db
 
 PEAK = 0.9  # of the loudest among mixture and sources
 RELATIVE_DB = 5.0  # between talkers of usual levels, see draw_gains_db

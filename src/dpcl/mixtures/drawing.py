@@ -19,6 +19,7 @@ from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
 from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition, kind_name
 from dpcl.settings import Settings
+from dpcl.signal.level import draw_gains_db
 
 ROUNDING = 0.01  # s, largest overstatement of a recording's length in an index
 
@@ -111,31 +112,6 @@ class Kinds(Settings):
                     )
                 found[group][named] = not entry.startswith("!")
         return found
-
-
-def draw_gains_db(
-    rng: np.random.Generator, num_sources: int, relative_level_db: float
-) -> NDArray[np.float64]:
-    """Draw gains in dB.
-
-    The level of the first of two talkers over the second is uniform within ± the relative level;
-    each gets half of it. Gains of three or more talkers are uniform within ± half the relative
-    level. The gain of a single talker is 0 dB.
-
-    Args:
-        rng: random numbers.
-        num_sources: number of sources C.
-        relative_level_db: largest difference of two talkers in dB.
-
-    Returns:
-        (C,) in dB.
-    """
-    if num_sources == 2:
-        half = rng.uniform(-relative_level_db, relative_level_db) / 2.0
-        return np.array([half, -half])
-    if num_sources == 1:
-        return np.zeros(1)
-    return rng.uniform(-relative_level_db / 2.0, relative_level_db / 2.0, num_sources)
 
 
 def draw_list(

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import PackedCorpus
-from dpcl.mixtures.drawing import Kinds, draw_gains_db
+from dpcl.mixtures.drawing import Kinds
 from dpcl.signal.audio import resample
-from dpcl.signal.level import scale_to_peak
+from dpcl.signal.level import draw_gains_db, scale_to_peak
 
 SPEAKER_SECONDS = 60.0  # s; a speaker with more audio is not drawn more often
 ATTEMPTS = 100  # number of attempts to draw talkers with different texts

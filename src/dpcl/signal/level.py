@@ -1,4 +1,4 @@
-"""Levels of signals: active speech level (ITU-T P.56, method B), and peaks of mixtures."""
+"""Levels of signals: active speech level (ITU-T P.56, method B), gains and peaks of mixtures."""
 
 from __future__ import annotations
 
@@ -189,3 +189,28 @@ def scale_to_peak(sources: NDArray[np.float32]) -> NDArray[np.float32]:
     if peak < np.finfo(np.float32).tiny:  # peak so small that the factor would be infinite
         return sources / np.float32(peak) * np.float32(PEAK) if peak > 0.0 else sources
     return sources * np.float32(PEAK / peak)
+
+
+def draw_gains_db(
+    rng: np.random.Generator, num_sources: int, relative_level_db: float
+) -> NDArray[np.float64]:
+    """Draw gains in dB.
+
+    The level of the first of two talkers over the second is uniform within ± the relative level;
+    each gets half of it. Gains of three or more talkers are uniform within ± half the relative
+    level. The gain of a single talker is 0 dB.
+
+    Args:
+        rng: random numbers.
+        num_sources: number of sources C.
+        relative_level_db: largest difference of two talkers in dB.
+
+    Returns:
+        (C,) in dB.
+    """
+    if num_sources == 2:
+        half = rng.uniform(-relative_level_db, relative_level_db) / 2.0
+        return np.array([half, -half])
+    if num_sources == 1:
+        return np.zeros(1)
+    return rng.uniform(-relative_level_db / 2.0, relative_level_db / 2.0, num_sources)

@@ -155,8 +155,7 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: Data
         )
     separator = CountCuesOnly(replace(model, activity=None))
     rows, counts, kinds = [], [], []
-    drawn, total = _drawn(separator.sample_rate, fit, corpus, data)
-    for example in drawn:
+    for example in _drawn(separator.sample_rate, fit, corpus, data, report):
         mixture = InMemory(example.mixture[None], separator.sample_rate)
         with RecordingSeparation(mixture, separator, most=1) as separation:
             separation.link()
@@ -165,7 +164,6 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: Data
         rows.append(prepared.found)
         counts.append(len(example.sources))
         kinds.append(example.kind)
-        report(Progress(len(rows), total, "mixtures"))
     number, kind = torch.tensor(counts), torch.tensor(kinds)
     importance = torch.tensor(SHARES)[kind] * prior[number - 1]
     each = kind * fit.most + number - 1  # every kind and number counts alike, however many
@@ -207,8 +205,7 @@ def fit_confidence(
     """
     separator = ConfidenceCuesOnly(replace(model, activity=None))
     rows, ratios, held_out = [], [], []
-    drawn, total = _drawn(separator.sample_rate, fit, corpus, data)
-    for index, example in enumerate(drawn):
+    for index, example in enumerate(_drawn(separator.sample_rate, fit, corpus, data, report)):
         separation = separate_recording(
             example.mixture, separator.sample_rate, separator, len(example.sources)
         )
@@ -220,7 +217,6 @@ def fit_confidence(
             rows.append(separator.found[own])
             ratios.append(si_sdr(separation.sources[own], references[audible]))
             held_out.append(torch.full((len(own),), index % FOLDS == 0))
-        report(Progress(index + 1, total, "mixtures"))
     cues, ratio, test = torch.cat(rows), torch.cat(ratios), torch.cat(held_out)
     guess = estimate_si_sdr(cues[test], fit_ridge(cues[~test], ratio[~test]))
     error = float((torch.tensor(guess) - ratio[test].clamp(WORST, BEST)).abs().mean())
@@ -231,13 +227,20 @@ def fit_confidence(
 
 
 def _drawn(
-    sample_rate: int, fit: Fit, corpus: Corpus, data: DataSettings
-) -> tuple[Iterator[Example], int]:
-    """Return the mixtures of a fit, and their number."""
+    sample_rate: int, fit: Fit, corpus: Corpus, data: DataSettings, report: Report
+) -> Iterator[Example]:
+    """Yield the mixtures of a fit; each is reported when the caller is done with it."""
     if data.conditions is None:
-        return _examples(sample_rate, fit, corpus), fit.most * (fit.mixtures * 2 + fit.number)
-    drawn = conditioned_examples(sample_rate, fit, corpus, data, data.conditions)
-    return drawn, fit.most * (fit.mixtures + fit.number)
+        drawn, total = (
+            _examples(sample_rate, fit, corpus),
+            fit.most * (fit.mixtures * 2 + fit.number),
+        )
+    else:
+        drawn = conditioned_examples(sample_rate, fit, corpus, data, data.conditions)
+        total = fit.most * (fit.mixtures + fit.number)
+    for done, example in enumerate(drawn, 1):
+        yield example
+        report(Progress(done, total, "mixtures"))
 
 
 def _examples(sample_rate: int, fit: Fit, corpus: Corpus) -> Iterator[Example]:
