@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import following_kmeans, hard_start, soft_kmeans
-from dpcl.networks.base import random_vectors
+from dpcl.networks.base import input_dtype, random_vectors
 from dpcl.networks.dual_path import band_count, overlapping_bands
 from dpcl.networks.lstm import lstm_layers
-from dpcl.networks.precision import input_dtype
 from dpcl.settings import Settings
 from dpcl.signal.features import FLOOR, Weighting, bin_weights
 

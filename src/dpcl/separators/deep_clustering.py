@@ -21,7 +21,8 @@ from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model
 from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_cues
-from dpcl.networks.precision import fastest, input_dtype
+from dpcl.networks.base import input_dtype
+from dpcl.networks.precision import fastest
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.base import Analyses, Analysis, Link, Separator, WindowSeparator
 from dpcl.separators.masks import (
