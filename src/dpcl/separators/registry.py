@@ -89,7 +89,7 @@ def find_method(name: str, device: str = "cpu") -> Method:
         return _guided(name, network, _file(model))
     separator = separator_of(network)
     if suffix == LOCAL:
-        from dpcl.separators.local import LocalClustering
+        from dpcl.separators.oracle import LocalClustering
 
         def local(context: Context) -> Separator:
             return LocalClustering(name, network, context)
