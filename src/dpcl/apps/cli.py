@@ -23,7 +23,6 @@ from dpcl.apps import (
     bulk,
     corpus,
     experiment,
-    export,
     live,
     mix,
     mix_sets,
@@ -32,7 +31,6 @@ from dpcl.apps import (
     serve,
     show,
     train,
-    web,
 )
 from dpcl.apps.console import (
     OUT,
@@ -354,7 +352,7 @@ def _evaluate_timelines(
 COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     separate,
     show.show,
-    web.web,
+    serve.web,
     serve.serve,
     live.live,
     bulk.bulk,
@@ -364,7 +362,7 @@ COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     train.train,
     evaluate,
     experiment.experiment,
-    export.export,
+    models.export,
 )
 for command in COMMANDS:
     if isinstance(command, typer.Typer):

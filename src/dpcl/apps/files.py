@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 import dpcl
-from dpcl.apps.found import expand_wildcards
+from dpcl.apps.console import expand_wildcards
 from dpcl.apps.process import heavy_imports
 from dpcl.errors import MOST_SOURCES, InputError, check_recording, check_sources
 from dpcl.io import (
