@@ -271,6 +271,14 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
 
 
+def test_the_learning_rate_is_held_before_it_falls() -> None:
+    settings = OptimiserSettings(learning_rate=0.1, warm_up=4, hold=0.5)
+    rates = [learning_rate(settings, step, 100) for step in range(101)]
+    assert set(rates[4:51]) == {0.1}
+    assert rates[75] == pytest.approx(0.05)
+    assert rates[100] == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize("warm_up", [0, 10, 50])
 def test_the_learning_rate_is_positive_and_bounded(warm_up: int) -> None:
     settings = OptimiserSettings(learning_rate=0.1, warm_up=warm_up)

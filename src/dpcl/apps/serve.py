@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import webbrowser
@@ -122,8 +121,10 @@ def run_server(
 
 def is_error(record: logging.LogRecord) -> bool:
     """Return False for requests that the end of the server cancelled: they are no errors."""
+    from asyncio import CancelledError  # at the top it would slow every `dpcl --help`
+
     error = record.exc_info[1] if record.exc_info else None
-    cancelled = isinstance(error, asyncio.CancelledError)
+    cancelled = isinstance(error, CancelledError)
     return not cancelled and not record.getMessage().startswith("Cancel ")
 
 

@@ -312,10 +312,11 @@ def follow(averaged: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
-    """Return the rate of a step: linear warm-up, then a half cosine down to `final`."""
+    """Return the rate of a step: linear warm-up, constant, then a half cosine down to `final`."""
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
-    share = (step - settings.warm_up) / max(1, steps - settings.warm_up)
+    first = max(settings.warm_up, round(settings.hold * steps))
+    share = max(0, step - first) / max(1, steps - first)
     cosine = 0.5 * (1 + math.cos(math.pi * share))
     return settings.learning_rate * (settings.final + (1 - settings.final) * cosine)
 

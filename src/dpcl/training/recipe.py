@@ -157,7 +157,7 @@ class Stage(Settings):
 
 
 class OptimiserSettings(Settings):
-    """Optimiser; warm-up, then a cosine down to `final`, over all stages."""
+    """Optimiser; warm-up, a constant rate, then a cosine down to `final`, over all stages."""
 
     # muon: orthogonal updates for matrices (Jordan et al. 2024), AdamW for the other weights
     kind: Literal["adam", "muon"] = "adam"
@@ -166,6 +166,7 @@ class OptimiserSettings(Settings):
     # Decay of a running average of the weights, which is scored and kept; 0: no average
     average: float = Field(default=0.0, ge=0, lt=1)
     warm_up: int = Field(default=0, ge=0)  # steps
+    hold: float = Field(default=0.0, ge=0, le=1)  # share of all steps before the rate falls
     final: float = Field(default=0.0, ge=0, le=1)  # last learning rate as a share of the highest
     clip: float | None = Field(default=None, gt=0)  # largest norm of the gradient
 
