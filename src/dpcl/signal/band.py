@@ -28,9 +28,7 @@ REACH = 0.9
 
 EDGES = 60.0, 85.0  # Hz, end of the part below and beginning of the part above
 DEPTH = 80.0  # dB, attenuation beyond both edges
-LOUD_SHARE = (
-    0.03  # least power below 70 Hz, relative to the power above, of a recording with rumble
-)
+LOUD_SHARE = 0.03  # least power below 70 Hz, relative to the rest, of a recording with rumble
 MEASURED_AT = 2000  # Hz, approximate sample rate at which the power is measured
 ORDER = 8  # of the causal high-pass filter
 
