@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from dpcl.mixtures.mixing import mix_sources
+from dpcl.mixtures.render import mix_sources
 from dpcl.signal.audio import read_mono
 
 SAMPLE_RATE = 16000

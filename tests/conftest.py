@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,70 +36,48 @@ def shared_audio() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a small network that was never trained: quick, and as strict as a good one."""
+TINY = {"network": {"layers": 1, "width": 8, "embedding": 6}}
+CAUSAL = {
+    "signal": {"window": 320, "hop": 160, "level": "running"},
+    "network": {"kind": "lstm", "layers": 2, "width": 12, "embedding": 3, "activation": "none"},
+    "masks": {"weighting": "magnitude", "sharpness": 5.0},
+}
+
+
+def write_model(path: Path, settings: dict[str, Any], mean: float = -4, std: float = 2) -> Path:
+    """Write a network that was never trained: quick, and as strict as a good one."""
     import torch
 
-    from dpcl.model import Model, ModelSettings, NetworkSettings, build_network, save_model
+    from dpcl.model import Model, ModelSettings, build_network, save_model
 
-    settings = ModelSettings(network=NetworkSettings(layers=1, width=8, embedding=6))
+    chosen = ModelSettings.model_validate(settings)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build_network(settings).eval()
-    network.mean.fill_(-4)
-    network.std.fill_(2)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_model(Model(settings, network, {}), path)
+        network = build_network(chosen).eval()
+    network.mean.fill_(mean)
+    network.std.fill_(std)
+    save_model(Model(chosen, network, {}), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small network."""
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.safetensors", TINY)
 
 
 @pytest.fixture(scope="session")
 def background_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a small network with a head for the background."""
-    import torch
-
-    from dpcl.model import Model, ModelSettings, NetworkSettings, build_network, save_model
-
-    settings = ModelSettings(
-        network=NetworkSettings(layers=1, width=8, embedding=6, background=True)
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build_network(settings).eval()
+    """Weights of a small network with a head for the background."""
+    settings = {"network": {**TINY["network"], "background": True}}
     path = tmp_path_factory.mktemp("model") / "background.safetensors"
-    save_model(Model(settings, network, {}), path)
-    return path
+    return write_model(path, settings, mean=0, std=1)
 
 
 @pytest.fixture(scope="session")
 def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a small network that hears forward in time only, as streams need it."""
-    import torch
-
-    from dpcl.model import (
-        MaskSettings,
-        Model,
-        ModelSettings,
-        NetworkSettings,
-        SignalSettings,
-        build_network,
-        save_model,
-    )
-
-    settings = ModelSettings(
-        signal=SignalSettings(window=320, hop=160, level="running"),
-        network=NetworkSettings(kind="lstm", layers=2, width=12, embedding=3, activation="none"),
-        masks=MaskSettings(weighting="magnitude", sharpness=5.0),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build_network(settings).eval()
-    network.mean.fill_(-4)
-    network.std.fill_(2)
-    path = tmp_path_factory.mktemp("model") / "causal.safetensors"
-    save_model(Model(settings, network, {}), path)
-    return path
+    """Weights of a small network that looks back in time only, as streams need it."""
+    return write_model(tmp_path_factory.mktemp("model") / "causal.safetensors", CAUSAL)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dpcl.apps.files import separate_file as separate_file
     from dpcl.errors import InputError as InputError
     from dpcl.evaluation.improvement import SISDRImprovement as SISDRImprovement
-    from dpcl.mixtures.dataset import write_corpus as write_corpus
+    from dpcl.mixtures.index import write_corpus as write_corpus
     from dpcl.recordings.separate import load_separator as load_separator
     from dpcl.recordings.separate import separate as separate
     from dpcl.recordings.stream import StreamSeparator as StreamSeparator
@@ -47,7 +47,7 @@ _HOMES = {
     "load_separator": "dpcl.recordings.separate",
     "separate": "dpcl.recordings.separate",
     "separate_file": "dpcl.apps.files",
-    "write_corpus": "dpcl.mixtures.dataset",
+    "write_corpus": "dpcl.mixtures.index",
     "objectives": "",
     "clustering": "",
 }

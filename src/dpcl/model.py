@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dpcl.clustering.confidence import CUES as CONFIDENCE_CUES
-from dpcl.clustering.count import CUES, FRAME_CUES
+from dpcl.clustering.count import CUES, FRAME_CUES, SOURCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
-from dpcl.networks.activity import TalkerActivity
+from dpcl.networks.activity import TalkerActivity, VoiceNetwork
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
@@ -25,10 +24,9 @@ from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.precision import expect_forks
 from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
-from dpcl.networks.voice import VoiceNetwork
 from dpcl.settings import Settings
-from dpcl.signal.bins import Weighting
 from dpcl.signal.features import (
+    Weighting,
     first_bin,
     level_log_magnitude,
     log_magnitude,
@@ -212,10 +210,8 @@ class CountSettings(Settings):
 class ConfidenceSettings(Settings):
     """Estimate of the sources' SI-SDR, fitted by the phase `fit: confidence` of a recipe."""
 
-    # Intercept and one coefficient per cue, see dpcl.clustering.confidence
-    coefficients: tuple[float, ...] = Field(
-        min_length=1 + CONFIDENCE_CUES, max_length=1 + CONFIDENCE_CUES
-    )
+    # Intercept and one coefficient per cue, see dpcl.clustering.count
+    coefficients: tuple[float, ...] = Field(min_length=1 + SOURCE_CUES, max_length=1 + SOURCE_CUES)
     error_db: float = Field(ge=0)  # mean absolute error on mixtures that the fit did not use
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dpcl.apps import bulk
-from dpcl.apps.found import find_recordings
+from dpcl.apps.console import find_recordings
 from dpcl.errors import InputError
 from dpcl.mixtures.index import Omitted
 

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from dpcl.evaluation import cache, conditions, descriptions, examples, experiment
-from dpcl.mixtures.lists import MixtureRow, SourceRow, write_list
+from dpcl.mixtures.lists import write_list
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 
 pytest.importorskip("fast_bss_eval")
 pytest.importorskip("matplotlib")

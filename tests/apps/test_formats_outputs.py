@@ -16,8 +16,8 @@ import pytest
 import soundfile
 
 from dpcl.apps import files as module
+from dpcl.apps.console import expand_wildcards
 from dpcl.apps.files import Separated, is_ours, separate_files
-from dpcl.apps.found import expand_wildcards
 from dpcl.errors import InputError
 from dpcl.signal.audio import read_audio
 

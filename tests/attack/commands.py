@@ -15,6 +15,7 @@ import soundfile
 import typer
 
 from tests.attack.harness import Ended, Tally, complaint, leftovers, run
+from tests.conftest import CAUSAL, TINY, write_model
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # The page and the cluster serve until they are ended; a training of a recipe takes minutes.
@@ -36,18 +37,6 @@ precision: 32-true
 
 def prepare(folder: Path) -> None:
     """Write the inputs of all commands: recordings, networks, a list, a recipe and a corpus."""
-    import torch
-
-    from dpcl.model import (
-        MaskSettings,
-        Model,
-        ModelSettings,
-        NetworkSettings,
-        SignalSettings,
-        build_network,
-        save_model,
-    )
-
     draw = np.random.default_rng(0)
     talk = draw.normal(0, 0.05, (8000 * 25, 2))  # three windows
     soundfile.write(folder / "talk.wav", talk, 8000)
@@ -62,23 +51,8 @@ def prepare(folder: Path) -> None:
             soundfile.write(speech / f"t{talker}" / f"{number}.wav", samples, 8000)
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "list.csv").write_text("id,list\n")
-    torch.manual_seed(0)
-    kinds: dict[str, dict[str, Any]] = {
-        "tiny": {"network": NetworkSettings(layers=1, width=8, embedding=6)},
-        "causal": {
-            "signal": SignalSettings(window=320, hop=160, level="running"),
-            "network": NetworkSettings(
-                kind="lstm", layers=1, width=8, embedding=3, activation="none"
-            ),
-            "masks": MaskSettings(weighting="magnitude", sharpness=5.0),
-        },
-    }
-    for name, parts in kinds.items():
-        settings = ModelSettings(**parts)
-        network = build_network(settings).eval()
-        network.mean.fill_(-4)
-        network.std.fill_(2)
-        save_model(Model(settings, network, {}), folder / f"{name}.safetensors")
+    write_model(folder / "tiny.safetensors", TINY)
+    write_model(folder / "causal.safetensors", CAUSAL)
 
 
 def attack_command_lines(folder: Path, number: int, seed: int) -> Iterator[Tally]:

@@ -215,10 +215,11 @@ def _document(
 def _documents(folder: Path) -> dict[str, tuple[str, str | bytes, Callable[[Path], Any]]]:
     """Return suffix, content and reader of each kind of document."""
     from dpcl.apps.bulk import COLUMNS, _done
-    from dpcl.mixtures.condition_lists import read_conditions
+    from dpcl.evaluation.descriptions import read_conditions
     from dpcl.mixtures.corpus import read_corpus
-    from dpcl.mixtures.lists import read_list, render_mixture
-    from dpcl.mixtures.manifests import read_manifest
+    from dpcl.mixtures.lists import read_list
+    from dpcl.mixtures.render import render_mixture
+    from dpcl.mixtures.utterances import read_manifest
     from dpcl.model import load_model
     from dpcl.training.phases import read_plan
 

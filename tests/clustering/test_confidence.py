@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dpcl.clustering.confidence import BEST, CUES, confidence_cues, estimate_si_sdr, fit_confidence
+from dpcl.clustering.count import (
+    BEST,
+    SOURCE_CUES,
+    confidence_cues,
+    estimate_si_sdr,
+    fit_confidence,
+)
 
 
 def cloud(spread: float, count: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -19,7 +25,7 @@ def cloud(spread: float, count: int = 2) -> tuple[torch.Tensor, torch.Tensor, to
 
 def test_cues_fall_where_clusters_mix() -> None:
     clear, mixed = (confidence_cues(*cloud(spread)) for spread in (0.1, 0.7))
-    assert clear.shape == (2, CUES)
+    assert clear.shape == (2, SOURCE_CUES)
     assert (clear[:, :3] > mixed[:, :3] + 0.1).all()  # closeness, margin, purity
     assert (clear[:, 5] > 0.99).all()  # the second clustering agrees
 
@@ -33,11 +39,11 @@ def test_one_source_and_a_source_without_points_have_finite_cues() -> None:
 
 def test_the_fit_finds_a_linear_relation_and_stays_within_limits() -> None:
     random = torch.Generator().manual_seed(0)
-    cues = torch.randn(400, CUES, generator=random, dtype=torch.float64)
+    cues = torch.randn(400, SOURCE_CUES, generator=random, dtype=torch.float64)
     cues[:, 6] = 2.0  # constant
     wanted = 5.0 + 3.0 * cues[:, 0] - cues[:, 4]
     coefficients = fit_confidence(cues, wanted)
     assert coefficients[1] == pytest.approx(3.0, abs=0.15) and coefficients[7] == 0
     found = torch.tensor(estimate_si_sdr(cues, coefficients))
     assert (found - wanted).abs().mean() < 0.15
-    assert estimate_si_sdr(1e6 * torch.ones(1, CUES), [0.0] + [1.0] * CUES) == [BEST]
+    assert estimate_si_sdr(1e6 * torch.ones(1, SOURCE_CUES), [0.0] + [1.0] * SOURCE_CUES) == [BEST]

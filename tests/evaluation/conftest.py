@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dpcl.mixtures.lists import MixtureRow, SourceRow
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 
 RATE = 8000
 # Dee speaks once only, and a mixture takes all of it: nobody can learn how she sounds.

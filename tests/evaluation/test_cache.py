@@ -19,7 +19,7 @@ from dpcl.evaluation.cache import (
     unknown_rows,
 )
 from dpcl.evaluation.evaluate import score_mixture
-from dpcl.mixtures.lists import MixtureRow
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.model import Model, load_model, save_model
 from dpcl.separators.registry import find_method
 

@@ -16,7 +16,8 @@ from dpcl.evaluation.descriptions import (
 )
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import MixtureRow, read_list, write_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.registry import find_method
 from dpcl.training.phases import read_plan
 

@@ -20,7 +20,8 @@ from dpcl.evaluation.metrics import score
 from dpcl.evaluation.summary import SourceResult, Summary, summarise, summary_table
 from dpcl.evaluation.summary import means as means_of
 from dpcl.io import Progress
-from dpcl.mixtures.lists import MixtureRow, SourceRow, render_mixture
+from dpcl.mixtures.render import render_mixture
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 from dpcl.recordings.separate import separate_recording
 from dpcl.separators.base import Analyses, Link, WindowSeparator
 from dpcl.separators.registry import Method, find_method, method_of

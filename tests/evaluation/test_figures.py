@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dpcl.evaluation import figures
 from dpcl.evaluation.figures import STYLE, Grid
-from dpcl.evaluation.page import Embedded, Picture, draw_page
+from dpcl.evaluation.picture import Embedded, Picture, draw_page
 from dpcl.signal.stft import STFT
 
 pytest.importorskip("matplotlib")

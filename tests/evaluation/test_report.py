@@ -14,7 +14,7 @@ from dpcl.evaluation.report import (
     tables_csv,
 )
 from dpcl.evaluation.summary import SourceResult
-from dpcl.mixtures.lists import MixtureRow, SourceRow
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 
 GENDERS = {"ann": "f", "bob": "m", "cy": "m"}
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.evaluation.evaluate import evaluate
-from dpcl.evaluation.talkers import KnownTalkers
-from dpcl.mixtures.lists import MixtureRow, SourceRow
+from dpcl.evaluation.evaluate import KnownTalkers, evaluate
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 from dpcl.separators.base import Context, WindowSeparator
 from dpcl.separators.registry import Method, find_method
 from dpcl.signal.stft import STFT

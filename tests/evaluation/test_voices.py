@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.evaluation.voices import equal_error_rate, rejected_at, score_voices
+from dpcl.evaluation.diarisation import equal_error_rate, rejected_at, score_voices
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import load_model
-from dpcl.networks.voice import VoiceNetwork
+from dpcl.networks.activity import VoiceNetwork
 
 
 def test_rates_of_known_distributions() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dpcl.mixtures.mixing import SHORTEST, gate_sources
+from dpcl.mixtures.stream import SHORTEST, gate_sources
 
 
 def test_as_many_talkers_a_window_as_drawn() -> None:

@@ -22,7 +22,8 @@ from dpcl.mixtures.channels import (
     parse_channel,
     shelved,
 )
-from dpcl.mixtures.lists import check_files, read_list, render_list, render_mixture, write_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import check_files, render_list, render_mixture
 from dpcl.mixtures.rows import MixtureRow, NoiseRow, SourceRow
 
 ROW = MixtureRow(

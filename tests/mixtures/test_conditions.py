@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 import dpcl.errors
 from dpcl.errors import InputError
-from dpcl.mixtures.backgrounds import BackgroundSettings, coloured_noise, mains_hum, read_sounds
 from dpcl.mixtures.condition_settings import BandSettings, CodecSettings, ConditionSettings
 from dpcl.mixtures.conditions import (
     ConditionedMixture,
@@ -20,8 +19,8 @@ from dpcl.mixtures.conditions import (
     ConditionParts,
     prepare_conditions,
 )
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus, read_corpus
+from dpcl.mixtures.noise import BackgroundSettings, coloured_noise, mains_hum, read_sounds
 from dpcl.mixtures.rows import MixtureRow, SourceRow
 
 RATE, SAMPLES = 8000, 4000

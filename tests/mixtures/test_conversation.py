@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.mixtures.conversation import PEAK, in_room, take_turns
+from dpcl.mixtures.conversation import in_room, take_turns
 from dpcl.mixtures.corpus import Corpus
+from dpcl.signal.level import PEAK
 
 RATE = 8000
 MakeCorpus = Callable[..., Corpus]

@@ -13,7 +13,7 @@ import soundfile
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.dataset import write_corpus
+from dpcl.mixtures.index import write_corpus
 
 SAMPLES = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
 

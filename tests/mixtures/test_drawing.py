@@ -10,7 +10,8 @@ import pytest
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, Utterance
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import read_list, render_mixture, write_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import render_mixture
 
 ROOT = Path("root")
 

@@ -14,12 +14,11 @@ import yaml
 from pydantic import ValidationError
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.kinds import Kinds
-from dpcl.mixtures.lists import MixtureRow, SourceRow, read_list, render_mixture, write_list
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
-from dpcl.mixtures.rows import NoiseRow
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus, read_corpus
+from dpcl.mixtures.drawing import Kinds, draw_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import render_mixture
+from dpcl.mixtures.rows import MixtureRow, NoiseRow, SourceRow
 from dpcl.mixtures.stream import TrainingMixtures
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -18,7 +18,8 @@ from dpcl.mixtures.librimix import (
     read_metadata,
     render_metadata,
 )
-from dpcl.mixtures.lists import read_list, render_mixture
+from dpcl.mixtures.lists import read_list
+from dpcl.mixtures.render import render_mixture
 
 HEADER = "mixture_ID,source_1_path,source_1_gain,source_2_path,source_2_gain,noise_path,noise_gain"
 LINE = "1-2-0_3-4-0,test-clean/1/2/1-2-0.flac,0.5,test-clean/3/4/3-4-0.flac,2.0,tt/n.wav,0.25"

@@ -11,14 +11,9 @@ import soundfile
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import (
-    MixtureRow,
-    SourceRow,
-    read_list,
-    render_list,
-    render_mixture,
-    write_list,
-)
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import render_list, render_mixture
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 from dpcl.signal.level import active_level_db
 
 COMMITTED = Path(__file__).resolve().parents[2] / "lists"

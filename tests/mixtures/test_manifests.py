@@ -13,10 +13,10 @@ import pytest
 import soundfile
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import check_files, read_list, render_mixture, write_list
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import check_files, render_mixture
 
 Dump = Callable[..., Path]
 RATE = 8000

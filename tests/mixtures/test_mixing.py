@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpcl.mixtures.mixing import draw_gains_db, mix_sources, scale_to_peak
-from dpcl.signal.level import active_level_db
+from dpcl.mixtures.render import mix_sources
+from dpcl.signal.level import active_level_db, draw_gains_db, scale_to_peak
 
 
 def noise(seed: int, length: int, gain: float = 1.0) -> np.ndarray:

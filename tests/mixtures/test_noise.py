@@ -8,8 +8,9 @@ import pytest
 import soundfile
 
 from dpcl.errors import InputError
-from dpcl.mixtures.lists import check_files, read_list, render_list, render_mixture, write_list
+from dpcl.mixtures.lists import read_list, write_list
 from dpcl.mixtures.noise import add_noise, draw_noise
+from dpcl.mixtures.render import check_files, render_list, render_mixture
 from dpcl.mixtures.rows import MixtureRow, NoiseRow, SourceRow
 from dpcl.signal.level import active_level_db
 

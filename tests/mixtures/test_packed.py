@@ -10,7 +10,7 @@ import soundfile
 
 from dpcl.errors import InputError
 from dpcl.io import Progress
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.corpus import pack_corpus
 from dpcl.signal.level import active_level_db
 
 SPEAKERS = [

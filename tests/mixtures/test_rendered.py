@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from dpcl.errors import InputError
-from dpcl.mixtures.lists import check_files, read_list, render_list, render_mixture
-from dpcl.mixtures.rendered import rendered_root
+from dpcl.mixtures.lists import read_list, rendered_root
+from dpcl.mixtures.render import check_files, render_list, render_mixture
 
 
 def write(path: Path, value: float, samples: int = 80, rate: int = 8000) -> None:

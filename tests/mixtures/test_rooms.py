@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from dpcl.errors import InputError
-from dpcl.mixtures.lists import read_list, render_mixture, write_list
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import render_mixture
 from dpcl.mixtures.rooms import draw_rooms, reverberant
 from dpcl.mixtures.rows import MixtureRow, RoomRow, SourceRow
 from dpcl.signal.level import active_level_db

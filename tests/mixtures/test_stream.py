@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dpcl.errors import InputError
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.signal.level import active_level_db
 

@@ -11,9 +11,9 @@ import soundfile
 from scipy.signal import resample_poly
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.lists import read_list, render_mixture, write_list
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.corpus import pack_corpus, read_corpus
+from dpcl.mixtures.lists import read_list, write_list
+from dpcl.mixtures.render import render_mixture
 from dpcl.mixtures.wsj0 import (
     WSJ0,
     ListedMixture,

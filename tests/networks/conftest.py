@@ -10,8 +10,7 @@ from torch import Tensor
 
 from dpcl.networks.base import EmbeddingNetwork
 from dpcl.objectives.affinity import affinity_loss
-from dpcl.signal.bins import bin_weights, ideal_assignments
-from dpcl.signal.features import log_magnitude
+from dpcl.signal.features import bin_weights, ideal_assignments, log_magnitude
 from dpcl.signal.stft import STFT
 
 Learning = Callable[[Callable[[int], EmbeddingNetwork], int, bool], list[float]]

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from dpcl.networks import precision
-from dpcl.networks.base import Heads
+from dpcl.networks.base import Heads, input_dtype
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.networks.precision import MULTIPLE, Precision, fastest, in_bfloat16, in_int8, input_dtype
+from dpcl.networks.precision import MULTIPLE, Precision, fastest, in_bfloat16, in_int8
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, times: dict[Precision, float]) -> Precision:

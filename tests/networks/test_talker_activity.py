@@ -13,11 +13,11 @@ from dpcl.networks.activity import (
     OF_VOICES,
     REACHES,
     TalkerActivity,
+    Voices,
     cluster_cues,
     together,
     voice_cues,
 )
-from dpcl.networks.voice import Voices
 
 FRAMES, BINS, SIZE = 120, 20, 4
 SHARE, OTHERS, OUTRIGHT, LIKE, UNLIKE = range(5)

@@ -16,15 +16,13 @@ from torch.nn import functional
 from dpcl.clustering.kmeans import following_kmeans, hard_start, soft_kmeans
 from dpcl.model import Model, ModelSettings, NetworkSettings, load_model, save_model
 from dpcl.networks.base import EmbeddingNetwork, Heads
-from dpcl.networks.enhancement import DualPathEnhancement
 from dpcl.networks.lstm import BLSTMEmbedding
-from dpcl.networks.unfolded import UnfoldedClustering
+from dpcl.networks.unfolded import DualPathEnhancement, UnfoldedClustering
 from dpcl.objectives.masks import mask_inference_loss, phase_sensitive_targets
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.base import Link
 from dpcl.separators.deep_clustering import Clusters, DeepClustering
-from dpcl.signal.bins import bin_weights
-from dpcl.signal.features import log_magnitude
+from dpcl.signal.features import bin_weights, log_magnitude
 from dpcl.signal.stft import STFT
 
 STFT_ = STFT(64, 16)

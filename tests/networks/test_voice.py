@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpcl.networks.voice import (
+from dpcl.networks.activity import (
     DEEPEST_DB,
     HOP,
     LAYERS,

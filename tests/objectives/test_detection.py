@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpcl.objectives.detection import background_loss, count_loss
+from dpcl.objectives.masks import background_loss, count_loss
 
 
 def test_sure_and_right_costs_nothing_and_sure_and_wrong_much() -> None:

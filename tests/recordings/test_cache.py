@@ -11,7 +11,7 @@ from torch import Tensor
 from dpcl.recordings import cache
 from dpcl.recordings.cache import WindowCache, Workers
 from dpcl.separators.base import Analysis
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 MANY = Windows(frames=100, longest=20, overlap=4)
 ONE = Windows(frames=15, longest=20, overlap=4)

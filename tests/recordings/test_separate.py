@@ -22,8 +22,7 @@ from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.registry import build
 from dpcl.signal.band import Band
-from dpcl.signal.stft import STFT
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import STFT, Windows
 
 RATES = (8000, 16000, 22050, 44100, 48000)
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,8 +16,7 @@ from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation
 from dpcl.separators.base import Analysis, WindowSeparator, link_by_overlap
 from dpcl.separators.registry import build
-from dpcl.signal.stft import STFT
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import STFT, Windows
 
 RATE = 8000
 SOURCES = 3

@@ -25,7 +25,7 @@ from dpcl.separators.base import Context, Link, Separation
 from dpcl.separators.deep_clustering import FEW, Clusters, DeepClustering
 from dpcl.separators.masks import LEAST_DB
 from dpcl.separators.registry import build
-from dpcl.signal.bins import ideal_assignments
+from dpcl.signal.features import ideal_assignments
 from dpcl.signal.stft import STFT
 
 

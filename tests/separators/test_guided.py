@@ -13,13 +13,14 @@ from torch.nn import functional
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, SignalSettings
 from dpcl.model import build_network as build
-from dpcl.networks.voice import VoiceNetwork
+from dpcl.networks.activity import VoiceNetwork
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import registry
 from dpcl.separators.base import Context, Segment, Timeline
-from dpcl.separators.diarise import (
+from dpcl.separators.guided import (
     STRIDE,
+    GuidedClustering,
     Summary,
     find_talkers,
     local_seeds,
@@ -27,8 +28,7 @@ from dpcl.separators.diarise import (
     owned,
     window_seeds,
 )
-from dpcl.separators.guided import GuidedClustering
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 HOP = 0.032
 RATE = 8000

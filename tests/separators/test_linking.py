@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpcl.separators import linking
-from dpcl.separators.linking import Sample, Sampling, join_samples
-from dpcl.signal.windows import Windows
+from dpcl.separators import masks as linking
+from dpcl.separators.masks import Sample, Sampling, join_samples
+from dpcl.signal.stft import Windows
 
 WINDOWS = Windows(frames=6000, longest=600, overlap=50)
 BINS, STRETCH = 33, 30

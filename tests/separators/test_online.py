@@ -23,7 +23,7 @@ from dpcl.model import (
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.online import OnlineDeepClustering
 from dpcl.separators.registry import build, load_network
-from dpcl.signal.bins import Weighting
+from dpcl.signal.features import Weighting
 
 
 def noises(seconds: float, seed: int = 0, batch: tuple[int, ...] = ()) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.signal.bins import Weighting, bin_weights, ideal_assignments
+from dpcl.signal.features import Weighting, bin_weights, ideal_assignments
 from dpcl.signal.stft import STFT
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dpcl.signal.bins import level_weights
 from dpcl.signal.features import (
     FLOOR,
     first_bin,
     level_log_magnitude,
+    level_weights,
     log_magnitude,
     loud_level,
     running_log_magnitude,

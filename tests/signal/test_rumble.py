@@ -9,7 +9,7 @@ from scipy.signal import firwin, kaiserord, oaconvolve
 from torch import Tensor
 
 from dpcl.recordings.recording import InMemory, scan
-from dpcl.signal.rumble import DEPTH, HighPass, bins_below, low_power, split_low
+from dpcl.signal.band import DEPTH, HighPass, bins_below, low_power, split_low
 
 
 def tone(hertz: float, rate: int, seconds: float = 2.0) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 windows = st.builds(
     lambda frames, longest, share: Windows(frames, longest, int(share * (longest - 1))),

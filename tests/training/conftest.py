@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from dpcl.mixtures.lists import MixtureRow, SourceRow, write_list
+from dpcl.mixtures.lists import write_list
+from dpcl.mixtures.rows import MixtureRow, SourceRow
 from dpcl.training.recipe import Recipe
 
 RATE = 2000

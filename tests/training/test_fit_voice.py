@@ -11,13 +11,12 @@ import torch
 
 from dpcl.errors import InputError
 from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.model import Model, load_model, save_model
-from dpcl.networks.voice import VoiceNetwork
-from dpcl.training import fit_voice as module
-from dpcl.training.fit_voice import SPANS, draw_spans, fit_voice
+from dpcl.networks.activity import VoiceNetwork
+from dpcl.training import fit_talkers as module
+from dpcl.training.fit_talkers import SPANS, draw_spans, fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -51,9 +50,9 @@ def test_the_number_of_a_talker_is_the_one_who_is_drawn(talkers: Path, tmp_path:
 def test_a_voice_network_is_fitted_saved_and_read(
     talkers: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 4)
-    monkeypatch.setattr(module, "WIDTH", 12)
-    monkeypatch.setattr(module, "SIZE", 6)
+    monkeypatch.setattr(module, "VOICE_BATCH", 4)
+    monkeypatch.setattr(module, "VOICE_WIDTH", 12)
+    monkeypatch.setattr(module, "VOICE_SIZE", 6)
     monkeypatch.setattr(module, "SECONDS", 0.5)
     monkeypatch.setattr(module, "SHORTEST", 0.2)
     conditions = ConditionSettings.model_validate(

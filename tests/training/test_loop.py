@@ -24,15 +24,13 @@ from dpcl.io import no_report
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.model import build_network, load_model
 from dpcl.objectives.affinity import affinity_loss
-from dpcl.signal.bins import ideal_assignments
+from dpcl.signal.features import ideal_assignments
 from dpcl.training import loop
 from dpcl.training.batches import Share, batches, prepare
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
-from dpcl.training.loop import train
+from dpcl.training.loop import Validation, learning_rate, train
 from dpcl.training.loss import batch_loss
-from dpcl.training.optimisers import learning_rate
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage
-from dpcl.training.validation import Validation
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")

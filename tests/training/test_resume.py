@@ -24,9 +24,8 @@ from dpcl.errors import InputError
 from dpcl.model import load_model
 from dpcl.training import loop
 from dpcl.training.checkpoint import latest_checkpoint
-from dpcl.training.loop import train
+from dpcl.training.loop import Validation, train
 from dpcl.training.recipe import Recipe
-from dpcl.training.validation import Validation
 
 pytest.importorskip("lightning")
 pytest.importorskip("tensorboard")
@@ -121,8 +120,8 @@ MOMENTS = {
     "at the boundary of the stages": ("dpcl.training.loop:batch_loss", 13, False),
     "in the second stage": ("dpcl.training.loop:batch_loss", 20, True),
     "in the last step": ("dpcl.training.loop:batch_loss", 24, False),
-    "before a row is written": ("dpcl.training.loop:RunLog.write", 2, False),
-    "after a row is written": ("dpcl.training.loop:RunLog.write", 3, True),
+    "before a row is written": ("dpcl.training.checkpoint:RunLog.write", 2, False),
+    "after a row is written": ("dpcl.training.checkpoint:RunLog.write", 3, True),
     "before the best weights are written": ("dpcl.training.loop:save_model", 1, False),
     "between best weights and checkpoint": ("dpcl.training.loop:save_model", 1, True),
     "before the first checkpoint": ("dpcl.training.checkpoint:torch.save", 1, False),
@@ -130,7 +129,7 @@ MOMENTS = {
     "within the last checkpoint": ("dpcl.training.checkpoint:torch.save", -1, False),
     "before the last checkpoint has its name": ("dpcl.training.checkpoint:Path.rename", -1, False),
     "when the last checkpoint has its name": ("dpcl.training.checkpoint:Path.rename", -1, True),
-    "in the validation": ("dpcl.training.validation:Validation.si_sdri", 4, False),
+    "in the validation": ("dpcl.training.loop:Validation.si_sdri", 4, False),
 }
 
 

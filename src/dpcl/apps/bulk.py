@@ -21,12 +21,12 @@ from dpcl.apps.console import (
     MaxSources,
     ModelName,
     Sources,
+    find_recordings,
+    list_omitted,
     progress,
 )
-from dpcl.apps.found import find_recordings, list_omitted
-from dpcl.errors import InputError, need_package
+from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Progress, Report, no_report
-from dpcl.separators.limits import check_sources
 
 
 def bulk(

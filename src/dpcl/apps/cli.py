@@ -23,7 +23,6 @@ from dpcl.apps import (
     bulk,
     corpus,
     experiment,
-    export,
     live,
     mix,
     mix_sets,
@@ -32,7 +31,6 @@ from dpcl.apps import (
     serve,
     show,
     train,
-    web,
 )
 from dpcl.apps.console import (
     OUT,
@@ -294,8 +292,7 @@ def evaluate(
     from dpcl.evaluation.evaluate import summary_document
     from dpcl.evaluation.summary import summary_table
     from dpcl.io import refuse_existing
-    from dpcl.mixtures.lists import read_list
-    from dpcl.mixtures.rendered import rendered_root
+    from dpcl.mixtures.lists import read_list, rendered_root
     from dpcl.separators.registry import find_method
 
     rows = read_list(mixture_list)
@@ -355,7 +352,7 @@ def _evaluate_timelines(
 COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     separate,
     show.show,
-    web.web,
+    serve.web,
     serve.serve,
     live.live,
     bulk.bulk,
@@ -365,7 +362,7 @@ COMMANDS: tuple[typer.Typer | Callable[..., None], ...] = (
     train.train,
     evaluate,
     experiment.experiment,
-    export.export,
+    models.export,
 )
 for command in COMMANDS:
     if isinstance(command, typer.Typer):

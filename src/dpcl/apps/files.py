@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 import dpcl
-from dpcl.apps.found import expand_wildcards
+from dpcl.apps.console import expand_wildcards
 from dpcl.apps.process import heavy_imports
-from dpcl.errors import InputError
+from dpcl.errors import MOST_SOURCES, InputError, check_recording, check_sources
 from dpcl.io import (
     Progress,
     Report,
@@ -28,7 +28,6 @@ from dpcl.io import (
     no_report,
     refuse_existing,
 )
-from dpcl.separators.limits import MOST_SOURCES, check_recording, check_sources
 from dpcl.signal.formats import check_output, mpg123_silenced, output_subtype
 from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter

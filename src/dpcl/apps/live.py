@@ -11,8 +11,7 @@ import typer
 
 from dpcl.apps.console import screen
 from dpcl.apps.process import heavy_imports
-from dpcl.errors import InputError, missing_package
-from dpcl.separators.limits import check_recording, check_sources
+from dpcl.errors import InputError, check_recording, check_sources, missing_package
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from dpcl.errors import InputError
 from dpcl.io import Report, no_report
 
 if TYPE_CHECKING:
-    from dpcl.mixtures.lists import MixtureRow
+    from dpcl.mixtures.rows import MixtureRow
 
 
 app = typer.Typer(name="mix", help="Draw mixture lists from a corpus, and render them as audio.")
@@ -68,7 +68,7 @@ def draw(
     refuse_existing(out, force)
     found_kinds = None
     if kinds is not None:
-        from dpcl.mixtures.kinds import Kinds
+        from dpcl.mixtures.drawing import Kinds
         from dpcl.settings import read_settings
 
         found_kinds = read_settings(Kinds, kinds)
@@ -233,7 +233,7 @@ def render_files(
         InputError: An output folder exists and `force` is False, a folder cannot be written, or
             `render_list` refuses a row.
     """
-    from dpcl.mixtures.lists import render_list
+    from dpcl.mixtures.render import render_list
 
     sources = max(len(row.sources) for row in rows)
     names = ["mix", *(f"s{k + 1}" for k in range(sources))]

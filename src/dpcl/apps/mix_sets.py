@@ -16,7 +16,7 @@ from dpcl.io import Progress, Report, no_report
 
 if TYPE_CHECKING:
     from dpcl.mixtures.librimix import Kind as LibriMixKind
-    from dpcl.mixtures.mixing import Mode
+    from dpcl.mixtures.render import Mode
 
 
 class Kind(str, Enum):

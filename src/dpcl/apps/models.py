@@ -1,4 +1,4 @@
-"""`dpcl models`: the models that ship and those of the hub; their cards, download and upload."""
+"""`dpcl models`: models that ship and models of the hub, their cards; `dpcl export`: as ONNX."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from dpcl.apps.console import complete_model, print_json, screen
-from dpcl.errors import InputError
+from dpcl.apps.console import Force, complete_model, print_json, screen
+from dpcl.errors import InputError, need_package
 from dpcl.hub import SCHEME, cached_models, discard, fetch, publish
 from dpcl.shipped import ShippedModel, shipped_models, weights_path
 
@@ -145,3 +145,36 @@ def _body(text: str) -> str:
     if not text.startswith("---\n"):
         return text
     return text.partition("\n---\n")[2].lstrip()
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="Shipped model, or a .safetensors file.", metavar="MODEL")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (.onnx).")],
+    force: Force = False,
+) -> None:
+    """Write a network as an ONNX file: magnitudes of a mixture in, an embedding per bin out.
+
+    The file's metadata holds the settings of STFT, k-means and masks, which the calling program
+    computes. A network for streams takes one frame at a time.
+
+    Example: **dpcl export default --out default.onnx**
+    """
+    from dpcl.io import folder_aside, refuse_existing
+
+    if out.suffix.lower() != ".onnx":
+        raise InputError(f"{out}: this suffix is no known format; end the name in .onnx")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder, not a file; give another --out")
+    refuse_existing(out, force)
+    need_package("onnx", "ONNX files need", "onnx")
+
+    from dpcl.separators.onnx_graph import onnx_graph
+    from dpcl.separators.registry import load_network
+
+    graph = onnx_graph(load_network(model))
+    with folder_aside(out.parent) as folder:
+        (folder / out.name).write_bytes(graph)
+        (folder / out.name).replace(out)
+    print(out)

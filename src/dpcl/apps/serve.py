@@ -1,4 +1,4 @@
-"""`dpcl serve`: separate recordings over HTTP, for programs; `dpcl web` adds the page."""
+"""`dpcl serve`: separate recordings over HTTP, for programs; `dpcl web`: the same with a page."""
 
 from __future__ import annotations
 
@@ -138,3 +138,24 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(
             f"{host}:{port} cannot be used ({reason}); give another --port or --host"
         ) from error
+
+
+def web(
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    workers: Workers = 1,
+    waiting: Waiting = 100,
+    max_megabytes: MaxMegabytes = 500.0,
+    max_minutes: MaxMinutes = 60.0,
+    keep_minutes: KeepMinutes = 60.0,
+) -> None:
+    """Serve a page: drop a recording or record one, play its sources together, save them.
+
+    Recordings stay on this computer, in a private folder that is removed when the visit ends. The
+    interface of `dpcl serve` is served too. Press Ctrl-C to stop.
+
+    Example: **dpcl web --port 8000**
+    """
+    limits = max_megabytes, 60 * max_minutes, 60 * keep_minutes
+    run_server(host, port, (), True, workers, waiting, limits, browser=browser)

@@ -31,8 +31,7 @@ from starlette.websockets import WebSocketDisconnect
 
 import dpcl
 from dpcl.apps.jobs import Job, Jobs, Order
-from dpcl.errors import InputError, need_package
-from dpcl.separators.limits import check_sources
+from dpcl.errors import InputError, check_sources, need_package
 from dpcl.shipped import find_file, shipped_models
 
 # Annotations here are evaluated, because FastAPI reads those of nested functions.

@@ -19,9 +19,8 @@ from dpcl.apps.console import (
     progress,
     screen,
 )
-from dpcl.errors import InputError, need_package
+from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Report, no_report
-from dpcl.separators.limits import check_sources
 
 
 def show(
@@ -122,8 +121,7 @@ def show_file(
         import matplotlib
 
         from dpcl.evaluation.figures import STYLE
-        from dpcl.evaluation.page import draw_page
-        from dpcl.evaluation.picture import picture_of
+        from dpcl.evaluation.picture import draw_page, picture_of
         from dpcl.separators.registry import build
 
         separator = build(model, device=device)

@@ -15,7 +15,7 @@ from dpcl.apps.console import Force, progress, screen
 from dpcl.io import Progress
 
 if TYPE_CHECKING:
-    from dpcl.training.loop import LogRow
+    from dpcl.training.checkpoint import LogRow
 
 
 def train(

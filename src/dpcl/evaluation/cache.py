@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 import torch
 
 from dpcl.errors import InputError
-from dpcl.evaluation.evaluate import score_mixture
+from dpcl.evaluation.evaluate import KnownTalkers, UnknownTalker, score_mixture
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements
-from dpcl.evaluation.talkers import KnownTalkers, UnknownTalker
 from dpcl.io import Progress, Report, no_report
-from dpcl.mixtures.lists import MixtureRow, row_files
+from dpcl.mixtures.render import row_files
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.registry import Method, find_method, split_name
 
 LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")  # packages that scores depend on

@@ -32,12 +32,13 @@ from dpcl.evaluation.figures import (
     principal_components,
 )
 from dpcl.evaluation.metrics import best_permutation
-from dpcl.evaluation.page import AFFINITY_SECONDS, busiest
+from dpcl.evaluation.picture import AFFINITY_SECONDS, busiest
 from dpcl.io import folder_aside
-from dpcl.mixtures.lists import MixtureRow, render_mixture
+from dpcl.mixtures.render import render_mixture
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.base import Context
 from dpcl.signal.audio import write_audio
-from dpcl.signal.bins import ideal_assignments
+from dpcl.signal.features import ideal_assignments
 from dpcl.signal.stft import STFT
 
 if TYPE_CHECKING:

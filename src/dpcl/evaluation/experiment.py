@@ -10,7 +10,13 @@ from pathlib import Path
 from dpcl.errors import InputError, need_package
 from dpcl.evaluation.cache import ScoreStore, Work, score_all, spread, unknown_rows
 from dpcl.evaluation.conditions import conditions_markdown, conditions_report, score_conditions
-from dpcl.evaluation.descriptions import Experiment, System, find_list
+from dpcl.evaluation.descriptions import (
+    Experiment,
+    System,
+    derive_lists,
+    find_list,
+    read_conditions,
+)
 from dpcl.evaluation.evaluate import write_files, write_results
 from dpcl.evaluation.examples import render_estimate, render_reference
 from dpcl.evaluation.meetings import meetings_markdown, meetings_report, score_meetings
@@ -25,9 +31,9 @@ from dpcl.evaluation.report import (
 )
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
 from dpcl.io import Report, no_report, refuse_existing
-from dpcl.mixtures.condition_lists import derive_lists, read_conditions
 from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.lists import MixtureRow, check_files
+from dpcl.mixtures.render import check_files
+from dpcl.mixtures.rows import MixtureRow
 from dpcl.separators.registry import find_method
 
 EXAMPLES = 2  # mixtures of a list that are shown

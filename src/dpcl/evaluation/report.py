@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from dpcl.evaluation.descriptions import Experiment, System
 from dpcl.evaluation.summary import Means, SourceResult, cell, means, title
-from dpcl.mixtures.lists import MixtureRow
+from dpcl.mixtures.rows import MixtureRow
 
 ALL = "all"  # name of the group of all results
 LEVELS = (-5.0, -3.0, -1.0, 1.0, 3.0, 5.0)  # edges of the bins of relative levels, dB

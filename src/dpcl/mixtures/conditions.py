@@ -19,7 +19,10 @@ from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
 from dpcl.io import Report, no_report
-from dpcl.mixtures.backgrounds import (
+from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
+from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
+from dpcl.mixtures.noise import (
     HISS_SNR_DB,
     OWN_ROOM,
     SLOPE,
@@ -28,13 +31,10 @@ from dpcl.mixtures.backgrounds import (
     read_sounds,
     swelling,
 )
-from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
-from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.mixing import draw_gains_db
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
-from dpcl.mixtures.room_bank import Range, RoomBank, room_bank
+from dpcl.mixtures.rooms import Range, RoomBank, room_bank
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
+from dpcl.signal.level import draw_gains_db
 
 PEAK = 0.9  # of the loudest among mixture and sources
 RELATIVE_DB = 5.0  # between talkers of usual levels, see draw_gains_db

@@ -11,13 +11,12 @@ from scipy.signal import oaconvolve
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.mixtures.backgrounds import coloured_noise
 from dpcl.mixtures.corpus import Corpus
-from dpcl.mixtures.mixing import PEAK
-from dpcl.mixtures.parts import read_part
-from dpcl.mixtures.room_bank import room_responses
-from dpcl.mixtures.utterance import Utterance
-from dpcl.signal.level import active_level_db
+from dpcl.mixtures.noise import coloured_noise
+from dpcl.mixtures.rooms import room_responses
+from dpcl.mixtures.utterances import Utterance
+from dpcl.signal.audio import read_part
+from dpcl.signal.level import active_level_db, scale_to_peak
 
 TURNS = 8.0, 30.0  # s, shortest and longest turn
 PAUSES = 5.0, 40.0  # s, shortest and longest pause of a talker
@@ -62,12 +61,11 @@ def converse(
         InputError: The corpus has fewer speakers, or a file cannot be read.
     """
     rng = np.random.default_rng(seed)
-    speakers = _speakers(corpus, talkers)
-    names = [str(name) for name in rng.choice(sorted(speakers), talkers, replace=False)]
-    total = round(60 * minutes * sample_rate)
-    sources = np.zeros((talkers, total), np.float32)
-    for number, (name, source) in enumerate(zip(names, sources, strict=True)):
-        speech = _speech(speakers[name], rng, sample_rate)
+    chosen = _draw_talkers(corpus, talkers, rng)
+    sources = np.zeros((talkers, round(60 * minutes * sample_rate)), np.float32)
+    total = sources.shape[1]
+    for number, (utterances, source) in enumerate(zip(chosen.values(), sources, strict=True)):
+        speech = _speech(utterances, rng, sample_rate)
         gain = 10 ** (rng.uniform(-SPREAD_DB, SPREAD_DB) / 20)
         place = total // 6 if number == talkers - 1 else 0
         used = 0
@@ -79,7 +77,7 @@ def converse(
             place += turn + round(rng.uniform(*pauses) * sample_rate)
         if number == 0:
             source[total // 2 : total // 2 + total // 6] = 0
-    return names, torch.from_numpy(_scaled(sources))
+    return list(chosen), torch.from_numpy(scale_to_peak(sources))
 
 
 def take_turns(
@@ -104,9 +102,10 @@ def take_turns(
         InputError: The corpus has fewer speakers, or a file cannot be read.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
-    names, speech = _draw_speech(corpus, talkers, rng, sample_rate)
-    total = round(60 * minutes * sample_rate)
-    sources = np.zeros((talkers, total), np.float32)
+    chosen = _draw_talkers(corpus, talkers, rng)
+    speech = [_speech(utterances, rng, sample_rate) for utterances in chosen.values()]
+    sources = np.zeros((talkers, round(60 * minutes * sample_rate)), np.float32)
+    total = sources.shape[1]
     shares = np.maximum(rng.dirichlet([EVENNESS] * talkers), 0.3 / talkers)
     gains = 10 ** (rng.uniform(-WIDE_DB, WIDE_DB, talkers) / 20)
     used, free = [0] * talkers, [0.0] * talkers  # samples of speech; s from which a talker may talk
@@ -135,7 +134,7 @@ def take_turns(
             other = int(rng.choice([k for k in range(talkers) if k != last]))
             say(other, end - length * float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.4, 1.0)))
         time = end
-    return names, torch.from_numpy(_scaled(sources))
+    return list(chosen), torch.from_numpy(scale_to_peak(sources))
 
 
 def in_room(
@@ -172,21 +171,14 @@ def in_room(
     noise = coloured_noise(rng, sources.shape[1], sample_rate, float(rng.uniform(0.5, 2.0)))
     level = active_level_db(wet.sum(0), sample_rate) - snr_db
     noise = noise * np.float32(10 ** (level / 20) / np.sqrt(np.square(noise).mean() + 1e-12))
-    scaled = _scaled(np.concatenate([wet, noise[None]]))
+    scaled = scale_to_peak(np.concatenate([wet, noise[None]]))
     return torch.from_numpy(scaled[:-1]), torch.from_numpy(scaled[-1])
 
 
-def _draw_speech(
-    corpus: Corpus, talkers: int, rng: np.random.Generator, sample_rate: int
-) -> tuple[list[str], list[NDArray[np.float32]]]:
-    """Draw talkers; return their names and all their speech."""
-    speakers = _speakers(corpus, talkers)
-    names = [str(name) for name in rng.choice(sorted(speakers), talkers, replace=False)]
-    return names, [_speech(speakers[name], rng, sample_rate) for name in names]
-
-
-def _speakers(corpus: Corpus, talkers: int) -> dict[str, list[Utterance]]:
-    """Return the utterances of every speaker; check that there are enough speakers."""
+def _draw_talkers(
+    corpus: Corpus, talkers: int, rng: np.random.Generator
+) -> dict[str, list[Utterance]]:
+    """Draw talkers; return their utterances by name, in the order of the draw."""
     speakers: dict[str, list[Utterance]] = {}
     for utterance in corpus.utterances:
         speakers.setdefault(f"{utterance.corpus}/{utterance.speaker}", []).append(utterance)
@@ -195,13 +187,8 @@ def _speakers(corpus: Corpus, talkers: int) -> dict[str, list[Utterance]]:
             f"{corpus.root}: has {len(speakers)} speakers, too few for conversations of {talkers};"
             " give another --corpus"
         )
-    return speakers
-
-
-def _scaled(signals: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale signals (C, T) so that the largest sample of them and of their sum is PEAK."""
-    peak = max(np.abs(signals).max(), np.abs(signals.sum(0)).max())
-    return signals * np.float32(PEAK / peak)
+    names = rng.choice(sorted(speakers), talkers, replace=False)
+    return {str(name): speakers[str(name)] for name in names}
 
 
 def _speech(

@@ -22,9 +22,9 @@ from dpcl.mixtures.index import (
     split_of_name,
 )
 from dpcl.mixtures.librimix import read_genders
-from dpcl.mixtures.manifests import read_manifest
-from dpcl.mixtures.parts import Part
+from dpcl.mixtures.utterances import read_manifest
 from dpcl.mixtures.wsj0 import WSJ0
+from dpcl.signal.audio import Part
 
 _GENDERS = {"f": "f", "m": "m", "female": "f", "male": "m"}
 _GENDERS |= {"female_feminine": "f", "male_masculine": "m"}  # Common Voice since version 17

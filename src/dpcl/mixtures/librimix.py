@@ -25,8 +25,8 @@ from scipy.signal import resample_poly
 
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, no_report
-from dpcl.mixtures.mixing import Mode, fitted, prolonged
-from dpcl.mixtures.rendered import write_rendered
+from dpcl.mixtures.noise import prolonged
+from dpcl.mixtures.render import Mode, fitted, write_rendered
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.signal.audio import read_audio, write_audio
 

@@ -1,43 +1,243 @@
-"""Mixture lists: CSV files that fix every mixture of a test set, including gains."""
+"""Mixture lists: CSV files that fix every mixture of a test set, including gains.
+
+A folder of rendered mixtures (mix/, s1/, s2/, …, as in wsj0-mix and similar corpora) is a list too.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path, PurePosixPath
 
 from dpcl.errors import InputError
-from dpcl.io import Progress, Report, atomic, no_report
+from dpcl.io import atomic
 from dpcl.mixtures.channels import (
     Channel,
-    band_limited,
-    check_codec,
-    clipped,
-    coded,
-    gain_controlled,
+    parse_channel,
 )
-from dpcl.mixtures.mixing import mix_sources, scale_to_peak
-from dpcl.mixtures.noise import add_noise, noise_paths, read_noise
-from dpcl.mixtures.parts import parse_part, read_part
-from dpcl.mixtures.rendered import read_rendered, rendered_rows
-from dpcl.mixtures.rooms import reverberant
+from dpcl.mixtures.corpus import is_audio, measure_seconds
+from dpcl.mixtures.rooms import shortest_rt60
 from dpcl.mixtures.rows import (
-    COLUMNS,
-    KIND_COLUMNS,
-    SOURCE_COLUMNS,
-    Fields,
-    numbered_columns,
-    optional_columns,
-    optional_fields,
-    parse_row,
+    BABBLE,
+    PINK,
+    MixtureRow,
+    NoiseRow,
+    Place,
+    RoomRow,
+    SourceRow,
 )
-from dpcl.mixtures.rows import MixtureRow as MixtureRow
-from dpcl.mixtures.rows import SourceRow as SourceRow
-from dpcl.signal.audio import write_audio
+from dpcl.signal.audio import parse_part
+
+COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")
+# Columns of each source, with the suffix _1, _2, …; KIND_COLUMNS only in lists drawn by kind.
+SOURCE_COLUMNS = ("speaker", "paths", "start", "gain_db")
+KIND_COLUMNS = ("pause", "group")
+NOISE_COLUMNS = ("noise", "noise_start", "snr_db")
+ROOM_COLUMNS = ("room", "rt60", "microphone")  # position_1, position_2, … follow
+CONDITIONS = {"corpora": ("within", "across"), "genders": ("same", "different", "unknown")}
+MOST_DB = 200.0  # largest gain and ratio in dB: beyond it, float32 overflows
+LONGEST = 1e6  # largest time, s
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Fields of one row; reading a wrong field raises InputError with its place."""
+
+    where: str
+    values: dict[str, str]
+
+    def wrong(self, column: str, wanted: str) -> InputError:
+        """Return the error for a field that is not `wanted`."""
+        given = self.values.get(column, "")[:80]
+        return InputError(f"{self.where}, column {column}: {given!r} is not {wanted}; correct it")
+
+    def text(self, column: str) -> str:
+        """Return a text that is not empty."""
+        if not self.values[column]:
+            raise self.wrong(column, "a name")
+        return self.values[column]
+
+    def has(self, column: str) -> bool:
+        """Return true if the field exists and is not empty."""
+        return bool(self.values.get(column))
+
+    def number(self, column: str, low: float = -MOST_DB, most: float = MOST_DB) -> float:
+        """Return a number from `low` to `most`."""
+        try:
+            value = float(self.values.get(column, ""))
+        except ValueError:
+            value = math.nan
+        if not low <= value <= most:
+            raise self.wrong(column, f"a number from {low:g} to {most:g}")
+        return value
+
+    def choice(self, column: str) -> str:
+        """Return one of the column's CONDITIONS."""
+        if self.values[column] not in CONDITIONS[column]:
+            raise self.wrong(column, " or ".join(CONDITIONS[column]))
+        return self.values[column]
+
+    def place(self, column: str, room: Place | None = None) -> Place:
+        """Return three numbers above zero, within `room` if it is given."""
+        try:
+            x, y, z = (float(word) for word in self.values.get(column, "").split())
+        except ValueError:
+            x = y = z = math.nan
+        limits = room or (math.inf, math.inf, math.inf)
+        if not all(0.0 < value < most for value, most in zip((x, y, z), limits, strict=True)):
+            raise self.wrong(
+                column, "three numbers of metres" + (" within the room" if room else "")
+            )
+        return x, y, z
+
+    def path(self, column: str) -> str:
+        """Return a single path."""
+        (path, *more) = self.paths(column)
+        if more:
+            raise self.wrong(column, "one path")
+        return path
+
+    def noise(self, column: str) -> str:
+        """Return a path, `pink=SEED` or `babble=PATH|PATH|…`."""
+        text = self.values[column]
+        if text.startswith(PINK):
+            if not text.removeprefix(PINK).isdecimal():
+                raise self.wrong(column, f"{PINK} and a whole number")
+            return text
+        if text.startswith(BABBLE):
+            self.paths(column, BABBLE)
+            return text
+        return self.path(column)
+
+    def channel(self, column: str) -> Channel:
+        """Return a channel, such as `band=300-3400|codec=ulaw`."""
+        try:
+            return parse_channel(self.values[column])
+        except ValueError as error:
+            raise InputError(f"{self.where}, column {column}: {error}; correct it") from error
+
+    def paths(self, column: str, prefix: str = "") -> tuple[str, ...]:
+        """Return paths joined by |, relative to the corpus."""
+        paths = tuple(self.values[column].removeprefix(prefix).split("|"))
+        for path in map(PurePosixPath, paths):
+            if not path.name or path.is_absolute() or ".." in path.parts:
+                raise self.wrong(column, "paths relative to the corpus, joined by |")
+        try:
+            for name in paths:
+                parse_part(name)
+        except ValueError as error:
+            raise self.wrong(column, "parts of recordings that end after they begin") from error
+        return paths
+
+
+def parse_row(fields: Fields, num_sources: int) -> MixtureRow:
+    """Convert the fields of one row of a list.
+
+    Args:
+        fields: at least the columns COLUMNS and SOURCE_COLUMNS.
+        num_sources: number of sources.
+
+    Returns:
+        The mixture.
+
+    Raises:
+        InputError: a field is wrong; the message names its column.
+    """
+    identity = fields.text("id")
+    if identity != Path(identity).name or identity == "..":
+        raise fields.wrong("id", "a file name")  # rendering a list uses the id as a file name
+    seed = fields.number("seed", 0, 2.0**64)
+    if seed != int(seed):
+        raise fields.wrong("seed", "a whole number")
+    seconds = fields.number("seconds", 0, LONGEST)
+    if seconds <= 0:
+        raise fields.wrong("seconds", "a positive number")
+    sources = tuple(
+        SourceRow(
+            speaker=fields.text(f"speaker_{k}"),
+            paths=fields.paths(f"paths_{k}"),
+            start=fields.number(f"start_{k}", 0, LONGEST),
+            gain_db=fields.number(f"gain_db_{k}"),
+            pause=fields.number(f"pause_{k}", 0, LONGEST) if fields.has(f"pause_{k}") else 0.0,
+            group=fields.values.get(f"group_{k}", ""),
+        )
+        for k in range(1, num_sources + 1)
+    )
+    return MixtureRow(
+        id=identity,
+        list=fields.text("list"),
+        seed=int(seed),
+        seconds=seconds,
+        corpora=fields.choice("corpora"),
+        genders=fields.choice("genders"),
+        sources=sources,
+        mixture=fields.path("mixture") if fields.has("mixture") else "",
+        noise=_parse_noise(fields) if fields.has("noise") else None,
+        room=_parse_room(fields, num_sources) if fields.has("room") else None,
+        channel=fields.channel("channel") if fields.has("channel") else None,
+    )
+
+
+def _parse_noise(fields: Fields) -> NoiseRow:
+    """Convert the fields of the noise."""
+    return NoiseRow(
+        path=fields.noise("noise"),
+        start=fields.number("noise_start", 0, LONGEST),
+        snr_db=fields.number("snr_db"),
+    )
+
+
+def _parse_room(fields: Fields, num_sources: int) -> RoomRow:
+    """Convert the fields of the room."""
+    size = fields.place("room")
+    rt60 = fields.number("rt60", 0)
+    shortest = shortest_rt60(size)
+    if rt60 <= shortest:
+        raise fields.wrong("rt60", f"longer than the {shortest:.3f} s that such a room can have")
+    return RoomRow(
+        size=size,
+        rt60=rt60,
+        microphone=fields.place("microphone", size),
+        positions=tuple(fields.place(f"position_{k + 1}", size) for k in range(num_sources)),
+    )
+
+
+def numbered_columns(names: Sequence[str], num_sources: int) -> list[str]:
+    """Return the columns of all sources: speaker_1, paths_1, …, speaker_2, paths_2, …"""
+    return [f"{name}_{k}" for k in range(1, num_sources + 1) for name in names]
+
+
+def optional_columns(num_sources: int) -> list[str]:
+    """Return the columns that stand only in lists that need them, in their order."""
+    positions = [f"position_{k + 1}" for k in range(num_sources)]
+    return ["mixture", *NOISE_COLUMNS, *ROOM_COLUMNS, *positions, "channel"]
+
+
+def optional_fields(row: MixtureRow) -> dict[str, object]:
+    """Return the optional columns of a row with their values."""
+    fields: dict[str, object] = {}
+    if row.mixture:
+        fields["mixture"] = row.mixture
+    if row.noise:
+        noise = (row.noise.path, row.noise.start, row.noise.snr_db)
+        fields |= zip(NOISE_COLUMNS, noise, strict=True)
+    if row.room:
+        room = (_joined(row.room.size), row.room.rt60, _joined(row.room.microphone))
+        fields |= zip(ROOM_COLUMNS, room, strict=True)
+        places = enumerate(row.room.positions, 1)
+        fields |= {f"position_{k}": _joined(place) for k, place in places}
+    if row.channel and row.channel.text:
+        fields["channel"] = row.channel.text
+    return fields
+
+
+def _joined(place: Place) -> str:
+    """Format the coordinates of a place."""
+    return " ".join(f"{value:g}" for value in place)
 
 
 def write_list(rows: Sequence[MixtureRow], path: str | os.PathLike[str]) -> None:
@@ -123,140 +323,87 @@ def read_list(path: str | os.PathLike[str]) -> list[MixtureRow]:
     return rows
 
 
-def check_files(rows: Sequence[MixtureRow], root: str | os.PathLike[str]) -> None:
-    """Raise InputError for the first row with a file that is missing below `root`.
+def rendered_rows(path: str | os.PathLike[str]) -> list[MixtureRow]:
+    """Return the mixtures of a folder, sorted by name; the speakers are unknown.
 
-    Also for a codec that is not installed.
-    """
-    for row in rows:
-        if row.channel and row.channel.codec:
-            check_codec(row.channel.codec)
-        for path in row_files(row, root):
-            if not path.is_file():
-                raise InputError(
-                    f"{row.where}: {path} does not exist; correct the row or copy the file"
-                )
-
-
-def row_files(row: MixtureRow, root: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a mixture, below `root`."""
-    names = [path for source in row.sources for path in source.paths]
-    names += [row.mixture] if row.mixture else []
-    names += noise_paths(row.noise) if row.noise else []
-    return [parse_part(name, root).path for name in names]
-
-
-def render_mixture(
-    row: MixtureRow, root: str | os.PathLike[str], sample_rate: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Render a mixture and its sources from a corpus.
-
-    Each source is read at the sample rate, joined with its pauses, and cut. Then it is reverberated
-    if the row has a room (see `reverberant`), and brought to its active level and gain. All sources
-    get one scale (see `mix_sources`). They sum to the mixture, except for noise (see
-    `add_noise`). A channel's band applies to sources and noise, its clipping and codec to the
-    mixture alone. Rendered mixtures are read as they are (see `read_rendered`).
-
-    Args:
-        row: the mixture.
-        root: folder of the corpus.
-        sample_rate: in Hz.
-
-    Returns:
-        The mixture (T,) and its sources (C, T).
+    `path` holds mix/, s1/, s2/, … with files of the same names. Or it is one of several folders of
+    mixtures (mix_clean, mix_both, mix_single; mix_both_reverb). Then s1, s2, … lie in the same
+    folder as `path`, or s1_reverb, … as in WHAMR!. A mix_single uses s1 alone. Paths in the rows
+    are relative to the folder of the sources, the root of such a list (see `rendered_root`).
 
     Raises:
-        InputError: a file is missing, cannot be read or ends too early; the message names the row
-            and the file.
+        InputError: the folder has another structure, or a file is missing; the message names the
+            first one.
     """
-    if row.mixture:
-        return read_rendered(row, root, sample_rate)
-    samples = round(row.seconds * sample_rate)
-    signals = []
-    for source in row.sources:
-        try:
-            pieces = [read_part(parse_part(path, root), sample_rate) for path in source.paths]
-        except InputError as error:
-            raise InputError(f"{row.where}: {error}") from error
-        if source.pause:
-            silence = np.zeros(round(source.pause * sample_rate), np.float32)
-            pieces = [part for piece in pieces for part in (piece, silence)]
-        start = round(source.start * sample_rate)
-        signal = np.concatenate(pieces)[start : start + samples]
-        missing = samples - len(signal)
-        if missing > len(pieces) + 1:  # rounding is half a sample for each length
-            raise InputError(
-                f"{row.where}: {'|'.join(source.paths)} ends"
-                f" {missing / sample_rate:.3f} s too early; give the corpus of the list"
+    path = Path(path)
+    root, mixtures = _places(path)
+    folders = _source_folders(root, mixtures.name) if mixtures.is_dir() else []
+    if not folders:
+        kinds = ", ".join(sorted(kind.name for kind in path.glob("mix_*") if kind.is_dir()))
+        raise InputError(
+            f"{path} is no folder of rendered mixtures: it has no mix/ with s1/, s2/, … beside it;"
+            f" give {f'one of its {kinds}' if kinds else 'another folder'}"
+        )
+    rows = []
+    for file in sorted(mixtures.iterdir()):
+        if not is_audio(file):
+            continue
+        paths = [f"{folder}/{file.name}" for folder in folders]
+        for name in paths:
+            if not (root / name).is_file():
+                raise InputError(f"{file} has no source {root / name}; copy it, or remove both")
+        sources = tuple(
+            SourceRow(folder, (name,), 0.0, 0.0)
+            for folder, name in zip(folders, paths, strict=True)
+        )
+        rows.append(
+            MixtureRow(
+                id=file.stem,
+                list=root.name or "rendered",
+                seed=0,
+                seconds=measure_seconds(file, str(path)),
+                corpora="within",
+                genders="unknown",
+                sources=sources,
+                mixture=f"{mixtures.name}/{file.name}",
             )
-        signals.append(np.pad(signal, (0, missing)))
-    channel = row.channel or Channel()
-    if channel.agc:
-        signals = [gain_controlled(signal, sample_rate, channel.agc) for signal in signals]
-    if row.room:
-        signals = reverberant(signals, row.room, sample_rate)
-    sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
-    if row.noise is None:
-        return _through_channel(row, sources, channel, sample_rate)
-    try:
-        noise = read_noise(row.noise, samples, root, sample_rate)
-        together = add_noise(sources, noise, row.noise.snr_db, sample_rate)
-    except (InputError, ValueError) as error:
-        raise InputError(f"{row.where}: {row.noise.path}: {error}; give another noise") from error
-    return _through_channel(row, together, channel, sample_rate)
+        )
+    if not rows:
+        raise InputError(f"{mixtures} holds no audio; give a folder of rendered mixtures")
+    return rows
 
 
-def _through_channel(
-    row: MixtureRow, parts: NDArray[np.float32], channel: Channel, sample_rate: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the mixture (T,) of sources and background (C or C + 1, T), and the sources (C, T)."""
-    if channel.highpass or channel.lowpass:
-        parts = band_limited(parts, sample_rate, channel.highpass, channel.lowpass)
-        parts = scale_to_peak(parts)
-    mixture = parts.sum(axis=0)
-    if channel.clip:
-        mixture = clipped(mixture, channel.clip)
-    if channel.codec:
-        try:
-            mixture = coded(mixture, sample_rate, channel.codec)
-        except InputError as error:
-            raise InputError(f"{row.where}: {error}") from error
-    return mixture, parts[: len(row.sources)]
-
-
-def render_list(
-    rows: Sequence[MixtureRow],
-    root: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    sample_rate: int,
-    report: Report = no_report,
-) -> None:
-    """Write mixtures and sources as 16-bit WAV files, replacing older ones.
-
-    The files are out/mix/ID.wav, out/s1/ID.wav, out/s2/ID.wav, …, and out/noise/ID.wav for noise
-    and for the difference that clipping and codecs make.
-    Sources and noise are rounded to 16 bits before they are summed, so the files sum exactly.
+def rendered_root(path: str | os.PathLike[str], rows: Sequence[MixtureRow]) -> Path | None:
+    """Return the folder that the paths of rendered rows are relative to; None for rows of a corpus.
 
     Args:
-        rows: the list.
-        root: folder of the corpus.
-        out: output folder.
-        sample_rate: in Hz.
-        report: called after each mixture.
-
-    Raises:
-        InputError: a file is missing or cannot be read.
+        path: the folder that `rendered_rows` read, or a list in the folder of the rendered files.
+        rows: the rows.
     """
-    out = Path(out)
-    check_files(rows, root)
-    for done, row in enumerate(rows, 1):
-        mixture, sources = render_mixture(row, root, sample_rate)
-        named = [(f"s{k}", source) for k, source in enumerate(sources, 1)]
-        if row.has_background:
-            named.append(("noise", mixture - sources.sum(axis=0)))
-        named = [(folder, np.rint(samples * 32768.0) / 32768.0) for folder, samples in named]
-        named.append(("mix", mixture if row.mixture else sum(samples for _, samples in named)))
-        for folder, samples in named:
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            write_audio(out / folder / f"{row.id}.wav", samples, sample_rate)
-        report(Progress(done, len(rows), "mixtures"))
+    path = Path(path)
+    if path.is_dir():
+        return _places(path)[0]
+    return path.parent if all(row.mixture for row in rows) else None
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Return the root of a folder of rendered mixtures, and the folder of the mixtures."""
+    if path.name in ("", ".."):  # a path without a name has no parent
+        path = path.resolve()
+    if path.name.startswith("mix") and not (path / "mix").is_dir():
+        return path.parent, path
+    return path, path / "mix"
+
+
+def _source_folders(root: Path, mixtures: str) -> list[str]:
+    """Return s1, s2, … beside the folder of mixtures, or those with its variant's suffix."""
+    variant = "_" + mixtures.rpartition("_")[2]
+    for suffix in ("", variant):
+        folders = []
+        for k in count(1):
+            if not (root / f"s{k}{suffix}").is_dir():
+                break
+            folders.append(f"s{k}{suffix}")
+        if folders:
+            return folders[:1] if mixtures.startswith("mix_single") else folders
+    return []

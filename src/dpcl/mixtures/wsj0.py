@@ -26,11 +26,10 @@ from scipy.signal import resample_poly
 
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, no_report
-from dpcl.mixtures.mixing import PEAK, Mode, fitted
-from dpcl.mixtures.rendered import write_rendered
+from dpcl.mixtures.render import Mode, fitted, write_rendered
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.signal.audio import read_audio
-from dpcl.signal.level import activlev_db
+from dpcl.signal.level import PEAK, activlev_db
 
 SPLITS = ("tr", "cv", "tt")
 RATES = (8000, 16000)

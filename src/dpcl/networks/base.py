@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional
 
-from dpcl.networks.precision import in_bfloat16, in_int8, input_dtype
+from dpcl.networks.precision import in_bfloat16, in_int8
 
 if TYPE_CHECKING:
     from dpcl.networks.unfolded import UnfoldedClustering
@@ -356,3 +356,24 @@ class EmbeddingNetwork(nn.Module):
             encoded = encoded.reshape(*encoded.shape[:-1], -1, head.in_features)
         result: Tensor = head(encoded)
         return result
+
+
+def lstm_input(inputs: Tensor, lstm: nn.LSTM) -> Tensor:
+    """Convert inputs to the type and the size that an LSTM takes.
+
+    Args:
+        inputs: (..., I).
+        lstm: LSTM, perhaps from `in_bfloat16` or `in_int8`.
+
+    Returns:
+        Inputs (..., I') of the type of the LSTM, padded with zeros.
+    """
+    inputs = inputs.to(input_dtype(lstm))
+    missing = lstm.input_size - inputs.shape[-1]
+    return functional.pad(inputs, (0, missing)) if missing else inputs
+
+
+def input_dtype(layer: nn.Module) -> torch.dtype:
+    """Return the type of a layer's inputs: its weights' type, or float32 for integer weights."""
+    weight = next(layer.parameters(), None)  # layers in int8 have no parameters
+    return torch.float32 if weight is None else weight.dtype

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.base import EmbeddingNetwork, Heads
-from dpcl.networks.precision import input_dtype
+from dpcl.networks.base import EmbeddingNetwork, Heads, input_dtype
 
 TAPS = 3  # kernel size of a convolution, in frames
 CYCLE = 6  # layers after which the dilations 1, 2, 4, ..., 32 start again at 1

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dpcl.networks.base import EmbeddingNetwork, Heads, random_vectors, unit_length
+from dpcl.networks.base import EmbeddingNetwork, Heads, input_dtype, random_vectors, unit_length
 from dpcl.networks.dual_path import band_count, overlapping_bands
 from dpcl.networks.lstm import lstm_layers
-from dpcl.networks.precision import input_dtype
 
 STRIDE = 8  # bins from one band to the next; a band covers twice this number
 SQUEEZED = 16  # values of a band in the vector of a frame

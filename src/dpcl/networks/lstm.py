@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional
 
-from dpcl.networks.base import EmbeddingNetwork, Heads
-from dpcl.networks.precision import lstm_input
+from dpcl.networks.base import EmbeddingNetwork, Heads, lstm_input
 
 LSTMState = tuple[Tensor, Tensor]  # hidden and cell (layers, H)
 

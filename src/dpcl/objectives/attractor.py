@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dpcl.objectives.inputs import labelled, over_bins, reciprocal, weighted
+from dpcl.objectives.affinity import labelled, over_bins, reciprocal, weighted
 from dpcl.objectives.masks import mask_inference_loss
 
 BLOCK = 2048  # number of bins per block in `_attracted_by_each`

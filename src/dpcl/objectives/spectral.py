@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dpcl.objectives.inputs import labelled, over_bins, reciprocal, weighted
+from dpcl.objectives.affinity import labelled, over_bins, reciprocal, weighted
 
 # The constants below are relative to 1, the largest eigenvalue of a normalised affinity.
 RIDGE = 1e-5  # ridge added to the eigenvalues, so that a collapsed direction has an inverse

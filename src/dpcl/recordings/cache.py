@@ -15,7 +15,7 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.networks.precision import expect_forks
 from dpcl.separators.base import Analysis
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 
 IN_MEMORY = 1 << 26  # largest number of bytes in memory; beyond it, a temporary file holds them
 

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.signal.band import LOUD_SHARE, low_power
 from dpcl.signal.channels import Channels, ChannelStatistics
-from dpcl.signal.rumble import LOUD_SHARE, low_power
 
 BLOCK = 1 << 18  # samples of all channels together in one block
 

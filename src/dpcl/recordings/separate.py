@@ -27,27 +27,25 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dpcl.errors import InputError
-from dpcl.io import Progress, Report, as_report, no_report
-from dpcl.recordings.cache import WindowCache, Workers
-from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
-from dpcl.recordings.timeline import LevelMeter, estimate_timeline
-from dpcl.separators.base import Link, Separation, Separator, Timeline
-from dpcl.separators.limits import (
+from dpcl.errors import (
     MOST_CHANNELS,
     MOST_SOURCES,
+    InputError,
     check_mixture,
     check_recording,
     check_sources,
     sources_or_alias,
 )
+from dpcl.io import Progress, Report, as_report, no_report
+from dpcl.recordings.cache import WindowCache, Workers
+from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, blocks, scan
+from dpcl.recordings.timeline import LevelMeter, estimate_timeline
+from dpcl.separators.base import Link, Separation, Separator, Timeline
 from dpcl.separators.registry import build
-from dpcl.signal.band import Band
+from dpcl.signal.band import Band, bins_below, split_low
 from dpcl.signal.channels import party_masks, power_mean
 from dpcl.signal.features import first_bin
-from dpcl.signal.rumble import bins_below, split_low
-from dpcl.signal.stft import BlockISTFT, BlockSTFT
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import BlockISTFT, BlockSTFT, Windows
 
 ANALYSED, LINKED = 0.5, 0.9  # approximate shares of the time after these two steps
 VALUES = 1 << 22  # values of the masked spectra in one block

@@ -9,15 +9,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dpcl.errors import InputError
+from dpcl.errors import InputError, check_recording, check_sources, sources_or_alias
 from dpcl.model import Model
 from dpcl.networks.precision import single_thread
 from dpcl.recordings.recording import as_floats
-from dpcl.separators.limits import check_recording, check_sources, sources_or_alias
 from dpcl.separators.online import OnlineDeepClustering, StreamState
 from dpcl.separators.registry import load_network
-from dpcl.signal.band import Band
-from dpcl.signal.rumble import HighPass
+from dpcl.signal.band import Band, HighPass
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.separators.presentation import Presentation
-from dpcl.signal.stft import STFT
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import STFT, Windows
 
 Analysis = tuple[Tensor, ...]  # the tensors that a separator keeps of one window
 Result = TypeVar("Result")

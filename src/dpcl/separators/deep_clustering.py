@@ -15,29 +15,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.confidence import confidence_cues, estimate_si_sdr
-from dpcl.clustering.count import count_sources, frame_cues
+from dpcl.clustering.count import confidence_cues, count_sources, estimate_si_sdr, frame_cues
 from dpcl.clustering.kmeans import kmeans
 from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model
-from dpcl.networks.activity import SOFT, STRIDE, cluster_cues
-from dpcl.networks.precision import fastest, input_dtype
-from dpcl.networks.voice import VOICE_STRIDE, Voices
+from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_cues
+from dpcl.networks.base import input_dtype
+from dpcl.networks.precision import fastest
 from dpcl.objectives.attractor import anchored_attractors
 from dpcl.separators.base import Analyses, Analysis, Link, Separator, WindowSeparator
-from dpcl.separators.linking import STRETCH, Sample, Sampling, join_samples
 from dpcl.separators.masks import (
+    STRETCH,
+    Sample,
+    Sampling,
     active_masks,
     gate,
     geometric_mean,
+    join_samples,
     mask_logits,
     masks_from_centroids,
     match_order,
 )
-from dpcl.signal.bins import bin_weights, level_weights
-from dpcl.signal.features import FLOOR, first_bin, loud_level, without_disturbances
-from dpcl.signal.rumble import bins_below
+from dpcl.signal.band import bins_below
+from dpcl.signal.features import (
+    FLOOR,
+    bin_weights,
+    first_bin,
+    level_weights,
+    loud_level,
+    without_disturbances,
+)
 
 # Frames embedded at a time. Their embeddings fit into a processor's cache, which is a third faster
 # than a whole window. A multiple of the strides of the activity and voice networks.

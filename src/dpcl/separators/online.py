@@ -14,9 +14,8 @@ from dpcl.errors import InputError
 from dpcl.model import Model
 from dpcl.separators.base import WindowSeparator
 from dpcl.separators.masks import masks_from_centroids
-from dpcl.signal.bins import weigh
-from dpcl.signal.features import disturbed_frames, running_log_magnitude
-from dpcl.signal.rumble import bins_below
+from dpcl.signal.band import bins_below
+from dpcl.signal.features import disturbed_frames, running_log_magnitude, weigh
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Oracle separators: masks computed from the references, and the mixture itself.
+"""Separators that need the references: ideal masks, the mixture itself, and local clustering.
 
-All masks lie in [0, 1] and sum to one in every bin, silent ones included. So the sources sum to the
-mixture, even if the references do not. The STFT is the paper's: 32 ms windows every 8 ms at 8 kHz.
+All ideal masks lie in [0, 1] and sum to one in every bin, silent ones included. So the sources sum
+to the mixture, even if the references do not. The STFT is the paper's: 32 ms windows every 8 ms at
+8 kHz. Local clustering takes segments of 100 frames by themselves, in the order of the references.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.model import Model
 from dpcl.separators.base import Context, WindowSeparator, need_number
-from dpcl.signal.bins import ideal_assignments
+from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.masks import masks_from_centroids
+from dpcl.signal.features import ideal_assignments
 from dpcl.signal.stft import STFT
 
 SAMPLE_RATE = 8000  # Hz
@@ -21,6 +25,8 @@ SAMPLE_RATE = 8000  # Hz
 _stft = STFT(window=256, hop=64)
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # references (C, L, F), mixture (L, F) -> masks (C, L, F)
+
+SEGMENT = 100  # usual number of frames of a segment
 
 
 class Oracle(WindowSeparator):
@@ -148,3 +154,73 @@ def _nearest_on_simplex(points: Tensor) -> Tensor:
 
 
 ORACLES: dict[str, Rule] = {"mixture": mixture, "ibm": ibm, "irm": irm, "psm": psm}
+
+
+class LocalClustering(WindowSeparator):
+    """Deep clustering of short segments, joined by an oracle.
+
+    The references decide which cluster of a segment is which source. So the score is the one of a
+    network that need not know the voices for longer than a segment.
+
+    Args:
+        name: name of the separator, for error messages.
+        model: model whose network has an embedding head.
+        context: context of the mixture, with references.
+        segment: approximate number of frames of a segment.
+
+    Raises:
+        InputError: The context has no references.
+
+    Source: Hershey et al. 2016, section 4 ("local" clustering).
+    """
+
+    def __init__(self, name: str, model: Model, context: Context, segment: int = SEGMENT) -> None:
+        """Raise InputError for a context without references."""
+        if context.references is None:
+            raise InputError(
+                f"{name}: needs the references of the mixture; use it with `dpcl evaluate`"
+            )
+        separator = DeepClustering(model)
+        self.name, self.separator, self.segment = name, separator, segment
+        self.sample_rate, self.stft = separator.sample_rate, separator.stft
+        self.references = separator.stft(context.references)  # (C, L, F)
+        self.default_sources = len(context.references)
+
+    def estimate(self, spectrum: Tensor, num_sources: int, start: int) -> Tensor:
+        """Cluster the segments of one window, each in the order of the references."""
+        need_number(self.name, len(self.references), num_sources)
+        encoded, magnitude = self.separator.analyse(spectrum[None, None])
+        frames, bins = spectrum.shape
+        vectors = self.separator.embed(encoded).view(frames, bins, -1)
+        weights = self.separator.weights(magnitude).view(frames, bins)
+        ideal = self.references[:, start : start + frames]
+        segments = max(1, round(frames / self.segment))
+        parts = zip(
+            vectors.tensor_split(segments),
+            weights.tensor_split(segments),
+            spectrum.tensor_split(segments),
+            ideal.tensor_split(segments, dim=1),
+            strict=True,
+        )
+        return torch.cat([_in_order(self._masks(v, w), x, s) for v, w, x, s in parts], dim=1)
+
+    def _masks(self, vectors: Tensor, weights: Tensor) -> Tensor:
+        """Cluster vectors (L, F, K) with weights (L, F) into masks (C, L, F), in no set order."""
+        points = vectors.flatten(0, 1)[None]  # (1, L*F, K)
+        count = len(self.references)
+        centroids = self.separator.centroids(points, count, weights.reshape(1, -1))
+        masks = masks_from_centroids(points, centroids, self.separator.model.settings.masks)
+        return masks[0].view(count, *weights.shape)
+
+
+def _in_order(masks: Tensor, spectrum: Tensor, sources: Tensor) -> Tensor:
+    """Return masks (C, L, F) in the order in which the masked mixture is nearest to the sources.
+
+    The order has the least squared error of all orders. Energies do not depend on the order, so the
+    correlations of sources (C, L, F) and masked spectrum (L, F) decide.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    masked = masks * spectrum
+    agreement = torch.einsum("clf,dlf->cd", sources.conj(), masked).real  # (C, C)
+    return masks[linear_sum_assignment(agreement.cpu().numpy(), maximize=True)[1].tolist()]

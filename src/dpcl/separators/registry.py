@@ -90,7 +90,7 @@ def find_method(name: str, device: str = "cpu") -> Method:
         return _guided(name, network, _file(model))
     separator = separator_of(network)
     if suffix.startswith(LOCAL):
-        from dpcl.separators.local import SEGMENT, LocalClustering
+        from dpcl.separators.oracle import SEGMENT, LocalClustering
 
         segment = int(suffix.removeprefix(LOCAL) or SEGMENT)
         if not segment:

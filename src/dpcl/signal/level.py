@@ -1,4 +1,4 @@
-"""Active speech level: the level of speech without pauses (ITU-T P.56, method B)."""
+"""Levels of signals: active speech level (ITU-T P.56, method B), gains and peaks of mixtures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _LOWEST_HZ = 200.0  # Hz at which its high-pass filter, Chebyshev of type II, lo
 _PASS_DB, _STOP_DB, _ORDER = 0.25, 50.0, 5
 _PADDING = 0.35  # s of silence after the signal
 _THRESHOLDS = 20  # number of thresholds, 3.01 dB apart, downwards from the envelope's peak
+
+PEAK = 0.9  # peak of the loudest signal of mixture and sources, as in the wsj0-mix scripts
 
 
 def active_level_db(x: NDArray[np.floating], sample_rate: int) -> float:
@@ -164,3 +166,51 @@ def _active_samples(envelope: NDArray[np.floating], threshold: float, hangover: 
     # Quiet runs after a loud run count up to the hangover.
     quiet = runs[1 if starts_above else 2 :: 2]
     return int(loud.sum() + np.minimum(quiet, hangover).sum())
+
+
+def scale_to_peak(sources: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale sources by one factor, so that the peak of the loudest signal is 0.9.
+
+    The signals are the sources and their sum, as in the wsj0-mix scripts. Silence is unchanged.
+
+    Args:
+        sources: (C, T).
+
+    Returns:
+        (C, T).
+
+    Example:
+        >>> import numpy as np
+        >>> sources = scale_to_peak(np.array([[0.25, 0.0], [0.25, 0.1]], np.float32))
+        >>> round(float(sources.sum(0).max()), 3)
+        0.9
+    """
+    peak = max(np.abs(sources).max(initial=0.0), np.abs(sources.sum(axis=0)).max(initial=0.0))
+    if peak < np.finfo(np.float32).tiny:  # peak so small that the factor would be infinite
+        return sources / np.float32(peak) * np.float32(PEAK) if peak > 0.0 else sources
+    return sources * np.float32(PEAK / peak)
+
+
+def draw_gains_db(
+    rng: np.random.Generator, num_sources: int, relative_level_db: float
+) -> NDArray[np.float64]:
+    """Draw gains in dB.
+
+    The level of the first of two talkers over the second is uniform within ± the relative level;
+    each gets half of it. Gains of three or more talkers are uniform within ± half the relative
+    level. The gain of a single talker is 0 dB.
+
+    Args:
+        rng: random numbers.
+        num_sources: number of sources C.
+        relative_level_db: largest difference of two talkers in dB.
+
+    Returns:
+        (C,) in dB.
+    """
+    if num_sources == 2:
+        half = rng.uniform(-relative_level_db, relative_level_db) / 2.0
+        return np.array([half, -half])
+    if num_sources == 1:
+        return np.zeros(1)
+    return rng.uniform(-relative_level_db / 2.0, relative_level_db / 2.0, num_sources)

@@ -19,8 +19,7 @@ from dpcl.mixtures.conditions import (
     ConditionParts,
     prepare_conditions,
 )
-from dpcl.mixtures.corpus import Corpus, read_corpus
-from dpcl.mixtures.packed import PackedCorpus, pack_corpus
+from dpcl.mixtures.corpus import Corpus, PackedCorpus, pack_corpus, read_corpus
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.training.recipe import DataSettings, Recipe, Stage
@@ -64,12 +63,6 @@ def has_index(path: Path) -> bool:
     return (path / "index.csv").is_file() if path.is_dir() else path.suffix == ".csv"
 
 
-def pack(recipe: Recipe, packing: Report) -> PackedCorpus:
-    """Decode all recordings of the recipe's corpora, once."""
-    corpus = read_data(recipe.data)
-    return pack_corpus(corpus, recipe.model.signal.sample_rate, recipe.data.cache, packing)
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """Decoded speech, and the sounds and rooms of the conditions where the recipe has them."""
@@ -93,11 +86,10 @@ def prepare(recipe: Recipe, packing: Report, held_out: Sequence[MixtureRow] = ()
         packing: called while recordings are decoded and rooms computed.
         held_out: mixtures whose talkers may not be among the sounds of the background.
     """
-    speech = pack(recipe, packing)
-    conditions, data = recipe.data.conditions, recipe.data
+    data, rate = recipe.data, recipe.model.signal.sample_rate
+    speech, conditions = pack_corpus(read_data(data), rate, data.cache, packing), data.conditions
     if conditions is None:
         return TrainingData(speech)
-    rate = recipe.model.signal.sample_rate
     corpus = data.corpora[0]
     parts = prepare_conditions(conditions, corpus, rate, data.cache, held_out, packing)
     return TrainingData(speech, parts)

@@ -1,19 +1,26 @@
-"""Checkpoints, each a folder with weights and trainer state, and averages of weights."""
+"""The folder of a training: its log, its checkpoints and its weights; averages of weights."""
 
 from __future__ import annotations
 
+import csv
+import math
 import os
 import shutil
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpcl.errors import InputError
+from dpcl.io import atomic
 from dpcl.model import Model, build_network, load_model, save_model
+from dpcl.networks.base import EmbeddingNetwork
+from dpcl.shipped import weights_path
 
 # Keys of a trainer state that every checkpoint has, and their types.
 STATE = {"step": int, "seconds_seen": float, "losses": list, "optimisers": list, "recipe": str}
+SCORE = "valid_si_sdri_db"  # note of a model: its score on the validation list
 
 
 def save_checkpoint(run: Path, step: int, model: Model, state: dict[str, Any]) -> None:
@@ -141,3 +148,102 @@ def average(first: Model, second: Model, share: float, embeddings: bool = False)
         {name: (1 - share) * ours[name] + share * theirs[name] for name in network.state_dict()}
     )
     return Model(settings, network.eval(), {})
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """One row of log.csv; the progress bar shows it too.
+
+    With several devices, `loss` is of the first device's share of the batches.
+    """
+
+    step: int
+    steps: int
+    loss: float  # mean over the steps since the last row; 0 to 4
+    gradient_norm: float
+    learning_rate: float
+    audio_hours: float  # of mixtures so far
+    speed: float  # hours of mixtures per hour
+    si_sdri: float | None = None  # dB, on the validation list
+
+
+class RunLog:
+    """run/log.csv and run/tensorboard from step `done` on; rows of later steps are removed."""
+
+    def __init__(self, run: Path, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._csv = run / "log.csv"
+        self._keep_rows(done)
+        # TensorBoard hides earlier entries of steps from purge_step on.
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+
+    def _keep_rows(self, done: int) -> None:
+        """Remove the rows of steps that will be repeated, and incomplete or damaged ones."""
+        header = ",".join(field.name for field in fields(LogRow))
+        text = self._csv.read_text(errors="replace") if self._csv.exists() else ""
+        whole = [line for line in text.splitlines()[1:] if line.count(",") == header.count(",")]
+        numbered = [line for line in whole if line.partition(",")[0].isdecimal()]
+        kept = [line for line in numbered if float(line.partition(",")[0]) <= done]
+        with atomic(self._csv) as partial:
+            partial.write_text("\n".join([header, *kept, ""]))
+
+    def write(self, row: LogRow) -> None:
+        """Add a row."""
+        values = asdict(row)
+        with self._csv.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(values.values())
+        for name, value in values.items():
+            if value is not None and name not in ("step", "steps"):
+                self._board.add_scalar(name, value, row.step)
+
+    def flush(self) -> None:
+        """Write to the disk all entries that a resumed run will not repeat."""
+        self._board.flush()
+
+    def close(self) -> None:
+        """Write the entries that TensorBoard still holds."""
+        self._board.close()
+
+
+def result_of(run: Path) -> Path:
+    """Return the weights of a finished training: the best ones, or without any the last ones."""
+    best, last = run / "best.safetensors", latest_checkpoint(run)
+    assert last is not None
+    return best if best.exists() else last / "model.safetensors"
+
+
+def best_score(run: Path) -> float:
+    """Return the score of the best weights so far, which is part of their file."""
+    best = run / "best.safetensors"
+    return float(load_model(best).notes.get(SCORE, -math.inf)) if best.exists() else -math.inf
+
+
+def start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: bool) -> None:
+    """Load weights and feature statistics of another training.
+
+    Heads of another size, or that only one of the networks has, are omitted.
+
+    Args:
+        network: the network to load them into.
+        name: `init` of the recipe.
+        path: file of these weights; None if `name` is a model or a file.
+        heads: load heads too.
+
+    Raises:
+        InputError: The networks differ in size.
+    """
+    path = path or weights_path(name) or Path(name)
+    sizes = f"init: {path} is of another size of network; change model.network"
+    own, other = network.state_dict(), load_model(path).network
+    begin = {
+        name: value
+        for name, value in other.state_dict().items()
+        if not other.is_head(name) or (heads and name in own and own[name].shape == value.shape)
+    }
+    try:
+        missing, unexpected = network.load_state_dict(begin, strict=False)
+    except RuntimeError as error:
+        raise InputError(sizes) from error
+    if unexpected or not all(network.is_head(name) for name in missing):
+        raise InputError(sizes)

@@ -1,7 +1,7 @@
 """Parts of a model beside the network: the number of sources, the drift of embeddings, activity.
 
 Each is fitted on the separation of rendered mixtures and conversations by the trained network.
-Activity is in dpcl.training.fit_activity.
+Voices and activity are in dpcl.training.fit_talkers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpcl.clustering.confidence import BEST, WORST, confidence_cues, estimate_si_sdr
-from dpcl.clustering.confidence import fit_confidence as fit_ridge
-from dpcl.clustering.count import cues
+from dpcl.clustering.count import BEST, WORST, confidence_cues, cues, estimate_si_sdr
 from dpcl.clustering.count import fit as fit_network
+from dpcl.clustering.count import fit_confidence as fit_ridge
 from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
@@ -27,23 +26,20 @@ from dpcl.io import Progress, Report
 from dpcl.mixtures.condition_settings import ConditionSettings
 from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
 from dpcl.mixtures.conversation import converse
-from dpcl.mixtures.corpus import Corpus
-from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.kinds import Kinds
-from dpcl.mixtures.lists import render_mixture
-from dpcl.mixtures.mixing import gate_sources
-from dpcl.mixtures.packed import pack_corpus
+from dpcl.mixtures.corpus import Corpus, pack_corpus
+from dpcl.mixtures.drawing import Kinds, draw_list
+from dpcl.mixtures.render import render_mixture
+from dpcl.mixtures.stream import gate_sources
 from dpcl.model import ConfidenceSettings, CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.linking import STRETCH
+from dpcl.separators.masks import STRETCH
 from dpcl.settings import read_settings
 from dpcl.shipped import find_file
-from dpcl.signal.windows import Windows
+from dpcl.signal.stft import Windows
 from dpcl.training.batches import read_data
-from dpcl.training.fit_activity import fit_activity
-from dpcl.training.fit_voice import fit_voice
+from dpcl.training.fit_talkers import fit_activity, fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -158,8 +154,7 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: Data
         )
     separator = CountCuesOnly(replace(model, activity=None))
     rows, counts, kinds = [], [], []
-    drawn, total = _drawn(separator.sample_rate, fit, corpus, data)
-    for example in drawn:
+    for example in _drawn(separator.sample_rate, fit, corpus, data, report):
         mixture = InMemory(example.mixture[None], separator.sample_rate)
         with RecordingSeparation(mixture, separator, most=1) as separation:
             separation.link()
@@ -168,7 +163,6 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: Data
         rows.append(prepared.found)
         counts.append(len(example.sources))
         kinds.append(example.kind)
-        report(Progress(len(rows), total, "mixtures"))
     number, kind = torch.tensor(counts), torch.tensor(kinds)
     importance = torch.tensor(SHARES)[kind] * prior[number - 1]
     each = kind * fit.most + number - 1  # every kind and number counts alike, however many
@@ -206,12 +200,11 @@ def fit_confidence(
         report: called with the mixtures that are done.
         data: conditions, the corpus of their backgrounds, and the cache.
 
-    Source of the cues: dpcl.clustering.confidence.
+    Source of the cues: dpcl.clustering.count.
     """
     separator = ConfidenceCuesOnly(replace(model, activity=None))
     rows, ratios, held_out = [], [], []
-    drawn, total = _drawn(separator.sample_rate, fit, corpus, data)
-    for index, example in enumerate(drawn):
+    for index, example in enumerate(_drawn(separator.sample_rate, fit, corpus, data, report)):
         separation = separate_recording(
             example.mixture, separator.sample_rate, separator, len(example.sources)
         )
@@ -223,7 +216,6 @@ def fit_confidence(
             rows.append(separator.found[own])
             ratios.append(si_sdr(separation.sources[own], references[audible]))
             held_out.append(torch.full((len(own),), index % FOLDS == 0))
-        report(Progress(index + 1, total, "mixtures"))
     cues, ratio, test = torch.cat(rows), torch.cat(ratios), torch.cat(held_out)
     guess = estimate_si_sdr(cues[test], fit_ridge(cues[~test], ratio[~test]))
     error = float((torch.tensor(guess) - ratio[test].clamp(WORST, BEST)).abs().mean())
@@ -234,13 +226,20 @@ def fit_confidence(
 
 
 def _drawn(
-    sample_rate: int, fit: Fit, corpus: Corpus, data: DataSettings
-) -> tuple[Iterator[Example], int]:
-    """Return the mixtures of a fit, and their number."""
+    sample_rate: int, fit: Fit, corpus: Corpus, data: DataSettings, report: Report
+) -> Iterator[Example]:
+    """Yield the mixtures of a fit; each is reported when the caller is done with it."""
     if data.conditions is None:
-        return _examples(sample_rate, fit, corpus), fit.most * (fit.mixtures * 2 + fit.number)
-    drawn = conditioned_examples(sample_rate, fit, corpus, data, data.conditions)
-    return drawn, fit.most * (fit.mixtures + fit.number)
+        drawn, total = (
+            _examples(sample_rate, fit, corpus),
+            fit.most * (fit.mixtures * 2 + fit.number),
+        )
+    else:
+        drawn = conditioned_examples(sample_rate, fit, corpus, data, data.conditions)
+        total = fit.most * (fit.mixtures + fit.number)
+    for done, example in enumerate(drawn, 1):
+        yield example
+        report(Progress(done, total, "mixtures"))
 
 
 def _examples(sample_rate: int, fit: Fit, corpus: Corpus) -> Iterator[Example]:

@@ -1,102 +1,57 @@
-"""Train a network: the loop, its log and its validation."""
+"""Train a network: the loop, its optimisers and its validation."""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Callable
-from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import closing, nullcontext, suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpcl.errors import InputError, missing_package
-from dpcl.io import Report, atomic, no_report
+from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.io import Report, no_report
 from dpcl.mixtures.conditions import ConditionedMixture
-from dpcl.model import Model, build_network, load_model, save_model
+from dpcl.mixtures.corpus import read_corpus
+from dpcl.mixtures.drawing import draw_list
+from dpcl.mixtures.lists import read_list
+from dpcl.mixtures.render import render_mixture, row_files
+from dpcl.mixtures.rows import MixtureRow
+from dpcl.model import Model, build_network, save_model
 from dpcl.networks.base import EmbeddingNetwork
-from dpcl.shipped import weights_path
-from dpcl.training.batches import batches, prepare, statistics
+from dpcl.recordings.separate import separate_recording
+from dpcl.separators.registry import separator_of
+from dpcl.shipped import find_file
+from dpcl.training.batches import batches, has_index, prepare, statistics
 from dpcl.training.checkpoint import (
+    SCORE,
+    LogRow,
+    RunLog,
+    best_score,
     clear,
-    latest_checkpoint,
     load_checkpoint,
+    result_of,
     save_checkpoint,
+    start_from,
     to_resume,
 )
 from dpcl.training.loss import batch_loss
-from dpcl.training.optimisers import average_of, follow, learning_rate, optimisers_of
-from dpcl.training.recipe import MACHINE, Recipe
-from dpcl.training.validation import Validation
+from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-
-@dataclass(frozen=True)
-class LogRow:
-    """One row of log.csv; the progress bar shows it too.
-
-    With several devices, `loss` is of the first device's share of the batches.
-    """
-
-    step: int
-    steps: int
-    loss: float  # mean over the steps since the last row; 0 to 4
-    gradient_norm: float
-    learning_rate: float
-    audio_hours: float  # of mixtures so far
-    speed: float  # hours of mixtures per hour
-    si_sdri: float | None = None  # dB, on the validation list
-
-
-class RunLog:
-    """run/log.csv and run/tensorboard from step `done` on; rows of later steps are removed."""
-
-    def __init__(self, run: Path, done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._csv = run / "log.csv"
-        self._keep_rows(done)
-        # TensorBoard hides earlier entries of steps from purge_step on.
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
-
-    def _keep_rows(self, done: int) -> None:
-        """Remove the rows of steps that will be repeated, and incomplete or damaged ones."""
-        header = ",".join(field.name for field in fields(LogRow))
-        text = self._csv.read_text(errors="replace") if self._csv.exists() else ""
-        whole = [line for line in text.splitlines()[1:] if line.count(",") == header.count(",")]
-        numbered = [line for line in whole if line.partition(",")[0].isdecimal()]
-        kept = [line for line in numbered if float(line.partition(",")[0]) <= done]
-        with atomic(self._csv) as partial:
-            partial.write_text("\n".join([header, *kept, ""]))
-
-    def write(self, row: LogRow) -> None:
-        """Add a row."""
-        values = asdict(row)
-        with self._csv.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(values.values())
-        for name, value in values.items():
-            if value is not None and name not in ("step", "steps"):
-                self._board.add_scalar(name, value, row.step)
-
-    def flush(self) -> None:
-        """Write to the disk all entries that a resumed run will not repeat."""
-        self._board.flush()
-
-    def close(self) -> None:
-        """Write the entries that TensorBoard still holds."""
-        self._board.close()
-
-
 LOG_EVERY = 20  # steps
-SCORE = "valid_si_sdri_db"  # note of a model: its score on the validation list
+MATRIX_RATE = 4e-3  # highest learning rate of Muon's matrices
+SMALLEST_MATRIX = 16  # rows and columns of a matrix that Muon updates, at least
 
 
 def train(
@@ -140,7 +95,7 @@ def train(
             f"{run}: was started with another `{other}`; restore it, or choose another --run"
         )
     if state["step"] == recipe.steps:
-        return _result(run)
+        return result_of(run)
     fabric.launch()
     torch.manual_seed(recipe.seed)
     network: EmbeddingNetwork = build_network(recipe.model)
@@ -148,7 +103,7 @@ def train(
     if model is not None:
         network.load_state_dict(model.network.state_dict())
     elif recipe.init is not None:
-        _start_from(network, recipe.init, init, recipe.init_heads)
+        start_from(network, recipe.init, init, recipe.init_heads)
     with fabric.rank_zero_first():  # the other devices then find the cache
         data = prepare(recipe, packing)
     if state["data"] not in (None, data.size):
@@ -169,7 +124,7 @@ def train(
             _restore(optimiser, saved, run)
     step, seconds_seen, losses = state["step"], state["seconds_seen"], state["losses"]
     cpu_done = state.get("cpu_seconds", 0.0)
-    best = _best_score(run)
+    best = best_score(run)
 
     def snapshot(**scores: float) -> Model:
         notes = {"recipe": recipe.model_dump(mode="json", exclude=MACHINE), "step": step}
@@ -241,7 +196,7 @@ def train(
                 save()
                 last_saved = perf_counter()
     fabric.barrier()  # until the first device has saved
-    return _result(run)
+    return result_of(run)
 
 
 def cpu_seconds() -> float:
@@ -274,40 +229,6 @@ def _beginning(recipe: Recipe) -> dict[str, Any]:
     return {"step": 0, "seconds_seen": 0.0, "losses": [], **own}
 
 
-def _result(run: Path) -> Path:
-    best, last = run / "best.safetensors", latest_checkpoint(run)
-    assert last is not None
-    return best if best.exists() else last / "model.safetensors"
-
-
-def _best_score(run: Path) -> float:
-    """Return the score of the best weights so far, which is part of their file."""
-    best = run / "best.safetensors"
-    return float(load_model(best).notes.get(SCORE, -math.inf)) if best.exists() else -math.inf
-
-
-def _start_from(network: EmbeddingNetwork, name: str, path: Path | None, heads: bool) -> None:
-    """Load weights and feature statistics of another training.
-
-    Heads of another size, or that only one of the networks has, are omitted; without `heads` all
-    are.
-    """
-    path = path or weights_path(name) or Path(name)
-    sizes = f"init: {path} is of another size of network; change model.network"
-    own, other = network.state_dict(), load_model(path).network
-    begin = {
-        name: value
-        for name, value in other.state_dict().items()
-        if not other.is_head(name) or (heads and name in own and own[name].shape == value.shape)
-    }
-    try:
-        missing, unexpected = network.load_state_dict(begin, strict=False)
-    except RuntimeError as error:
-        raise InputError(sizes) from error
-    if unexpected or not all(network.is_head(name) for name in missing):
-        raise InputError(sizes)
-
-
 def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:
     """Exclude these parts from training; InputError for one that the network lacks."""
     for part in frozen:
@@ -334,3 +255,136 @@ def _seed(seed: int, step: int, fabric: Fabric) -> None:
     torch.default_generator.manual_seed(int(words[0]))
     if fabric.device.type != "cpu":
         getattr(torch, fabric.device.type).manual_seed(int(words[0]))
+
+
+def optimisers_of(network: nn.Module, settings: OptimiserSettings) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of a recipe.
+
+    The rate of a parameter group is its `ratio` times the learning rate of the step.
+
+    Args:
+        network: its parameters that require a gradient are trained.
+        settings: `adam` for one optimiser; `muon` for Muon on matrices and AdamW on the others.
+
+    Source: Kingma and Ba 2015 (Adam); Jordan et al. 2024 (Muon).
+    """
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.kind == "adam":
+        groups = [{"params": learning, "ratio": 1.0}]
+        if not decay:
+            return [torch.optim.Adam(groups, rate)]
+        return [torch.optim.AdamW(groups, rate, weight_decay=decay)]
+    matrices = [p for p in learning if p.ndim == 2 and min(p.shape) >= SMALLEST_MATRIX]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in learning if id(p) not in chosen]
+    return [
+        torch.optim.Muon(
+            [{"params": matrices, "ratio": MATRIX_RATE / rate}],
+            MATRIX_RATE,
+            weight_decay=decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(
+            [{"params": others, "ratio": 1.0}], rate, betas=(0.9, 0.98), weight_decay=decay
+        ),
+    ]
+
+
+def average_of(
+    network: EmbeddingNetwork, settings: OptimiserSettings, saved: dict[str, Tensor] | None
+) -> EmbeddingNetwork:
+    """Return the running average of the weights, or the network itself without one."""
+    if not settings.average:
+        return network
+    averaged = deepcopy(network).requires_grad_(False)
+    if saved is not None:
+        averaged.load_state_dict(saved)
+    return averaged
+
+
+@torch.no_grad()
+def follow(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average towards the weights by 1 - decay."""
+    pairs = zip(averaged.parameters(), network.parameters(), strict=True)
+    for mean, weight in pairs:
+        mean.lerp_(weight.to(mean.device), 1 - decay)
+
+
+def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
+    """Return the rate of a step: linear warm-up, constant, then a half cosine down to `final`."""
+    if step < settings.warm_up:
+        return settings.learning_rate * (step + 1) / settings.warm_up
+    first = max(settings.warm_up, round(settings.hold * steps))
+    share = max(0, step - first) / max(1, steps - first)
+    cosine = 0.5 * (1 + math.cos(math.pi * share))
+    return settings.learning_rate * (settings.final + (1 - settings.final) * cosine)
+
+
+class Validation:
+    """Rendered mixtures of the validation list, and the score of a network on them.
+
+    Raises:
+        InputError: The list or its recordings are missing, and no corpus has a split `valid`.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
+        assert recipe.validation is not None
+        self.settings, self.model = recipe.validation, recipe.model
+        rows, root = self._rows(recipe, folder)
+        rate = recipe.model.signal.sample_rate
+        self.mixtures = [render_mixture(row, root, rate) for row in rows]
+
+    def _rows(self, recipe: Recipe, folder: Path | None) -> tuple[list[MixtureRow], Path]:
+        """Return the rows, and the folder that their paths are relative to."""
+        settings, corpora = self.settings, [Path(path) for path in recipe.data.corpora]
+        folders = [path if path.is_dir() else path.parent for path in corpora]
+        beside = folders if folder is None else [folder, *folders]
+        here = [Path(settings.list), *(place / settings.list for place in beside)]
+        path = next((path for path in here if path.exists()), None)
+        path = path or find_file("lists", settings.list)
+        if path is None:
+            raise InputError(
+                f"validation.list: there is no list {settings.list}; correct it, or add --set"
+                " validation=null"
+            )
+        rows = read_list(path)[: settings.limit]
+        roots = [*folders, path.parent] if settings.root is None else [Path(settings.root)]
+        for root in roots:
+            if settings.root is not None or _has_files(rows[:1], root):
+                return rows, root
+        for corpus, root in zip(corpora, folders, strict=True):
+            drawn = None
+            with suppress(InputError):  # it has no such split
+                drawn = read_corpus(corpus, "valid") if has_index(corpus) else None
+            if drawn is not None:
+                return draw_list(drawn, path.stem, 0, len(rows), recipe.data.num_sources), root
+        raise InputError(
+            f"validation.list: no corpus has the recordings of {settings.list} or a split `valid`;"
+            " give another --corpus, or add --set validation=null"
+        )
+
+    def si_sdri(self, network: EmbeddingNetwork) -> float:
+        """Return the mean over mixtures of the mean over their sources, dB.
+
+        Silent references do not count. The network keeps its mode, and no random number is drawn.
+        """
+        training = network.training
+        separator = separator_of(Model(self.model, network.eval(), {}))
+        scores = []
+        for rendered in self.mixtures:
+            mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
+            found = separate_recording(mixture, separator.sample_rate, separator, len(references))
+            estimates = found.sources
+            order = best_permutation(estimates, references)
+            improvement = si_sdr(estimates[order], references) - si_sdr(mixture, references)
+            scores.append(improvement.nanmean())  # NaN: a silent reference
+        network.train(training)
+        return float(torch.stack(scores).nanmean())
+
+
+def _has_files(rows: list[MixtureRow], root: Path) -> bool:
+    try:
+        return all(path.is_file() for row in rows for path in row_files(row, root))
+    except ValueError:  # a part of a recording that is not there
+        return False

@@ -12,15 +12,22 @@ from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.networks.base import EmbeddingNetwork, Predictions
 from dpcl.objectives import OBJECTIVES, affinity_loss
 from dpcl.objectives.attractor import anchored_attractor_loss, attractors, deep_attractor_loss
-from dpcl.objectives.detection import background_loss, count_loss
 from dpcl.objectives.masks import (
     Norm,
+    background_loss,
+    count_loss,
     mask_inference_loss,
     phase_sensitive_targets,
     waveform_approximation_loss,
 )
-from dpcl.signal.bins import bin_weights, ideal_assignments, level_weights
-from dpcl.signal.features import first_bin, level_log_magnitude, loud_level
+from dpcl.signal.features import (
+    bin_weights,
+    first_bin,
+    ideal_assignments,
+    level_log_magnitude,
+    level_weights,
+    loud_level,
+)
 from dpcl.signal.stft import STFT
 from dpcl.training.recipe import MaskObjective, Recipe
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.kinds import Kinds
+from dpcl.mixtures.drawing import Kinds
 from dpcl.model import ModelSettings
 from dpcl.objectives import OBJECTIVES
 from dpcl.settings import Settings
-from dpcl.signal.bins import Weighting
+from dpcl.signal.features import Weighting
 
 NonNegative = Annotated[float, Field(ge=0)]
 

@@ -24,12 +24,11 @@ from dpcl.io import Report, atomic, no_report
 from dpcl.model import Model, load_model, save_model
 from dpcl.shipped import weights_path
 from dpcl.training.batches import read_data
-from dpcl.training.checkpoint import average, latest_checkpoint, load_state
+from dpcl.training.checkpoint import LogRow, average, latest_checkpoint, load_state
 from dpcl.training.fits import fit_model
-from dpcl.training.loop import LogRow, cpu_seconds, train
+from dpcl.training.loop import Validation, cpu_seconds, train
 from dpcl.training.phases import Average, Fit, Phase, Plan, read_plan
 from dpcl.training.recipe import MACHINE, Recipe
-from dpcl.training.validation import Validation
 
 WEIGHTS = "weights.safetensors"  # of an average or a fit, in the folder of the phase
 WAIT = 0.2  # s between two looks of a further device at the phase of the first

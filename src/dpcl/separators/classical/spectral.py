@@ -18,8 +18,7 @@ from dpcl.separators.classical.auditory import (
     Scene,
     erb_rate,
 )
-from dpcl.separators.classical.casa import level_changes
-from dpcl.separators.classical.voices import follow_voices, harmonicity
+from dpcl.separators.classical.casa import follow_voices, harmonicity, level_changes
 
 # Least eigenvalue, relative to the largest: landmarks that nearly repeat each other add nothing.
 RIDGE = 1e-6

@@ -7,13 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from dpcl.errors import InputError
+from dpcl.evaluation.descriptions import Condition, ConditionLists, derive_lists, read_conditions
 from dpcl.mixtures.channels import Channel
-from dpcl.mixtures.condition_lists import (
-    Condition,
-    ConditionLists,
-    derive_lists,
-    read_conditions,
-)
 from dpcl.mixtures.lists import write_list
 from dpcl.mixtures.rows import MixtureRow, NoiseRow, RoomRow, SourceRow
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from dpcl.errors import InputError
-from dpcl.mixtures.parts import Part, parse_part, read_part
+from dpcl.signal.audio import Part, parse_part, read_part
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Corpora prepared by Lhotse's recipes: recordings with supervisions, or cuts, as JSON lines.
+"""Utterances: recordings, or parts of them, with speaker and text; and Lhotse manifests of them.
 
-This module reads the documented JSON itself, which takes json and gzip. The package lhotse would
-bring a dozen packages for features, augmentation and loaders, which are not needed here. Lines
-that need lhotse (transforms, sources other than files, mixed cuts) are refused.
+Manifests are recordings with supervisions, or cuts, as JSON lines. This module reads the documented
+JSON itself, which takes json and gzip. The package lhotse would bring a dozen packages for
+features, augmentation and loaders, which are not needed here. Lines that need lhotse (transforms,
+sources other than files, mixed cuts) are refused.
 """
 
 from __future__ import annotations
@@ -13,11 +14,35 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpcl.errors import InputError
-from dpcl.mixtures.utterance import Utterance
+from dpcl.signal.audio import Part
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of one speaker; two with the same `text` are never in one mixture."""
+
+    path: Path
+    speaker: str
+    corpus: str
+    gender: str  # "f", "m" or ""
+    seconds: float
+    split: str
+    text: str
+    start: float | None = None  # s, start of a part of a long recording; None for all of it
+    channel: int | None = None  # channel of a part, counted from 0; None for the mean of all
+
+    @property
+    def part(self) -> Part:
+        """Return the part of the recording to read."""
+        if self.start is None:
+            return Part(self.path)
+        return Part(self.path, self.start, self.seconds, self.channel)
+
 
 _GENDERS = {"f": "f", "female": "f", "m": "m", "male": "m"}  # gender by its first word
 LONGEST = 1e9  # largest time in a manifest, s

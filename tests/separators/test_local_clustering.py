@@ -13,7 +13,7 @@ from dpcl.model import Model
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.base import Analysis, Context, Separation
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.local import SEGMENT, LocalClustering
+from dpcl.separators.oracle import SEGMENT, LocalClustering
 from dpcl.separators.registry import build, find_method, load_network
 
 
