@@ -54,7 +54,8 @@ def test_weights_count_by_content_and_not_by_place(tiny_model: Path, tmp_path: P
     words = [separator_key(str(path)) for path in (tiny_model, copy, other)]
     assert words[0] == words[1]
     assert words[0] != words[2]
-    assert separator_key(f"{tiny_model}:local") != words[0]
+    local = [separator_key(f"{tiny_model}:local{frames}") for frames in ("", 25, 50)]
+    assert len({words[0], *local}) == 4
 
 
 def test_the_causal_network_in_a_stream_by_either_name() -> None:

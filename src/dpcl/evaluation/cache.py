@@ -28,7 +28,7 @@ from dpcl.evaluation.summary import METRICS, SourceResult, improvements
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.render import row_files
 from dpcl.mixtures.rows import MixtureRow
-from dpcl.separators.registry import LIVE, LOCAL, Method, find_method
+from dpcl.separators.registry import Method, find_method, split_name
 
 LIBRARIES = ("dpcl", "torch", "numpy", "scipy", "soxr")  # packages that scores depend on
 
@@ -46,8 +46,7 @@ def separator_key(name: str) -> str:
     """
     method = find_method(name)
     if method.weights is not None:
-        how = next((how for how in (LOCAL, LIVE) if f":{name}".endswith(how)), "")
-        name = hashlib.sha256(method.weights.read_bytes()).hexdigest() + how
+        name = hashlib.sha256(method.weights.read_bytes()).hexdigest() + split_name(name)[1]
     return _hash(name, code_version())
 
 

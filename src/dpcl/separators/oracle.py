@@ -2,7 +2,7 @@
 
 All ideal masks lie in [0, 1] and sum to one in every bin, silent ones included. So the sources sum
 to the mixture, even if the references do not. The STFT is the paper's: 32 ms windows every 8 ms at
-8 kHz. Local clustering takes segments of 100 frames by themselves, in the order of the references.
+8 kHz. Local clustering takes short segments by themselves, in the order of the references.
 """
 
 from __future__ import annotations
@@ -173,14 +173,14 @@ class LocalClustering(WindowSeparator):
     Source: Hershey et al. 2016, section 4 ("local" clustering).
     """
 
-    def __init__(self, name: str, model: Model, context: Context) -> None:
+    def __init__(self, name: str, model: Model, context: Context, segment: int = SEGMENT) -> None:
         """Raise InputError for a context without references."""
         if context.references is None:
             raise InputError(
                 f"{name}: needs the references of the mixture; use it with `dpcl evaluate`"
             )
         separator = DeepClustering(model)
-        self.name, self.separator = name, separator
+        self.name, self.separator, self.segment = name, separator, segment
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.references = separator.stft(context.references)  # (C, L, F)
         self.default_sources = len(context.references)
@@ -193,7 +193,7 @@ class LocalClustering(WindowSeparator):
         vectors = self.separator.embed(encoded).view(frames, bins, -1)
         weights = self.separator.weights(magnitude).view(frames, bins)
         ideal = self.references[:, start : start + frames]
-        segments = max(1, round(frames / SEGMENT))
+        segments = max(1, round(frames / self.segment))
         parts = zip(
             vectors.tensor_split(segments),
             weights.tensor_split(segments),

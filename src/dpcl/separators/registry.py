@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -62,8 +63,8 @@ def find_method(name: str, device: str = "cpu") -> Method:
         name: `mixture`, `ibm`, `irm` or `psm` (from the references); `nmf` or `fhmm` (from models
             of the talkers); `casa` or `spectral` (without training); a shipped model; a
             .safetensors file. `MODEL:local` clusters segments of 100 frames, put in order by the
-            references. `MODEL:live` separates as in a stream; `live` is `causal:live`.
-            `MODEL:guided` follows the true timeline.
+            references, `MODEL:local25` of 25. `MODEL:live` separates as in a stream; `live` is
+            `causal:live`. `MODEL:guided` follows the true timeline.
         device: device that runs a network: `cpu`, `cuda`, `mps`, or `auto` for a GPU if there is
             one.
 
@@ -79,7 +80,7 @@ def find_method(name: str, device: str = "cpu") -> Method:
     """
     if name in _CLASSICAL:
         return _CLASSICAL[name]()
-    model, suffix = _split(name)
+    model, suffix = split_name(name)
     network = on_device(load_network(model), device)
     if suffix == LIVE:
         from dpcl.separators.online import OnlineDeepClustering
@@ -88,11 +89,15 @@ def find_method(name: str, device: str = "cpu") -> Method:
     if suffix == GUIDED:
         return _guided(name, network, _file(model))
     separator = separator_of(network)
-    if suffix == LOCAL:
-        from dpcl.separators.oracle import LocalClustering
+    if suffix.startswith(LOCAL):
+        from dpcl.separators.oracle import SEGMENT, LocalClustering
+
+        segment = int(suffix.removeprefix(LOCAL) or SEGMENT)
+        if not segment:
+            raise InputError(f"{name}: has segments of 0 frames; give at least 1, as in :local25")
 
         def local(context: Context) -> Separator:
-            return LocalClustering(name, network, context)
+            return LocalClustering(name, network, context, segment)
 
         return Method(name, separator.sample_rate, local, "references", weights=_file(model))
     return _trained(name, model, separator)
@@ -189,11 +194,17 @@ def _file(name: str) -> Path:
     return weights_path(name) or Path(name)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Split the name of a separator into the name of its model and its suffix, or ""."""
+def split_name(name: str) -> tuple[str, str]:
+    """Split the name of a separator into the name of its model and its suffix, or "".
+
+    Example:
+        >>> split_name("default:local25")
+        ('default', ':local25')
+    """
     if name == "live":
         return "causal", LIVE
-    suffix = next((suffix for suffix in (LOCAL, LIVE, GUIDED) if name.endswith(suffix)), "")
+    found = re.search(f"({LOCAL}[0-9]*|{LIVE}|{GUIDED})$", name)
+    suffix = found[0] if found else ""
     return name.removesuffix(suffix), suffix
 
 

@@ -103,6 +103,11 @@ def test_name_and_bad_mixtures(tiny_model: Path) -> None:
     assert isinstance(separator, LocalClustering)
     assert find_method("default:local").needs == "references"
     assert find_method("default").needs == "mixture"
+    shorter = build(f"{tiny_model}:local25", Context(mixture, torch.zeros(2, 100)))
+    assert isinstance(shorter, LocalClustering)
+    assert shorter.segment == 25
+    with pytest.raises(InputError, match="give at least 1"):
+        find_method(f"{tiny_model}:local0")
     with pytest.raises(InputError, match="NaN"):
         LoadedSeparator(separator)(mixture)
     with pytest.raises(InputError, match="unknown model"):
