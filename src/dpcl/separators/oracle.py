@@ -26,7 +26,7 @@ _stft = STFT(window=256, hop=64)
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # references (C, L, F), mixture (L, F) -> masks (C, L, F)
 
-SEGMENT = 100  # approximate number of frames of a segment
+SEGMENT = 100  # usual number of frames of a segment of local clustering
 
 
 class Oracle(WindowSeparator):
@@ -157,15 +157,16 @@ ORACLES: dict[str, Rule] = {"mixture": mixture, "ibm": ibm, "irm": irm, "psm": p
 
 
 class LocalClustering(WindowSeparator):
-    """Deep clustering of segments of about 100 frames, joined by an oracle.
+    """Deep clustering of short segments, joined by an oracle.
 
     The references decide which cluster of a segment is which source. So the score is the one of a
-    network that does not need to keep sources apart over time.
+    network that need not know the voices for longer than a segment.
 
     Args:
         name: name of the separator, for error messages.
         model: model whose network has an embedding head.
         context: context of the mixture, with references.
+        segment: approximate number of frames of a segment.
 
     Raises:
         InputError: The context has no references.
