@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.count import (
-    CUES,
-    OF_CLOUD,
-    Count,
-    count_sources,
-    cues,
-    fit,
-    sample_points,
-)
+from dpcl.clustering.count import CUES, OF_CLOUD, Count, count_sources, cues, fit, sample_points
 
 WIDTH = 8
 

@@ -11,13 +11,7 @@ import torch
 
 from dpcl.errors import InputError
 from dpcl.evaluation import cache
-from dpcl.evaluation.cache import (
-    ScoreStore,
-    row_key,
-    score_all,
-    separator_key,
-    unknown_rows,
-)
+from dpcl.evaluation.cache import ScoreStore, row_key, score_all, separator_key, unknown_rows
 from dpcl.evaluation.evaluate import score_mixture
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.model import Model, load_model, save_model

@@ -8,12 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpcl.errors import InputError
-from dpcl.evaluation.descriptions import (
-    experiment_names,
-    find_list,
-    list_settings,
-    read_experiment,
-)
+from dpcl.evaluation.descriptions import experiment_names, find_list, list_settings, read_experiment
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import read_list, write_list

@@ -6,13 +6,7 @@ import csv
 import io
 
 from dpcl.evaluation.descriptions import Published, System
-from dpcl.evaluation.report import (
-    group_by,
-    make_table,
-    table_html,
-    table_markdown,
-    tables_csv,
-)
+from dpcl.evaluation.report import group_by, make_table, table_html, table_markdown, tables_csv
 from dpcl.evaluation.summary import SourceResult
 from dpcl.mixtures.rows import MixtureRow, SourceRow
 

@@ -14,14 +14,7 @@ import soundfile
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.index import (
-    NEEDS_AV,
-    Entry,
-    Tree,
-    split_of_name,
-    summarise,
-    write_index,
-)
+from dpcl.mixtures.index import NEEDS_AV, Entry, Tree, split_of_name, summarise, write_index
 from dpcl.mixtures.layouts import LAYOUTS, read_layout
 from dpcl.signal import av
 

@@ -16,20 +16,8 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation
-from dpcl.model import (
-    MaskSettings,
-    Model,
-    ModelSettings,
-    NetworkSettings,
-    build_network,
-)
-from dpcl.networks.activity import (
-    OF_CLUSTERS,
-    OF_VOICES,
-    PASSES,
-    STRIDE,
-    TalkerActivity,
-)
+from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
+from dpcl.networks.activity import OF_CLUSTERS, OF_VOICES, PASSES, STRIDE, TalkerActivity
 from dpcl.networks.base import Heads
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.recordings import cache, separate

@@ -10,13 +10,7 @@ from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
 from dpcl.errors import InputError
-from dpcl.model import (
-    MaskSettings,
-    Model,
-    ModelSettings,
-    NetworkSettings,
-    build_network,
-)
+from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.networks.activity import STRIDE, TalkerActivity
 from dpcl.networks.base import EmbeddingNetwork, Heads
 from dpcl.recordings.separate import LoadedSeparator

@@ -9,16 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.console import (
-    OUT,
-    Device,
-    DeviceName,
-    Force,
-    ModelName,
-    Sources,
-    progress,
-    screen,
-)
+from dpcl.apps.console import OUT, Device, DeviceName, Force, ModelName, Sources, progress, screen
 from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Report, no_report
 

@@ -38,6 +38,7 @@ FRAME_CUES = CLASSES + 2 * len(HIGH) + 1  # number of cues from a frame-wise hea
 
 Rows = Sequence[Sequence[float]]
 
+# Cues of the SI-SDR of a source
 SHARPNESS = 5.0  # factor of the cosines in the soft shares of a point
 SMALLEST_SHARE = 1e-3  # lower limit of the logarithm's argument
 SEED = 1  # of the second clustering

@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.evaluation.cache import (
-    code_version,
-    known_method,
-    row_key,
-    separator_key,
-)
+from dpcl.evaluation.cache import code_version, known_method, row_key, separator_key
 from dpcl.evaluation.evaluate import separate_row
 from dpcl.evaluation.figures import (
     STYLE,

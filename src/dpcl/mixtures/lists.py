@@ -15,21 +15,10 @@ from pathlib import Path, PurePosixPath
 
 from dpcl.errors import InputError
 from dpcl.io import atomic
-from dpcl.mixtures.channels import (
-    Channel,
-    parse_channel,
-)
+from dpcl.mixtures.channels import Channel, parse_channel
 from dpcl.mixtures.corpus import is_audio, measure_seconds
 from dpcl.mixtures.rooms import shortest_rt60
-from dpcl.mixtures.rows import (
-    BABBLE,
-    PINK,
-    MixtureRow,
-    NoiseRow,
-    Place,
-    RoomRow,
-    SourceRow,
-)
+from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow, Place, RoomRow, SourceRow
 from dpcl.signal.audio import parse_part
 
 COLUMNS = ("id", "list", "seed", "seconds", "corpora", "genders")

@@ -31,7 +31,6 @@ HISS_SNR_DB = (15.0, 50.0)  # power of all talkers together over the power of wh
 _FLATTEST = 30.0  # Hz, frequency below which coloured noise rises no further
 _MARGIN = 0.5  # s of noise drawn beyond the length, so that nothing repeats within it
 _HUM_STEP = 0.7  # s between two random gains of noise that swells
-
 _PINK_RATE = 16000  # Hz, rate at which pink noise is drawn
 _PINK_STEP = 100_000  # seeds of pink noise between two seeds of a list
 _STREAM = 1  # number of the random stream: other draws of the same seed do not change

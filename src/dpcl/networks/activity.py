@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Voices
 VOICE_STRIDE = 2  # frames from one encoded frame to the next
 HOP = 16  # encoded frames from one voice vector to the next: about half a second
 REACH = 55  # encoded frames pooled on each side of the middle of a vector's HOP frames
@@ -22,6 +23,7 @@ DEEPEST_DB = -60.0  # lowest level of a band, relative to the loudest band of th
 WIDTH, SIZE = 160, 48  # channels of the convolutions; values D of a voice vector
 LAYERS = (5, 1), (5, 2), (3, 3), (1, 1)  # kernel size and dilation of each convolution
 
+# Activity
 STRIDE = 4  # frames from one activity frame to the next
 REACHES = 4, 23  # activity frames on each side of a frame over which its cues are summed
 OF_CLUSTERS, OF_VOICES = 16, 7  # number of cues from the clusters, and from the voices

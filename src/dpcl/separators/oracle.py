@@ -2,7 +2,7 @@
 
 All ideal masks lie in [0, 1] and sum to one in every bin, silent ones included. So the sources sum
 to the mixture, even if the references do not. The STFT is the paper's: 32 ms windows every 8 ms at
-8 kHz. Local clustering takes segments of 100 frames by themselves, in the order of the references.
+8 kHz. Local clustering takes short segments by themselves, in the order of the references.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _stft = STFT(window=256, hop=64)
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # references (C, L, F), mixture (L, F) -> masks (C, L, F)
 
-SEGMENT = 100  # usual number of frames of a segment
+SEGMENT = 100  # usual number of frames of a segment of local clustering
 
 
 class Oracle(WindowSeparator):

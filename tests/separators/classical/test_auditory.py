@@ -10,19 +10,17 @@ import torch
 from scipy.signal import gammatone
 
 from dpcl.separators.classical.auditory import (
-    JUMP,
     GammatoneFilterbank,
     at_lags,
-    best_tracks,
     centre_frequencies,
     correlogram,
     cross_channel_correlation,
     erb,
     erb_rate,
-    explained,
     fast_length,
     lag_grid,
 )
+from dpcl.separators.classical.voices import JUMP, best_tracks, explained
 
 
 def test_bandwidths_are_those_of_glasberg_and_moore() -> None:

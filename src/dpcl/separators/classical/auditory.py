@@ -187,10 +187,6 @@ def cross_channel_correlation(correlograms: Tensor) -> Tensor:
     return torch.cat([pairs, pairs[-1:]])
 
 
-JUMP = 4  # largest glide of a voice from one frame to the next, in steps of the pitch grid
-NEVER = -1e9  # score of an impossible move
-
-
 def lag_grid(lowest: float, highest: float, sample_rate: int, step: float = 0.03) -> Tensor:
     """Return a grid of pitch periods, from the period of `highest` to the period of `lowest`.
 
@@ -222,85 +218,6 @@ def at_lags(correlograms: Tensor, lags: Tensor) -> Tensor:
     low = lags.floor().long()
     high = (low + 1).clamp(max=correlograms.shape[-1] - 1)
     return torch.lerp(correlograms[..., low], correlograms[..., high], lags - low)
-
-
-def explained(periodicity: Tensor, weights: Tensor, aperiodic: float, voiced: float) -> Tensor:
-    """Score how well each pair of pitches explains each frame, beyond the score of noise.
-
-        score(a, b) = sum_c w_c (max(A_c(a), A_c(b), aperiodic) - aperiodic) - voiced * pitches
-
-    Each unit belongs to the pitch that fits it better: the mask and the pitches are found together.
-
-    Args:
-        periodicity: (channels, L, G), correlogram at the lags of the grid.
-        weights: (channels, L).
-        aperiodic: periodicity of a unit without pitch.
-        voiced: cost of a pitch.
-
-    Returns:
-        Scores (L, G + 1, G + 1), symmetric; index G stands for no pitch.
-
-    Source: the three state spaces (no, one, two pitches) of Wu, Wang and Brown 2003.
-    """
-    channels, frames, lags = periodicity.shape
-    gains = torch.nn.functional.pad((periodicity - aperiodic).clamp_min(0), (0, 1))
-    scores = gains.new_empty(frames, lags + 1, lags + 1)
-    for frame in range(frames):  # all frames at once would take `channels` times the memory
-        gain = gains[:, frame]  # (channels, G + 1)
-        pairs = torch.maximum(gain[:, :, None], gain[:, None])  # (channels, G + 1, G + 1)
-        scores[frame] = (weights[:, frame] @ pairs.view(channels, -1)).view(lags + 1, lags + 1)
-    costs = torch.full((lags + 1,), voiced)
-    costs[-1] = 0
-    return scores - costs[:, None] - costs
-
-
-def best_tracks(scores: Tensor, glide: float, start: float, stop: float) -> Tensor:
-    """Find the best two pitch tracks through scores.
-
-    The pair is one hidden state, but each track moves by itself. So a step maximises over one track
-    and then over the other.
-
-    Args:
-        scores: (L, G + 1, G + 1).
-        glide: cost of one step of the grid; a track moves at most JUMP steps a frame.
-        start: cost of the start of a track.
-        stop: cost of the end of a track.
-
-    Returns:
-        Grid indices (L, 2); G stands for no pitch.
-
-    Sources: Viterbi 1967; for pitch, Wu, Wang and Brown 2003.
-    """
-    frames, states, _ = scores.shape
-    best = scores[0]
-    before: list[tuple[Tensor, Tensor]] = []
-    for frame in range(1, frames):
-        best, first = _move(best, glide, start, stop)
-        best, second = _move(best.T, glide, start, stop)
-        best = best.T + scores[frame]
-        before.append((first, second.T))
-    a, b = divmod(int(best.argmax()), states)
-    path = [(a, b)]
-    for first, second in reversed(before):
-        b = int(second[a, b])
-        a = int(first[a, b])
-        path.append((a, b))
-    return torch.tensor(path[::-1])
-
-
-def _move(best: Tensor, glide: float, start: float, stop: float) -> tuple[Tensor, Tensor]:
-    """Move the track in dimension 0 by one frame: the best scores (G + 1, S) and their origins."""
-    voiced, silent = best[:-1], best[-1]
-    grid = len(voiced)
-    padded = torch.nn.functional.pad(voiced, (0, 0, JUMP, JUMP), value=NEVER)
-    moves = [padded[k : k + grid] - glide * abs(k - JUMP) for k in range(2 * JUMP + 1)]
-    value, move = torch.stack([*moves, (silent - start).expand(grid, -1)]).max(0)
-    origin = torch.arange(grid)[:, None] + move - JUMP
-    origin = torch.where(move == 2 * JUMP + 1, grid, origin)
-    ended, which = (voiced - stop).max(0)
-    stay = silent >= ended
-    value = torch.cat([value, torch.where(stay, silent, ended)[None]])
-    return value, torch.cat([origin, torch.where(stay, grid, which)[None]]).to(torch.int16)
 
 
 SAMPLE_RATE = 8000  # Hz

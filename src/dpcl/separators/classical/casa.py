@@ -1,13 +1,9 @@
-"""Computational auditory scene analysis (CASA): segments, grouped by pitch and timbre.
-
-Voiced stretches of two talkers are two pitch tracks through a scene, and their contours.
-"""
+"""Computational auditory scene analysis (CASA): segments, grouped by pitch and timbre."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,26 +11,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from dpcl.separators.classical.auditory import (
-    LAGS,
-    AuditorySeparator,
-    Scene,
-    best_tracks,
-    explained,
+from dpcl.separators.classical.auditory import LAGS, AuditorySeparator, Scene
+from dpcl.separators.classical.voices import (
+    APERIODIC,
+    Contour,
+    contours,
+    follow_voices,
+    harmonicity,
 )
-
-UNVOICED = len(LAGS)  # grid index that stands for no pitch
-
-# The values below were chosen on the validation list.
-EVIDENCE = 15.0  # score of a periodicity of one in all channels, in the units of all costs
-VOICED = 0.2  # cost of a pitch in a frame
-OCTAVE = 0.03  # periodicity subtracted for each octave down: multiples of a period fit too
-GLIDE, START, STOP = 0.1, 0.3, 0.1  # costs of a step of 3 %, and of a contour's start and end
-APERIODIC = 0.4  # periodicity of a unit without pitch
-LOUDNESS = 0.1  # exponent of a unit's power in its weight
-REGISTER = (0.1, 0.15)  # weight and spread, in ln Hz, of a talker's own pitch
-ROUNDS = 4  # rounds of registers and tracks
-BLOCK = 2000  # frames, 32 s, whose states are in memory at once
 
 SMOOTHING = (0.25, 0.5, 0.25)  # weights of neighbouring frames, 16 ms apart
 
@@ -48,102 +32,6 @@ SWEEPS = 8  # passes of the local search over all contours
 SHARPNESS = 3.0  # sharpness of the masks, by difference of periodicity
 TIMBRE_SHARPNESS = 10.0  # sharpness of the masks under which timbre is measured
 COMMON = 0.6  # weight of the mean of its segment in a unit's evidence
-
-
-@dataclass(frozen=True)
-class Contour:
-    """Voiced stretch of a track: frames from `start` up to, not including, `stop`."""
-
-    track: int
-    start: int
-    stop: int
-
-
-def follow_voices(scene: Scene) -> Tensor:
-    """Track the pitches of two talkers.
-
-    As in the tandem algorithm, masks and pitches are found in turns, starting with the best tracks
-    on no assumption. Each round estimates a talker's register, the mean of their log pitch. The
-    next round prefers pitches near the register of each track. So a track stays with its talker
-    across pauses.
-
-    Args:
-        scene: scene of the mixture.
-
-    Returns:
-        Tracks (L, 2), indices into LAGS or UNVOICED.
-
-    Sources: Hu and Wang 2010 (tandem); Wu, Wang and Brown 2003 (tracks).
-    """
-    heights = -LAGS.log()
-    tracks = _tracks(scene, torch.zeros(2, len(LAGS)))
-    voiced = tracks[tracks < UNVOICED]
-    if len(voiced) == 0:
-        return tracks
-    ordered = heights[voiced].sort().values
-    half = (len(ordered) + 1) // 2
-    registers = torch.stack([ordered[:half].mean(), ordered[-half:].mean()])
-    weight, spread = REGISTER
-    for _ in range(ROUNDS):
-        distances = (heights - registers[:, None]) / spread  # (2, G)
-        tracks = _tracks(scene, -weight / 2 * distances.square().clamp(max=16))
-        for talker in range(2):
-            own = tracks[tracks[:, talker] < UNVOICED, talker]
-            registers[talker] = heights[own].mean() if len(own) else registers[talker]
-    return tracks
-
-
-def contours(tracks: Tensor, jump: int = 3) -> list[Contour]:
-    """Find the voiced stretches of both tracks.
-
-    Args:
-        tracks: (L, 2).
-        jump: largest step of the pitch within a contour, in steps of the grid.
-
-    Returns:
-        Contours of the first track, then of the second, in order of time.
-    """
-    found = []
-    for track in range(2):
-        pitches = [*tracks[:, track].tolist(), UNVOICED]
-        start: int | None = None
-        for frame, pitch in enumerate(pitches):
-            leaps = abs(pitch - pitches[frame - 1]) > jump
-            if start is not None and (pitch == UNVOICED or leaps):
-                found.append(Contour(track, start, frame))
-                start = None
-            if start is None and pitch != UNVOICED:
-                start = frame
-    return found
-
-
-def harmonicity(scene: Scene, tracks: Tensor) -> Tensor:
-    """Return the periodicity of each unit at the pitches of both tracks.
-
-    Args:
-        scene: scene of the mixture.
-        tracks: (L, 2).
-
-    Returns:
-        Periodicity (2, channels, L); APERIODIC in frames without pitch.
-    """
-    periodicity = torch.nn.functional.pad(scene.periodicity, (0, 1), value=APERIODIC)
-    frames = torch.arange(len(tracks))
-    return torch.stack([periodicity[:, frames, tracks[:, talker]] for talker in range(2)])
-
-
-def _tracks(scene: Scene, preference: Tensor) -> Tensor:
-    """Find tracks (L, 2) with preferences (2, G) of each track for pitches, block by block."""
-    weights = EVIDENCE / len(scene.power) * scene.heard * scene.power**LOUDNESS
-    discounts = OCTAVE * (LAGS / LAGS[0]).log2()
-    first, second = torch.nn.functional.pad(preference, (0, 1))
-    found = []
-    for start in range(0, scene.power.shape[1], BLOCK):
-        frames = slice(start, start + BLOCK)
-        part = scene.periodicity[:, frames] - discounts
-        scores = explained(part, weights[:, frames], APERIODIC, VOICED)
-        found.append(best_tracks(scores + first[:, None] + second, GLIDE, START, STOP))
-    return torch.cat(found)
 
 
 def level_changes(power: Tensor, floor: float = 1e-5) -> Tensor:

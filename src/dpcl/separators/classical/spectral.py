@@ -18,7 +18,8 @@ from dpcl.separators.classical.auditory import (
     Scene,
     erb_rate,
 )
-from dpcl.separators.classical.casa import follow_voices, harmonicity, level_changes
+from dpcl.separators.classical.casa import level_changes
+from dpcl.separators.classical.voices import follow_voices, harmonicity
 
 # Least eigenvalue, relative to the largest: landmarks that nearly repeat each other add nothing.
 RIDGE = 1e-6
