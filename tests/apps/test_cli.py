@@ -211,7 +211,7 @@ BAD_ARGUMENTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "recording as weights": (nothing, "a.wav --out out --model a.wav", "not a safetensors file"),
     "twice the same": (nothing, "a.wav a.wav --out out", "a.wav and a.wav would share"),
     "one stem": (second_a, "a.wav other/a.flac --out out", "would share output names"),
-    "no recording": (nothing, "--out out", "Missing argument 'REC...'"),
+    "no recording": (nothing, "--out out", "Missing argument 'REC'"),
     "no such device": (nothing, "a.wav --device mps", "--device mps: torch finds no such device"),
     "unknown device": (nothing, "a.wav --device abacus", "'--device'"),
     "quiet and verbose": (nothing, "a.wav -q -v", "--quiet, --verbose: they exclude each other"),

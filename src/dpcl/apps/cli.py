@@ -174,7 +174,7 @@ def _program(
 def separate(
     recordings: Annotated[
         list[Path],
-        typer.Argument(help="Audio files; `-` reads standard input.", metavar="REC..."),
+        typer.Argument(help="Audio files; `-` reads standard input.", metavar="REC"),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")

@@ -31,7 +31,7 @@ def web(
     """Serve a page: drop a recording or record one, play its sources together, save them.
 
     Recordings stay on this computer, in a private folder that is removed when the visit ends. The
-    interface of `dpcl serve` is served too. Press Ctrl-C to stop.
+    same address has the HTTP interface of `dpcl serve`. Press Ctrl-C to stop.
 
     Example: **dpcl web --port 8000**
     """
