@@ -112,6 +112,15 @@ def test_commands_and_options_exist(path: Path) -> None:
                 pytest.fail(f"{name(path)}: dpcl {shlex.join(arguments)}: {said}")
 
 
+@pytest.mark.parametrize("path", DOCS, ids=name)
+def test_extras_exist(path: Path) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = ", section, re.MULTILINE))
+    for names in re.findall(r"(?:\.|\bdpcl|\.whl)\[([\w,]+)\]", path.read_text(encoding="utf-8")):
+        assert set(names.split(",")) <= extras, f"{name(path)}: no extra in [{names}]"
+
+
 def test_a_wrong_command_is_found() -> None:
     assert list(dpcl_commands("a | dpcl live --rate 8 > b && dpcl web # dpcl no\n")) == [
         ["live", "--rate", "8"],

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -93,6 +97,33 @@ def test_a_name_that_there_is_not() -> None:
     with pytest.raises(AttributeError, match="no attribute 'seperate'"):
         _ = dpcl.seperate
     assert not hasattr(dpcl, "__wrapped__")
+
+
+def test_links_of_the_description_are_absolute_and_lead_to_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The package index has no other file of the repository."""
+    stand_in: Any = ModuleType("hatchling.metadata.plugin.interface")
+    stand_in.MetadataHookInterface = SimpleNamespace
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["Description"](root=str(ROOT))
+    links: dict[str, list[str]] = {}
+    for address in ("https://example.org/dpcl", ""):
+        monkeypatch.setenv("DPCL_URL", address + "/" * bool(address))
+        metadata: dict[str, Any] = {}
+        hook.update(metadata)
+        assert ("Repository" in metadata["urls"]) == bool(address)
+        links[address] = [
+            *re.findall(r"\]\(([^)]+)\)", metadata["readme"]["text"]),
+            *metadata["urls"].values(),
+        ]
+        assert all(link.startswith("https://") for link in links[address])
+    own = [link for link in links["https://example.org/dpcl"] if link not in links[""]]
+    assert len(own) > 25
+    for link in own:
+        found = re.fullmatch(r"https://example.org/dpcl(?:|/issues|/(?:blob|raw)/main/(.+))", link)
+        assert found, link
+        assert not found[1] or (ROOT / found[1]).is_file(), link
 
 
 INSTALLED = """

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dpcl.recordings.separate import load_separator as load_separator
     from dpcl.recordings.separate import separate as separate
     from dpcl.recordings.stream import StreamSeparator as StreamSeparator
+    from dpcl.recordings.transcript import transcribe as transcribe
     from dpcl.separators.base import Separation as Separation
     from dpcl.separators.base import Separator as Separator
 
@@ -34,6 +35,7 @@ __all__ = [
     "load_separator",
     "separate",
     "separate_file",
+    "transcribe",
     "write_corpus",
 ]
 
@@ -47,6 +49,7 @@ _HOMES = {
     "load_separator": "dpcl.recordings.separate",
     "separate": "dpcl.recordings.separate",
     "separate_file": "dpcl.apps.files",
+    "transcribe": "dpcl.recordings.transcript",
     "write_corpus": "dpcl.mixtures.index",
     "objectives": "",
     "clustering": "",

@@ -211,7 +211,7 @@ BAD_ARGUMENTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "recording as weights": (nothing, "a.wav --out out --model a.wav", "not a safetensors file"),
     "twice the same": (nothing, "a.wav a.wav --out out", "a.wav and a.wav would share"),
     "one stem": (second_a, "a.wav other/a.flac --out out", "would share output names"),
-    "no recording": (nothing, "--out out", "Missing argument 'REC...'"),
+    "no recording": (nothing, "--out out", "Missing argument 'REC'"),
     "no such device": (nothing, "a.wav --device mps", "--device mps: torch finds no such device"),
     "unknown device": (nothing, "a.wav --device abacus", "'--device'"),
     "quiet and verbose": (nothing, "a.wav -q -v", "--quiet, --verbose: they exclude each other"),
@@ -737,3 +737,17 @@ def test_timelines_are_evaluated(dpcl: Program, make_recording: MakeRecording) -
     assert "exists; add --force" in dpcl(*command).err
     assert '"der": 1.0' in dpcl(*command, "--force", "--json").out
     assert dpcl("evaluate", "a.csv", "--out", "x", "--estimates", "b.rttm").status == 2
+
+
+def test_a_transcript_that_cannot_be_made_stops_before_any_work(
+    dpcl: Program, make_recording: MakeRecording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_recording("a.wav")
+    ran = dpcl("separate", path, "--language", "en")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--language: is the language of a transcript; add --transcribe MODEL" in ran.err
+    monkeypatch.setattr("dpcl.errors.find_spec", lambda name: None)
+    ran = dpcl("separate", path, "--transcribe", "base")
+    assert (ran.status, ran.out) == (2, "")
+    assert 'pip install "dpcl[asr]"' in ran.err
+    assert [other.name for other in path.parent.iterdir()] == ["a.wav"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
+from dpcl.recordings.recogniser import Word
 from dpcl.recordings.rttm import read_timelines
 from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
@@ -353,3 +355,54 @@ def test_timelines_are_written_replaced_and_removed(
     names[2].write_text("{}")  # now somebody else's
     run(timeline=False, force=True)  # stale timelines of other sources
     assert [path.exists() for path in names] == [False, False, True]
+
+
+def test_transcripts_are_written_replaced_and_removed(
+    make_recording: MakeRecording,
+    tiny_model: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording, out, finished = make_recording("a.wav", 8000, 1.0), folder / "out", []
+    names = [out / f"a_transcript{suffix}" for suffix in (".srt", ".vtt", ".json")]
+    moved: list[float] = []
+
+    class StandIn:
+        def __init__(self, name: str, language: str | None, *_: object) -> None:
+            self.name, self.language = name, language
+
+        def __call__(self, samples: np.ndarray, language: str | None) -> tuple[object, str]:
+            assert samples.dtype == np.float32
+            return [[Word(0.0, 0.2, " Hello", 1.0)]], language or "en"
+
+    monkeypatch.setattr("dpcl.recordings.recogniser.Whisper", StandIn)
+
+    def run(transcribe: str | None, force: bool = False) -> None:
+        separate_files(
+            [recording],
+            out,
+            str(tiny_model),
+            2,
+            force,
+            finished.append,
+            report=lambda progress: moved.append(progress.done / progress.total),
+            transcribe=transcribe,
+        )
+
+    run("base")
+    assert [path for path in finished[0].outputs if path.suffix != ".wav"] == names
+    assert len(finished[0].sources) == 2
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in finished[0].outputs
+    )
+    document = json.loads(names[2].read_text())
+    assert (document["model"], document["talkers"]) == ("base", ["s1", "s2"])
+    assert {x["talker"] for x in document["utterances"]} <= {"s1", "s2"} != set()
+    assert names[0].read_text().count("Hello") == len(document["utterances"]) > 0
+    assert moved == sorted(moved)
+    assert moved[-1] == 1
+    with pytest.raises(InputError, match="exists"):
+        run("base")
+    run("base", force=True)
+    run(None, force=True)  # stale transcripts of other sources
+    assert not any(path.exists() for path in names)

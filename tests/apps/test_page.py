@@ -1,8 +1,9 @@
-"""The page in headless Chromium: upload, play, solo, save, cancel, close."""
+"""The page in headless Chromium: upload, play, solo, save, cancel, close; accessibility."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import shutil
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +71,23 @@ SAYS = "document.getElementById('message').textContent"
 TRACKS = "[...document.querySelectorAll('source-track')]"
 
 
-async def visit(address: str, port: str, short: Path, long: Path, server: Path) -> None:
+@asynccontextmanager
+async def opened(address: str, port: str) -> AsyncIterator[Tab]:
     async with aiohttp.ClientSession() as session:
         async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as answer:
-            opened = await answer.json()
-        tab = Tab(await session.ws_connect(opened["webSocketDebuggerUrl"], max_msg_size=0))
+            target = await answer.json()
+        tab = Tab(await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0))
         reading = asyncio.create_task(tab.read())
         for domain in ("Page", "Runtime", "Network", "Log"):
             await tab.call(f"{domain}.enable")
         await tab.call("Page.navigate", url=address)
         await tab.until("document.documentElement.dataset.ready")
+        yield tab
+        reading.cancel()
+
+
+async def visit(address: str, port: str, short: Path, long: Path, server: Path) -> None:
+    async with opened(address, port) as tab:
         await tab.run("document.getElementById('sources').value = '2'")
         await tab.choose(short)
         await tab.until("!document.getElementById('result').hidden")
@@ -119,16 +128,39 @@ async def visit(address: str, port: str, short: Path, long: Path, server: Path) 
         while len(list(server.glob(f"{PREFIX}*/*"))) > 1:
             assert time.monotonic() - begun < 10
             await asyncio.sleep(0.05)
-        reading.cancel()
 
 
-@pytest.mark.timeout(900)  # on a busy machine
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_a_visit_from_upload_to_the_closing_of_the_tab(
-    make_recording: MakeRecording, folder: Path
-) -> None:
+async def look(address: str, port: str, axe: str, recording: Path, broken: Path) -> None:
+    """Let axe look at the page without a recording, with its sources, and with an error."""
+    async with opened(address, port) as tab:
+        await tab.run(axe)
+        await violations(tab)
+        await tab.run("document.getElementById('sources').value = '2'")
+        await tab.choose(recording)
+        await tab.until("!document.getElementById('result').hidden")
+        await tab.run("document.querySelector('.picture').click()")
+        await tab.run("document.querySelector('.solo').click()")
+        await violations(tab)
+        await tab.until("document.querySelector('.track img').naturalWidth > 0")
+        assert await tab.run("document.querySelector('.drawing')") is None
+        await tab.choose(broken)
+        await tab.until("document.getElementById('message').className === 'error'")
+        await violations(tab)
+
+
+async def violations(tab: Tab) -> None:
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = "({violations}) => violations.map(({id, nodes}) => [id, ...nodes.map((n) => n.html)])"
+    for scheme in ("light", "dark"):
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        await tab.call("Emulation.setEmulatedMedia", features=media)
+        assert await tab.run(f"axe.run({{runOnly: {tags}}}).then({found})") == [], scheme
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Run the page and Chromium; yield address, port of Chromium, and the server's folder."""
     assert CHROMIUM is not None
-    short, long = make_recording("short.wav", seconds=2.0), make_recording("long.wav", seconds=900)
     temporary = folder / "tmp"
     temporary.mkdir()
     source = str(Path(package.__file__).parents[1])
@@ -148,8 +180,40 @@ def test_a_visit_from_upload_to_the_closing_of_the_tab(
             lines = iter(browser.stderr.readline, "")
             port = next(m[1] for line in lines if (m := re.search(r"ws://[\d.]+:(\d+)/", line)))
             threading.Thread(target=browser.stderr.read, daemon=True).start()
-            address = server.stdout.readline().strip()
-            asyncio.run(visit(address, port, short, long, temporary))
+            yield server.stdout.readline().strip(), port, temporary
         finally:
             browser.kill()
             server.kill()
+
+
+@pytest.mark.timeout(900)  # on a busy machine
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_a_visit_from_upload_to_the_closing_of_the_tab(
+    make_recording: MakeRecording, folder: Path
+) -> None:
+    short, long = make_recording("short.wav", seconds=2.0), make_recording("long.wav", seconds=900)
+    with running(folder) as (address, port, temporary):
+        asyncio.run(visit(address, port, short, long, temporary))
+
+
+def find_axe() -> Path | None:
+    """The file of axe-core: DPCL_AXE, of `npm install axe-core`, or of axe-playwright-python."""
+    places = [Path(os.environ.get("DPCL_AXE", "node_modules/axe-core/axe.min.js"))]
+    for name in ("axe_playwright_python", "axe_core_python"):
+        if spec := importlib.util.find_spec(name):
+            places += Path(str(spec.origin)).parent.glob("axe*.js")
+    return next((path.resolve() for path in places if path.is_file()), None)
+
+
+AXE = find_axe()
+
+
+@pytest.mark.timeout(900)  # on a busy machine
+@pytest.mark.skipif(CHROMIUM is None or AXE is None, reason="no Chromium, or no axe-core")
+def test_axe_finds_no_violation(make_recording: MakeRecording, folder: Path) -> None:
+    assert AXE is not None
+    pytest.importorskip("matplotlib")  # for the spectrogram
+    recording, broken = make_recording("a.wav", seconds=1.0), folder / "broken.wav"
+    broken.write_text("no audio")
+    with running(folder) as (address, port, _):
+        asyncio.run(look(address, port, AXE.read_text(encoding="utf-8"), recording, broken))

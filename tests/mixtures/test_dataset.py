@@ -6,6 +6,7 @@ import io
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -66,7 +67,10 @@ def test_a_data_set_of_the_library_is_asked_for_files(
     """Its columns of audio are decoded otherwise, which needs a further package."""
 
     class Rows(list[dict[str, object]]):
-        features = ("audio", "speaker_id")
+        features: ClassVar = {"audio": None, "speaker_id": None}
+
+        def with_format(self, kind: None) -> Rows:
+            return self
 
         def cast_column(self, column: str, kind: object) -> Rows:
             assert (column, kind) == ("audio", {"decode": False})
@@ -77,3 +81,34 @@ def test_a_data_set_of_the_library_is_asked_for_files(
     monkeypatch.setitem(sys.modules, "datasets", library)
     write_corpus(Rows({"speaker_id": who, "audio": object()} for who in "xy"), tmp_path)
     assert sorted(u.speaker for u in read_corpus(tmp_path).utterances) == ["x", "y"]
+
+
+@pytest.mark.parametrize("form", ["encoded", "decoded", "torch", "streamed", "splits"])
+def test_data_sets_of_the_library_become_corpora(tmp_path: Path, form: str) -> None:
+    """Class labels are names, not numbers; audio is never decoded, which needs torchcodec."""
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        "who": [0, 0, 1, 1],
+        "sex": [1, 1, 0, 0],
+        "words": ["a, b", "c", 'd "e"', ""],
+        "sound": [{"bytes": flac(), "path": f"{number}.flac"} for number in range(4)],
+    }
+    labels = datasets.ClassLabel(names=["anna", "bert"])
+    sexes = datasets.ClassLabel(names=["male", "female"])
+    rows = datasets.Dataset.from_dict(rows).cast_column("who", labels).cast_column("sex", sexes)
+    rows = rows.cast_column("sound", datasets.Audio(decode=form != "encoded"))
+    if form == "torch":
+        rows = rows.with_format("torch")
+    elif form == "streamed":
+        rows = rows.to_iterable_dataset()
+    elif form == "splits":
+        rows = datasets.DatasetDict(train=rows.select([0, 1]), test=rows.select([2, 3]))
+    columns = {"speaker": "who", "gender": "sex", "text": "words", "audio": "sound"}
+    write_corpus(rows, tmp_path / "corpus", **columns)
+    found = read_corpus(tmp_path / "corpus").utterances
+    assert {(u.speaker, u.gender) for u in found} == {("anna", "f"), ("bert", "m")}
+    assert [u.seconds for u in found] == [1.0] * 4
+    if form == "splits":
+        assert {(u.speaker, u.split) for u in found} == {("anna", "train"), ("bert", "test")}
+    with pytest.raises(InputError, match="has no column 'audio'; name one of who, sex, words, so"):
+        write_corpus(rows, tmp_path / "other", **{**columns, "audio": "audio"})

@@ -33,7 +33,7 @@ def bulk(
     recordings: Annotated[
         list[Path],
         typer.Argument(
-            help="Audio files; folders stand for all recordings in them.", metavar="REC..."
+            help="Audio files; folders stand for all recordings in them.", metavar="REC"
         ),
     ],
     out: Annotated[

@@ -172,7 +172,7 @@ def _program(
 def separate(
     recordings: Annotated[
         list[Path],
-        typer.Argument(help="Audio files; `-` reads standard input.", metavar="REC..."),
+        typer.Argument(help="Audio files; `-` reads standard input.", metavar="REC"),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the outputs: STEM_s1.wav, STEM_s2.wav, …")
@@ -196,6 +196,22 @@ def separate(
             help="Also write who speaks when: STEM_timeline.rttm, .txt (Audacity), .json.",
         ),
     ] = False,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(
+            "--transcribe",
+            help="Also write who says what: STEM_transcript.srt, .vtt, .json. MODEL is a Whisper"
+            " model: a folder, or a name in its cache, such as base.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            help="Language of the transcript, such as en. Detected for each talker if omitted.",
+            metavar="CODE",
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -234,6 +250,8 @@ def separate(
             background,
             device=device.value,
             timeline=timeline,
+            transcribe=transcribe,
+            language=language,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])

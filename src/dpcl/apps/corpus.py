@@ -38,8 +38,10 @@ class SplitBy(str, Enum):
 
 
 def corpus(
-    layout: Annotated[Layout, typer.Argument(help="Layout of the folder.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(help="Folder of the unpacked corpus.")],
+    layout: Annotated[Layout, typer.Argument(help="Layout of the folder.", metavar="LAYOUT")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the unpacked corpus.", metavar="FOLDER")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Index to write (CSV).")],
     split_by: Annotated[
         SplitBy,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def experiment(
     name: Annotated[
-        str | None, typer.Argument(help="Name of the experiment; all are listed if omitted.")
+        str | None,
+        typer.Argument(help="Name of the experiment; all are listed if omitted.", metavar="NAME"),
     ] = None,
     corpus: Annotated[
         Path | None, typer.Option(help="Folder with the recordings.", envvar="DPCL_CORPUS")
@@ -26,12 +27,14 @@ def experiment(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for report.html, .md and .csv.")
     ] = None,
-    systems: Annotated[str | None, typer.Option(help="Systems to score, as a,b.")] = None,
+    systems: Annotated[
+        str | None, typer.Option(help="Systems to score, separated by commas.")
+    ] = None,
     limit: Limit = None,
     metrics: Metrics = "",
     weights: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs"),
     train: Annotated[
-        bool, typer.Option("--train", help="Train the systems without weights there.")
+        bool, typer.Option("--train", help="Train the systems that have no weights yet.")
     ] = False,
     lists: Annotated[
         Path | None, typer.Option(help="Folder of frozen lists.", show_default="those that ship")

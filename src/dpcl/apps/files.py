@@ -33,14 +33,20 @@ from dpcl.signal.reader import AudioReader
 from dpcl.signal.writer import AudioWriter
 
 if TYPE_CHECKING:
+    from dpcl.recordings.recogniser import Recogniser
     from dpcl.recordings.separate import RecordingSeparation
+    from dpcl.recordings.transcript import SpeechTracks
 
 STANDARD = Path("-")  # name of standard input
 POOR_DB = 2.0  # estimated SI-SDR of a source, dB, below which a sentence says so
 SOFTWARE = "dpcl"  # beginning of the metadata `software` of all outputs
-# Suffixes of the timeline: labels of Audacity, RTTM, JSON. Labels come first, because `is_ours`
-# finds their mark in the RTTM file.
+# Suffixes of the timeline (labels of Audacity, RTTM, JSON) and of the transcript. Files without a
+# mark come first, because `is_ours` finds it in the file of the same name with another suffix.
 TIMELINES = (".txt", ".rttm", ".json")
+TRANSCRIPTS = (".srt", ".vtt", ".json")
+MARKED = {".txt": ".rttm", ".srt": ".json"}  # suffixes of files that hold the mark for others
+MARKS = (b";; dpcl ", b'{\n "software": "dpcl ', b"WEBVTT\n\nNOTE dpcl ")
+SEPARATING = 0.2  # share of the time before a transcript
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Separated:
 
     Attributes:
         recording: file of the recording.
-        outputs: files of the sources, of the background and of the timeline.
+        outputs: files of the sources, of the background, of the timeline and of the transcript.
         background: file of the background, one of `outputs`; None without one.
         sample_rate: of all files, in Hz.
         seconds: duration of the recording, s.
@@ -69,11 +75,11 @@ class Separated:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """Return the files of the sources, without those of the background and of the timeline."""
+        """Return the files of the sources only."""
         return tuple(
             path
             for path in self.outputs
-            if path != self.background and path.suffix not in TIMELINES
+            if path != self.background and path.suffix not in TIMELINES + TRANSCRIPTS
         )
 
 
@@ -91,6 +97,8 @@ def separate_files(
     resume: bool = False,
     device: str = "cpu",
     timeline: bool = False,
+    transcribe: str | None = None,
+    language: str | None = None,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -115,6 +123,9 @@ def separate_files(
         device: device that runs the network: `cpu`, `cuda`, `mps` or `auto`.
         timeline: also write who speaks when: out/STEM_timeline.txt (labels of Audacity), .rttm
             and .json.
+        transcribe: Whisper model that writes who says what: out/STEM_transcript.srt, .vtt and
+            .json; a folder, or a name in its cache.
+        language: of the speech, such as `en`; None to detect it for each talker.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -134,10 +145,10 @@ def separate_files(
                 return nullcontext(kept[recording])
             return AudioReader(recording)
 
-        targets = []
+        targets, words = [], transcribe is not None
         for recording in recordings:
             with opened(recording) as reader:
-                targets.append(_target(recording, reader, out, file_format, timeline))
+                targets.append(_target(recording, reader, out, file_format, timeline, words))
         _check_outputs(recordings, targets, force, resume)
         with heavy_imports():  # after the checks: a mistyped name is reported at once
             from dpcl.networks.precision import single_thread
@@ -146,6 +157,7 @@ def separate_files(
             from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # busy cores then do not delay it
+        recogniser = _recogniser(transcribe, language, device, threads)
         separator = build(model, device=device)
         scans, lengths = [], []
         for recording in recordings:
@@ -167,14 +179,17 @@ def separate_files(
                     separator,
                     sources,
                     most,
-                    report_one,
+                    _part(report_one, 0, SEPARATING) if recogniser else report_one,
                     scans[number],
                     threads,
                     background,
-                    timeline,
+                    timeline or words,
                 ) as separation,
             ):
-                outputs, notes = _write(target, reader, separation, force, resume)
+                report_words = _part(report_one, SEPARATING, 1)
+                outputs, notes = _write(
+                    target, reader, separation, force, resume, recogniser, report_words
+                )
                 background_file = target.background if target.background in outputs else None
                 confidence = separation.link().confidence
                 warnings = (*_warnings(reader), *notes, *_poor(outputs, confidence))
@@ -200,6 +215,7 @@ def separate_file(
     model: str = "default",
     progress: Any = None,
     force: bool = False,
+    transcribe: str | None = None,
 ) -> Separated:
     """Separate a recording from disk to disk, like `dpcl separate`.
 
@@ -210,6 +226,8 @@ def separate_file(
         model: name of a shipped model or of a method, hf://ORG/NAME, or path of a weights file.
         progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
         force: replace outputs that exist.
+        transcribe: Whisper model that writes who says what (extra `asr`): folder, or name in its
+            cache.
 
     Returns:
         The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
@@ -227,8 +245,35 @@ def separate_file(
     """
     finished: list[Separated] = []
     report = as_report(progress)
-    separate_files([Path(path)], Path(out), model, sources, force, finished.append, "wav", report)
+    separate_files(
+        [Path(path)],
+        Path(out),
+        model,
+        sources,
+        force,
+        finished.append,
+        report=report,
+        transcribe=transcribe,
+    )
     return finished[0]
+
+
+def _recogniser(
+    model: str | None, language: str | None, device: str, threads: int
+) -> Recogniser | None:
+    """Load the model of a transcript; None without one."""
+    if model is None:
+        if language is not None:
+            raise InputError("--language: is the language of a transcript; add --transcribe MODEL")
+        return None
+    from dpcl.recordings.recogniser import Whisper
+
+    return Whisper(model, language, device, threads)
+
+
+def _part(report: Report, first: float, last: float) -> Report:
+    """Return a report of a part of the work, from the share `first` to the share `last`."""
+    return lambda moved: report(Progress(first + (last - first) * moved.done / moved.total, 1))
 
 
 def _is_pipe(recording: Path) -> bool:
@@ -267,6 +312,7 @@ class _Target:
     subtype: str
     input_subtype: str
     timeline: bool
+    transcript: bool
 
     def path(self, number: int) -> Path:
         """Return the file of source `number`, counted from 1."""
@@ -282,19 +328,30 @@ class _Target:
         """Return the files of the timeline."""
         return tuple(self.folder / f"{self.stem}_timeline{suffix}" for suffix in TIMELINES)
 
+    @property
+    def transcripts(self) -> tuple[Path, ...]:
+        """Return the files of the transcript."""
+        return tuple(self.folder / f"{self.stem}_transcript{suffix}" for suffix in TRANSCRIPTS)
+
     def existing(self) -> list[Path]:
         """Return the outputs of earlier runs, also with more sources.
 
-        Timelines count if they are wanted now, or if dpcl wrote them for the sources.
+        Texts count if they are wanted now, or if dpcl wrote them for the sources.
         """
         timelines = [path for path in self.timelines if self.timeline or is_ours(path)]
+        transcripts = [path for path in self.transcripts if self.transcript or is_ours(path)]
         sources = (self.path(k + 1) for k in range(MOST_SOURCES))
-        paths = (*sources, self.background, *timelines)
+        paths = (*sources, self.background, *timelines, *transcripts)
         return [path for path in paths if os.path.lexists(path)]
 
 
 def _target(
-    recording: Path, reader: AudioReader, out: Path, file_format: str, timeline: bool
+    recording: Path,
+    reader: AudioReader,
+    out: Path,
+    file_format: str,
+    timeline: bool,
+    transcript: bool,
 ) -> _Target:
     """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
@@ -305,7 +362,7 @@ def _target(
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
     stem = "stdin" if recording == STANDARD else recording.stem
     subtype = output_subtype(suffix[1:], reader.subtype)
-    target = _Target(out, stem, suffix, subtype, reader.subtype, timeline)
+    target = _Target(out, stem, suffix, subtype, reader.subtype, timeline, transcript)
     try:
         check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
     except InputError as error:
@@ -320,13 +377,13 @@ def _target(
 def is_ours(path: Path) -> bool:
     """Return true if dpcl wrote an output, by the mark in its metadata or its first lines.
 
-    Labels of Audacity have no place for a mark; they belong to the RTTM file of the same name.
+    Labels of Audacity and SubRip have no place for a mark; another text of the same name has it.
     """
     try:
-        if path.suffix in TIMELINES:
-            marked = path if path.suffix == ".json" else path.with_suffix(".rttm")
+        if path.suffix in TIMELINES + TRANSCRIPTS:
+            marked = path.with_suffix(MARKED.get(path.suffix, path.suffix))
             with marked.open("rb") as file:
-                return file.read(100).startswith((b";; dpcl ", b'{\n "software": "dpcl '))
+                return file.read(100).startswith(MARKS)
         with mpg123_silenced(), soundfile.SoundFile(os.fsencode(path)) as file:
             return str(file.software).startswith(f"{SOFTWARE} ")
     except (soundfile.SoundFileError, OSError, TypeError):
@@ -357,7 +414,8 @@ def _check_outputs(
         nearest = next((folder for folder in (out, *out.parents) if folder.exists()), out)
         if nearest.exists() and not nearest.is_dir():
             raise InputError(f"{nearest}: is a file, not a folder; give another --out")
-        _check_name(target.background, nearest)
+        longest = target.transcripts[-1] if target.transcript else target.background
+        _check_name(longest, nearest)
         other = stems.setdefault(target.stem, recording)
         if other is not recording:
             raise InputError(f"{other} and {recording} would share output names; rename one")
@@ -376,6 +434,8 @@ def _write(
     separation: RecordingSeparation,
     force: bool,
     resume: bool,
+    recogniser: Recogniser | None,
+    report_words: Report,
 ) -> tuple[tuple[Path, ...], list[str]]:
     """Write all outputs under temporary names, then rename them.
 
@@ -386,8 +446,11 @@ def _write(
     paths = tuple(target.path(k + 1) for k in range(link.num_sources))
     if link.background and separation.background:
         paths = (*paths, target.background)
+    sounds = paths
     if target.timeline:
         paths = (*paths, *target.timelines)
+    if recogniser:
+        paths = (*paths, *target.transcripts)
     length = separation.scan.samples
     tags = {**reader.tags, "software": f"{SOFTWARE} {dpcl.__version__}"}
     with folder_aside(target.folder) as folder:
@@ -401,11 +464,11 @@ def _write(
                     length,
                     tags,
                 )
-                for path in paths
-                if path not in target.timelines
+                for path in sounds
             ]
             for writer in writers:
                 stack.enter_context(writer)
+            tracks = _tracks(folder, separation) if recogniser else None
             for piece in separation.pieces():
                 signals = [*piece.sources] + (
                     [] if piece.background is None else [piece.background]
@@ -413,11 +476,21 @@ def _write(
                 peak = max(float(signal.abs().max()) if signal.numel() else 0 for signal in signals)
                 for writer, signal in zip(writers, signals, strict=True):
                     writer.write(signal.numpy(), peak)
+                if tracks:
+                    tracks.write(piece.sources)
         if target.timeline:
             from dpcl.recordings.rttm import timeline_texts
 
             texts = timeline_texts(target.stem, separation.timeline())
             for path, text in zip(target.timelines, texts, strict=True):
+                (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
+        if recogniser and tracks:
+            from dpcl.recordings.transcript import transcribe_tracks, transcript_texts
+
+            speech = tracks.arrays()
+            transcript = transcribe_tracks(speech, separation.timeline(), recogniser, report_words)
+            written = transcript_texts(target.stem, transcript)
+            for path, text in zip(target.transcripts, written, strict=True):
                 (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
         notes = _place(folder, paths, target, force, resume)
     clipped = sum(writer.clipped for writer in writers)
@@ -434,6 +507,18 @@ def _write(
             f" {target.input_subtype}{why}"
         )
     return paths, notes
+
+
+def _tracks(folder: Path, separation: RecordingSeparation) -> SpeechTracks:
+    """Return the tracks for a transcript, of the channels with speech that do not cancel."""
+    from dpcl.recordings.transcript import SpeechTracks
+
+    channels = separation.scan.channels
+    chosen = None
+    if channels is not None:
+        chosen = channels.speech[:1] if channels.cancels else channels.speech
+    count, rate = separation.link().num_sources, separation.recording.sample_rate
+    return SpeechTracks(folder, count, rate, chosen)
 
 
 def _place(

@@ -25,9 +25,14 @@ MICROPHONE_BLOCK = 0.02  # length of a block of the microphone, s
 
 
 def live(
-    sources: Annotated[int, typer.Option(help="Number of sources, 1 to 10.")] = 2,
+    sources: Annotated[
+        int, typer.Option("--sources", "-n", help="Number of sources, 1 to 10.")
+    ] = 2,
     model: Annotated[
-        str, typer.Option(help="Shipped model, or a .safetensors file; it must be causal.")
+        str,
+        typer.Option(
+            "--model", "-m", help="Shipped model, or a .safetensors file; it must be causal."
+        ),
     ] = "causal",
     rate: Annotated[
         int | None,

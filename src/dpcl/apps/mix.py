@@ -25,7 +25,8 @@ def draw(
     corpus: Annotated[
         Path,
         typer.Argument(
-            help="Index (CSV), folder with an index, folder per speaker, or Lhotse manifest."
+            help="Index (CSV), folder with an index, folder per speaker, or Lhotse manifest.",
+            metavar="CORPUS",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="List to write (CSV).")],
@@ -33,7 +34,11 @@ def draw(
     sources: Annotated[
         int | None,
         typer.Option(
-            help="Number of sources of each mixture, 1 to 10; 2 if omitted.", min=1, max=10
+            "--sources",
+            "-n",
+            help="Number of sources of each mixture, 1 to 10; 2 if omitted.",
+            min=1,
+            max=10,
         ),
     ] = None,
     kinds: Annotated[

@@ -37,6 +37,8 @@ HubName = Annotated[
 def models(context: typer.Context, as_json: Json = False) -> None:
     """List the models that ship and those that were pulled; print cards, pull and push.
 
+    `dpcl models NAME` prints the card of a model: training data, scores and limits.
+
     Example: **dpcl models default**
     """
     if context.invoked_subcommand is not None:
@@ -123,7 +125,7 @@ def push(
 ) -> None:
     """Upload a model with its card to the Hugging Face hub.
 
-    Log in before with `hf auth login`, or set HF_TOKEN. The card beside the weights (.md) gets a
+    Log in first with `hf auth login`, or set HF_TOKEN. The card beside the weights (.md) gets a
     front matter. Prints the name with the commit.
 
     Example: **dpcl models push runs/mine/mine.safetensors hf://ORG/NAME --license mit**

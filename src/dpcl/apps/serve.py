@@ -24,7 +24,7 @@ Workers = Annotated[int, typer.Option(help="Number of recordings at once.", min=
 Waiting = Annotated[int, typer.Option(help="Largest number of waiting recordings.", min=1)]
 MaxMegabytes = Annotated[float, typer.Option(help="Largest recording in MB.", min=0.001)]
 MaxMinutes = Annotated[float, typer.Option(help="Longest recording in minutes.", min=0.001)]
-KeepMinutes = Annotated[float, typer.Option(help="Time that finished jobs stay in minutes.", min=0)]
+KeepMinutes = Annotated[float, typer.Option(help="Minutes for which finished jobs stay.", min=0)]
 
 
 def serve(
@@ -153,7 +153,7 @@ def web(
     """Serve a page: drop a recording or record one, play its sources together, save them.
 
     Recordings stay on this computer, in a private folder that is removed when the visit ends. The
-    interface of `dpcl serve` is served too. Press Ctrl-C to stop.
+    same address has the HTTP interface of `dpcl serve`. Press Ctrl-C to stop.
 
     Example: **dpcl web --port 8000**
     """

@@ -35,8 +35,8 @@ def show(
 ) -> None:
     """Draw mixture, sources, masks and embeddings of a recording on one page.
 
-    The whole recording is separated, also where only a part of it is shown. Embeddings are those of
-    the 8 s in which sources overlap most.
+    The whole recording is separated, also if only a part of it is shown. Embeddings come from the
+    8 s in which sources overlap most.
 
     Example: **dpcl show examples/two_talkers.flac --out two_talkers.png**
     """

@@ -42,7 +42,8 @@ def train(
         typer.Option(help="Initial weights: a model, a trained recipe or a .safetensors file."),
     ] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="Setting to change: KEY=VALUE; may be repeated."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")

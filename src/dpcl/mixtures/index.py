@@ -354,20 +354,25 @@ def write_corpus(
     columns = {"speaker": speaker, "gender": gender, "text": text}
     entries: list[Entry] = []
     for split, rows in splits.items():
+        labels = getattr(rows, "features", None) or {}
         for number, row in enumerate(_encoded(rows, audio)):
             where = f"row {number}{f' of {split}' if split else ''}"
-            found = {key: _cell(row, column, where) for key, column in columns.items() if column}
+            found = {
+                key: _name(_cell(row, column, where), labels.get(column))
+                for key, column in columns.items()
+                if column
+            }
             stem = f"{split or 'all'}-{number:07d}"
             path = _write(_cell(row, audio, where), folder / "audio", stem, where)
-            sex = str(found.get("gender", "")).lower()[:1]
+            sex = found.get("gender", "").lower()[:1]
             entries.append(
                 Entry(
                     Part(path),
-                    str(found["speaker"]),
+                    found["speaker"],
                     name,
                     sex if sex in ("f", "m") else "",
                     NAMES.get(split, ""),
-                    str(found.get("text", "")),
+                    found.get("text", ""),
                 )
             )
     if not entries:
@@ -382,11 +387,23 @@ def write_corpus(
 
 def _encoded(rows: Any, audio: str) -> Iterable[Mapping[str, Any]]:
     """Return rows with the files of their recordings, which `datasets` otherwise decodes."""
-    if not getattr(rows, "features", None):
+    features = getattr(rows, "features", None)
+    if not features:
         return rows  # type: ignore[no-any-return]
+    if audio not in features:
+        names = ", ".join(features)
+        raise InputError(f"the data set: has no column {audio!r}; name one of {names}")
     from datasets import Audio
 
-    return rows.cast_column(audio, Audio(decode=False))  # type: ignore[no-any-return]
+    plain = rows.with_format(None)  # no tensors
+    return plain.cast_column(audio, Audio(decode=False))  # type: ignore[no-any-return]
+
+
+def _name(value: Any, feature: Any) -> str:
+    """Return the text of a cell; a class label is a number, whose name its feature has."""
+    if isinstance(value, int) and hasattr(feature, "int2str"):
+        return str(feature.int2str(value))
+    return str(value)
 
 
 def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:

@@ -1,6 +1,10 @@
 // The page of dpcl: sends a recording, follows its job, plays all sources in step.
 const $ = (id) => document.getElementById(id);
-const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b3a800", "#777777"];
+const COLOURS = [ // of the sources, for light and dark mode
+  "#0072b2, #5ab0ee", "#b56a00, #e69f00", "#007d5b, #2fc494", "#b04a8c, #e08fc0",
+  "#5b57c8, #a9a4ff", "#c0392b, #ff8264", "#6f6a00, #d0c540",
+];
+const GREY = "#666, #a0a0a0"; // of the background
 let job = null; // description of the job, from the server
 let upload = null; // request of an upload that runs
 let tracks = []; // track elements, one per source
@@ -54,7 +58,7 @@ async function send(data, name) {
 
 function fail(sentence) {
   $("work").hidden = true;
-  say(sentence, true);
+  say(sentence.endsWith(".") ? sentence : `${sentence}.`, true);
 }
 
 function follow(first) {
@@ -113,7 +117,8 @@ class SourceTrack extends HTMLElement {
     const background = /_background\.\w+$/.test(file);
     const title = background ? "Background" : `Source ${number + 1}`;
     this.setAttribute("aria-label", title);
-    this.style.setProperty("--colour", background ? "#777" : COLOURS[number % COLOURS.length]);
+    const colours = background ? GREY : COLOURS[number % COLOURS.length];
+    this.style.setProperty("--colour", `light-dark(${colours})`);
     this.innerHTML = `<div class="controls">
       <input type="text" aria-label="Name of ${title}" value="${title}">
       <button type="button" class="solo" aria-pressed="false" aria-label="Solo ${title}">Solo</button>
@@ -141,11 +146,20 @@ class SourceTrack extends HTMLElement {
     picture.onclick = () => {
       const image = this.querySelector("img");
       picture.ariaExpanded = String(!image);
+      this.querySelector(".drawing")?.remove();
       if (image) return image.remove();
       const made = document.createElement("img");
+      const note = document.createElement("p");
+      Object.assign(note, { className: "note drawing", role: "status" });
+      note.textContent = "Draws the spectrogram.";
+      made.onload = () => note.remove();
+      made.onerror = () => {
+        made.hidden = true;
+        note.textContent = "The spectrogram cannot be drawn.";
+      };
       made.alt = `Spectrogram of ${title}`;
       made.src = `${address}/spectrogram`;
-      this.lastElementChild.append(made);
+      this.lastElementChild.append(note, made);
     };
   }
 
@@ -161,6 +175,7 @@ class SourceTrack extends HTMLElement {
     Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
     const style = getComputedStyle(this);
+    const colour = getComputedStyle(this.querySelector("input")).borderLeftColor;
     const played = (this.sound.currentTime / (job?.seconds || 1)) * width;
     const bars = Math.min(this.peaks.length, Math.floor(width));
     for (let k = 0; k < bars; k += 1) {
@@ -168,14 +183,14 @@ class SourceTrack extends HTMLElement {
       const to = Math.max(from + 1, Math.floor(((k + 1) * this.peaks.length) / bars));
       const tall = Math.max(1, (Math.max(...this.peaks.slice(from, to)) / 255) * height);
       const x = (k * width) / bars;
-      pen.globalAlpha = x < played ? 1 : 0.55;
-      pen.fillStyle = style.getPropertyValue("--colour");
+      pen.globalAlpha = x < played ? 1 : 0.7;
+      pen.fillStyle = colour;
       pen.fillRect(x, (height - tall) / 2, Math.max(1, width / bars), tall);
     }
     pen.globalAlpha = 1;
     for (const { start, end } of this.segments) { // who speaks when: bars below the waveform
       const [from, to] = [start, end].map((time) => (time / job.seconds) * width);
-      pen.fillStyle = style.getPropertyValue("--colour");
+      pen.fillStyle = colour;
       pen.fillRect(from, height - 6 * scale, Math.max(scale, to - from), 6 * scale);
     }
     pen.fillStyle = style.color;
@@ -318,5 +333,6 @@ document.addEventListener("keydown", (event) => {
   }
 });
 addEventListener("resize", refresh);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
 setInterval(() => playing() && refresh(), 100);
 document.documentElement.dataset.ready = "true";
