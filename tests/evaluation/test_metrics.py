@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import (
-    MEASURES,
     best_permutation,
     check_measures,
     perceptual_score,
@@ -65,7 +64,7 @@ def test_stoi_is_the_mean_correlation_of_short_envelopes_which_noise_of_its_own_
     assert perceptual_score("stoi", stranger, speech, RATE).abs().max() < 0.35
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", ["pesq", "stoi"])
 def test_without_speech_there_is_no_score(measure: str, speech: Tensor) -> None:
     need(measure)
     silence = torch.zeros_like(speech)

@@ -83,7 +83,8 @@ FileFormat = Annotated[
 Metrics = Annotated[
     str,
     typer.Option(
-        help="Metrics besides si_sdr and sdr: pesq, stoi or pesq,stoi.", show_default=False
+        help="Metrics besides si_sdr and sdr: pesq, stoi, wer, or several as pesq,stoi.",
+        show_default=False,
     ),
 ]
 

@@ -24,6 +24,7 @@ import torch
 
 from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import KnownTalkers, UnknownTalker, score_mixture
+from dpcl.evaluation.recognition import recogniser_name
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.render import row_files
@@ -153,6 +154,8 @@ class ScoreStore:
                 [(str(piece.path.name), piece.start, piece.seconds) for piece in pieces]
                 for pieces in talkers
             ]
+        if "wer" in self.metrics:
+            speech = [speech, recogniser_name()]
         return row_key(row, self.root, speech)
 
     def _path(self, name: str) -> Path:

@@ -131,6 +131,7 @@ class Experiment(Settings):
         split: split of the corpus that conversations are rendered from.
         only: corpora of the index for conversations; all corpora if the index has none of these.
         by: grouping of the scores in the table.
+        metrics: metrics besides SI-SDR and SDR, like those of `--metrics`.
         systems: lines of the table.
     """
 
@@ -143,6 +144,7 @@ class Experiment(Settings):
     split: str = "test"
     only: tuple[str, ...] = ("librispeech",)
     by: Literal["gender", "level"] = "gender"
+    metrics: tuple[str, ...] = ()
     systems: tuple[System, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

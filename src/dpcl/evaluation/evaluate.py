@@ -68,7 +68,7 @@ def evaluate(
         out_dir: folder of the results.
         limit: number of mixtures to use, from the first on; None for all.
         report: called after each mixture.
-        metrics: any of pesq and stoi, besides SI-SDR and SDR.
+        metrics: any of pesq, stoi and wer, besides SI-SDR and SDR.
 
     Returns:
         Means overall and by condition.
@@ -150,7 +150,7 @@ def score_mixture(
         corpus_root: folder that the paths of the row are relative to.
         method: method of separation.
         talkers: models of the talkers, for a method that needs them.
-        metrics: any of pesq and stoi, besides SI-SDR and SDR.
+        metrics: any of pesq, stoi and wer, besides SI-SDR and SDR.
 
     Returns:
         One result per source, in the order of the row.

@@ -84,6 +84,7 @@ def run_experiment(
         return _run_meetings(experiment, places, named, limit, metrics, workers, force, report)
     if experiment.conditions is not None:
         return _run_conditions(experiment, places, named, limit, metrics, workers, force, report)
+    metrics = tuple(dict.fromkeys((*experiment.metrics, *metrics)))
     for name in ("report.md", "report.csv", "report.html"):
         refuse_existing(places.out / name, force)
     need_package("show", "the report has pictures, which need", "matplotlib")

@@ -1,4 +1,4 @@
-"""Metrics of separation: SI-SDR, SDR (BSS Eval), PESQ and STOI."""
+"""Metrics of separation: SI-SDR, SDR (BSS Eval), PESQ, STOI and the word error rate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError, need_package
+from dpcl.evaluation import recognition
 
 
 def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
@@ -36,6 +37,7 @@ def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
                 f"{measure.title} is defined at {rates} Hz, but the separator's sample rate is"
                 f" {sample_rate} Hz; remove {name} from --metrics"
             )
+        measure.prepare()
 
 
 def perceptual_score(
@@ -98,6 +100,7 @@ class Measure:
         package: Python package that it needs.
         extra: extra of dpcl that installs the package.
         sample_rates: Hz; empty for any.
+        prepare: function that raises InputError if anything else is missing.
     """
 
     title: str
@@ -105,13 +108,15 @@ class Measure:
     package: str
     extra: str
     sample_rates: tuple[int, ...] = ()
+    prepare: Callable[[], None] = lambda: None
 
 
 # pesq: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. stoi: from 0 to 1, at 10 kHz, to which
-# pystoi resamples.
+# pystoi resamples. wer: percent, by the Whisper model that DPCL_WHISPER names.
 MEASURES = {
     "pesq": Measure("PESQ", _pesq, "pesq", "pesq", tuple(_PESQ_MODES)),
     "stoi": Measure("STOI", _stoi, "pystoi", "eval"),
+    "wer": Measure("WER", recognition.word_error_rate, "jiwer", "asr", prepare=recognition.prepare),
 }
 
 CAP_DB = 100.0  # limit of SI-SDR and SDR, in both directions
