@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dpcl.mixtures.rooms import RoomSettings, decay_time, room_bank, room_responses, shortest_rt60
+from dpcl.mixtures.room_bank import (
+    RoomSettings,
+    decay_time,
+    room_bank,
+    room_responses,
+    shortest_rt60,
+)
 
 SMALL = RoomSettings(count=3, positions=2, rt60=(0.1, 0.3))
 

@@ -23,7 +23,7 @@ from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.mixtures.noise import draw_babble, draw_pink
-from dpcl.mixtures.rooms import shortest_rt60
+from dpcl.mixtures.room_bank import shortest_rt60
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.settings import Settings, read_settings
 

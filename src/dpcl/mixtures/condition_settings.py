@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dpcl.mixtures.channels import CODECS, check_codec
 from dpcl.mixtures.noise import BackgroundSettings, check_shares
-from dpcl.mixtures.rooms import RoomSettings
+from dpcl.mixtures.room_bank import RoomSettings
 from dpcl.settings import Settings
 
 

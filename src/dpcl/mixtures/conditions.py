@@ -31,7 +31,7 @@ from dpcl.mixtures.noise import (
     read_sounds,
     swelling,
 )
-from dpcl.mixtures.rooms import Range, RoomBank, room_bank
+from dpcl.mixtures.room_bank import Range, RoomBank, room_bank
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.signal.level import draw_gains_db

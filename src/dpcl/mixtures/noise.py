@@ -17,7 +17,7 @@ from scipy.fft import irfft, next_fast_len
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, is_audio, measure_seconds, read_corpus
-from dpcl.mixtures.rooms import Range
+from dpcl.mixtures.room_bank import Range
 from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow
 from dpcl.settings import Settings
 from dpcl.signal.audio import parse_part, read_part, resample
