@@ -190,6 +190,13 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
+    spatial: Annotated[
+        bool,
+        typer.Option(
+            help="Refine the masks of a recording with several channels by their differences of"
+            " level and phase."
+        ),
+    ] = True,
     device: DeviceName = Device.cpu,
     timeline: Annotated[
         bool,
@@ -236,6 +243,7 @@ def separate(
             background,
             device=device.value,
             timeline=timeline,
+            spatial=spatial,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])

@@ -92,6 +92,7 @@ def separate_files(
     resume: bool = False,
     device: str = "cpu",
     timeline: bool = False,
+    spatial: bool = True,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -116,6 +117,7 @@ def separate_files(
         device: device that runs the network: `cpu`, `cuda`, `mps` or `auto`.
         timeline: also write who speaks when: out/STEM_timeline.txt (labels of Audacity), .rttm
             and .json.
+        spatial: refine the masks by differences of level and phase between channels.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -173,6 +175,7 @@ def separate_files(
                     threads,
                     background,
                     timeline,
+                    spatial,
                 ) as separation,
             ):
                 outputs, notes = _write(target, reader, separation, force, resume)
@@ -201,6 +204,7 @@ def separate_file(
     model: str = "default",
     progress: Any = None,
     force: bool = False,
+    spatial: bool = True,
 ) -> Separated:
     """Separate a recording from disk to disk, like `dpcl separate`.
 
@@ -211,6 +215,7 @@ def separate_file(
         model: name of a shipped model or of a method, hf://ORG/NAME, or path of a weights file.
         progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
         force: replace outputs that exist.
+        spatial: refine the masks by differences of level and phase between channels.
 
     Returns:
         The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
@@ -228,7 +233,16 @@ def separate_file(
     """
     finished: list[Separated] = []
     report = as_report(progress)
-    separate_files([Path(path)], Path(out), model, sources, force, finished.append, "wav", report)
+    separate_files(
+        [Path(path)],
+        Path(out),
+        model,
+        sources,
+        force,
+        finished.append,
+        report=report,
+        spatial=spatial,
+    )
     return finished[0]
 
 

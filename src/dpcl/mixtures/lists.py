@@ -24,7 +24,7 @@ from dpcl.mixtures.mixing import mix_sources, scale_to_peak
 from dpcl.mixtures.noise import add_noise, noise_paths, read_noise
 from dpcl.mixtures.parts import parse_part, read_part
 from dpcl.mixtures.rendered import read_rendered, rendered_rows
-from dpcl.mixtures.rooms import reverberant
+from dpcl.mixtures.rooms import images, reverberant
 from dpcl.mixtures.rows import (
     COLUMNS,
     KIND_COLUMNS,
@@ -155,7 +155,8 @@ def render_mixture(
     if the row has a room (see `reverberant`), and brought to its active level and gain. All sources
     get one scale (see `mix_sources`). They sum to the mixture, except for noise (see
     `add_noise`). A channel's band applies to sources and noise, its clipping and codec to the
-    mixture alone. Rendered mixtures are read as they are (see `read_rendered`).
+    mixture alone. Rendered mixtures are read as they are (see `read_rendered`). A room with several
+    microphones gives every signal a dimension for them; the levels are those at the first.
 
     Args:
         row: the mixture.
@@ -163,7 +164,7 @@ def render_mixture(
         sample_rate: in Hz.
 
     Returns:
-        The mixture (T,) and its sources (C, T).
+        The mixture (T,) and its sources (C, T); for M microphones (M, T) and (C, M, T).
 
     Raises:
         InputError: a file is missing, cannot be read or ends too early; the message names the row
@@ -193,6 +194,8 @@ def render_mixture(
     channel = row.channel or Channel()
     if channel.agc:
         signals = [gain_controlled(signal, sample_rate, channel.agc) for signal in signals]
+    if row.room and row.room.array:
+        return _at_array(row, images(signals, row.room, sample_rate), sample_rate)
     if row.room:
         signals = reverberant(signals, row.room, sample_rate)
     sources = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
@@ -204,6 +207,17 @@ def render_mixture(
     except (InputError, ValueError) as error:
         raise InputError(f"{row.where}: {row.noise.path}: {error}; give another noise") from error
     return _through_channel(row, together, channel, sample_rate)
+
+
+def _at_array(
+    row: MixtureRow, at_microphones: NDArray[np.float32], sample_rate: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mixture (M, T) and the sources (C, M, T) of images (M, C, T)."""
+    first = at_microphones[0]
+    mixed = mix_sources(list(first), [source.gain_db for source in row.sources], sample_rate)
+    gains = (mixed * first).sum(1) / np.maximum(np.square(first).sum(1), 1e-30)
+    sources = at_microphones.swapaxes(0, 1) * gains[:, None, None]
+    return sources.sum(0), sources
 
 
 def _through_channel(
