@@ -125,7 +125,7 @@ def _ways(separator: str, condition: Condition) -> list[Way]:
 
 
 def plain_condition(settings: ConditionLists, condition: Condition) -> str | None:
-    """The plain condition of the same talkers, or that of one microphone; None for itself."""
+    """The plain condition of the same talkers, or the one of one microphone; None for itself."""
     if condition.microphones > 1:
         alone = condition.model_copy(update={"microphones": 1})
         names = {"name", "title"}

@@ -6,7 +6,7 @@ Gaussian mixture with one component for each source. The masks of the inner sepa
 priors, so the components of all bins and windows have the order of the sources.
 
 All channels share the refined masks, so the image of a source stays as it is. A beamformer (MVDR)
-behind the masks scored less in simulated rooms, and its outputs do not sum to the recording.
+after the masks scored less in simulated rooms, and its outputs do not sum to the recording.
 
 Source: Ito, Araki, Nakatani 2016, "Complex angular central Gaussian mixture model for directional
 statistics in mask-based microphone array signal processing"; masks of a network as priors:
@@ -28,7 +28,7 @@ from dpcl.signal.channels import power_mean
 
 ITERATIONS = 10  # of the EM algorithm
 ENOUGH = 200  # frames of a window from which its components are estimated, at least
-TRUST = 0.5  # exponent of the priors in a frequency whose directions tell the sources apart; else 1
+TRUST = 0.5  # exponent of the priors in a frequency whose sources have directions; else 1
 # Covariance of directions and priors, relative to the variance of the priors and to the certainty
 # of the directions: their vote grows between these values. On mixtures of `valid` it is 0.58 to 2.8
 # in rooms, 1.3 or more in stereo; at most 0.52 if all talkers move alike or the channels drift.
@@ -63,7 +63,7 @@ class Spatial(Separator):
         return self.inner.windows_at_once
 
     def prepared(self, windows: int) -> Spatial:
-        """Return the same stage behind the fastest form of the inner separator."""
+        """Return the same stage with the fastest form of the inner separator."""
         other = copy(self)
         other.inner = self.inner.prepared(windows)
         return other
@@ -129,8 +129,8 @@ def refine(
 ) -> Tensor:
     """Refine masks by the directions of the channels, bin by bin.
 
-    Priors and directions vote. The directions lose their vote where they do not tell the sources
-    apart: in frequencies whose components do not differ, and in a window whose components
+    Priors and directions vote. The directions lose their vote where they do not distinguish the
+    sources: in frequencies whose components do not differ, and in a window whose components
     contradict the priors, as they follow a moving microphone and not the talkers.
 
     Args:

@@ -3,7 +3,7 @@
 speech    the level changes, and not all of it is below 200 Hz; noise and an LFE channel do not
 cancels   some of the sound has opposite phase in two channels, so their mean would lose it
 apart     the channels share little, as in a recorded call: each channel is one party
-differ    the channels are no copies of each other, so their differences may tell sources apart
+differ    the channels are no copies of each other, so their differences may distinguish sources
 in phase  the sound has nearly equal phases in all channels, so their mean loses nothing
 """
 
