@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dpcl.errors import InputError
+from dpcl.evaluation.conditions import plain_condition
 from dpcl.evaluation.descriptions import Condition, ConditionLists, derive_lists, read_conditions
 from dpcl.mixtures.channels import Channel
 from dpcl.mixtures.lists import write_list
@@ -132,3 +133,20 @@ def test_the_committed_conditions_are_whole_and_paired(
             for source, clean in zip(row.sources, other.sources, strict=True):
                 assert replace(source, gain_db=clean.gain_db) == clean
     assert lists == derive_lists(settings, LISTS)
+
+
+def test_a_condition_may_have_an_array(folder: Path) -> None:
+    for row in derive(folder, base="two", room=True, rt60=0.3, microphones=3):
+        assert row.room is not None and len(row.room.array) == 2
+    one, other = derive(folder, base="two", room=True, microphones=2)
+    assert one.room is not None and other.room is not None and one.room.array != other.room.array
+    for wrong in ({}, {"room": True, "noise": "drawn"}, {"room": True, "channel": "clip=4"}):
+        with pytest.raises(ValidationError, match="microphones needs room"):
+            Condition.model_validate({"name": "x", "base": "two", "microphones": 2, **wrong})
+
+
+def test_the_arrays_that_ship_are_compared_with_one_microphone() -> None:
+    settings = read_conditions(LISTS / "arrays.yaml")
+    plain = {c.name: plain_condition(settings, c) for c in settings.conditions}
+    assert plain["one-0.4"] is None
+    assert plain["two-0.4"] == plain["four-0.4"] == "one-0.4"

@@ -11,7 +11,7 @@ import soundfile
 from dpcl.errors import InputError
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.mixtures.render import render_mixture
-from dpcl.mixtures.rooms import draw_rooms, reverberant
+from dpcl.mixtures.rooms import draw_array, draw_rooms, images, reverberant
 from dpcl.mixtures.rows import MixtureRow, RoomRow, SourceRow
 from dpcl.signal.level import active_level_db
 
@@ -113,3 +113,32 @@ def test_a_wrong_field_is_named(
     (tmp_path / "m.csv").write_text(text.replace(old, new))
     with pytest.raises(InputError, match=rf"row 2, column {column}: "):
         read_list(tmp_path / "m.csv")
+
+
+def test_an_array_is_around_the_microphone_of_the_room() -> None:
+    pair, square = draw_array(ROOM, 2, 0, 1), draw_array(ROOM, 4, 0, 1)
+    assert pair == draw_array(ROOM, 2, 0, 1) != draw_array(ROOM, 2, 0, 2)
+    assert square.array[:1] == pair.array and square.microphone == ROOM.microphone
+    places = [ROOM.microphone, *square.array]
+    sides = [math.dist(places[k], places[k - 1]) for k in range(4)]
+    assert min(sides) >= 0.05 and max(sides) < 0.201 and max(sides) - min(sides) < 0.003
+    assert math.dist(places[0], places[2]) == pytest.approx(sides[0] * 2**0.5, abs=0.003)
+
+
+def test_the_first_microphone_of_an_array_records_what_one_alone_does(
+    rows: list[MixtureRow], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(8000), 8000)
+    signals = [soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0] for name in "ab"]
+    room = draw_array(ROOM, 2, 0, 0)
+    at_both = images(signals, room, 8000)
+    assert at_both.shape == (2, 2, 8000)
+    np.testing.assert_array_equal(at_both[0], reverberant(signals, ROOM, 8000))
+    mixture, sources = render_mixture(replace(rows[0], room=room), tmp_path, 8000)
+    assert mixture.shape == (2, 8000) and sources.shape == (2, 2, 8000)
+    np.testing.assert_allclose(sources.sum(0), mixture, atol=1e-6)
+    alone, _ = render_mixture(replace(rows[0], room=ROOM), tmp_path, 8000)
+    np.testing.assert_allclose(mixture[0], alone, atol=1e-5)
+    assert np.abs(mixture[1] - alone).max() > 0.05

@@ -188,6 +188,13 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
+    spatial: Annotated[
+        bool,
+        typer.Option(
+            help="Refine the masks of a recording with several channels by their differences of"
+            " level and phase."
+        ),
+    ] = True,
     device: DeviceName = Device.cpu,
     timeline: Annotated[
         bool,
@@ -252,6 +259,7 @@ def separate(
             timeline=timeline,
             transcribe=transcribe,
             language=language,
+            spatial=spatial,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])

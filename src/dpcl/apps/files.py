@@ -99,6 +99,7 @@ def separate_files(
     timeline: bool = False,
     transcribe: str | None = None,
     language: str | None = None,
+    spatial: bool = True,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -126,6 +127,7 @@ def separate_files(
         transcribe: Whisper model that writes who says what: out/STEM_transcript.srt, .vtt and
             .json; a folder, or a name in its cache.
         language: of the speech, such as `en`; None to detect it for each talker.
+        spatial: refine the masks by differences of level and phase between channels.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -184,6 +186,7 @@ def separate_files(
                     threads,
                     background,
                     timeline or words,
+                    spatial,
                 ) as separation,
             ):
                 report_words = _part(report_one, SEPARATING, 1)
@@ -216,6 +219,7 @@ def separate_file(
     progress: Any = None,
     force: bool = False,
     transcribe: str | None = None,
+    spatial: bool = True,
 ) -> Separated:
     """Separate a recording from disk to disk, like `dpcl separate`.
 
@@ -228,6 +232,7 @@ def separate_file(
         force: replace outputs that exist.
         transcribe: Whisper model that writes who says what (extra `asr`): folder, or name in its
             cache.
+        spatial: refine the masks by differences of level and phase between channels.
 
     Returns:
         The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
@@ -254,6 +259,7 @@ def separate_file(
         finished.append,
         report=report,
         transcribe=transcribe,
+        spatial=spatial,
     )
     return finished[0]
 

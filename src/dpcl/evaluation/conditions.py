@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.cache import known_method, row_key, separator_key, spread
@@ -110,7 +111,7 @@ def score_conditions(
         found[name, condition_name, row.id, way] = outcome
         report(Progress(len(found), len(work), "scores", name))
     return [
-        _result(name, condition, _plain(settings, condition), lists[condition.name], found)
+        _result(name, condition, plain_condition(settings, condition), lists[condition.name], found)
         for name in named
         for condition in settings.conditions
     ]
@@ -123,8 +124,17 @@ def _ways(separator: str, condition: Condition) -> list[Way]:
     return ["given", "estimated", *(["more"] if condition.noise else [])]  # type: ignore[list-item]
 
 
-def _plain(settings: ConditionLists, condition: Condition) -> str | None:
-    """The condition of the same talkers without anything; None for itself."""
+def plain_condition(settings: ConditionLists, condition: Condition) -> str | None:
+    """The plain condition of the same talkers, or the one of one microphone; None for itself."""
+    if condition.microphones > 1:
+        alone = condition.model_copy(update={"microphones": 1})
+        names = {"name", "title"}
+        others = [
+            other.name
+            for other in settings.conditions
+            if other.model_dump(exclude=names) == alone.model_dump(exclude=names)
+        ]
+        return others[0] if others else None
     if condition.plain:
         return None
     same = [c.name for c in settings.conditions if c.plain and c.base == condition.base]
@@ -144,13 +154,22 @@ def _score(
     separation = separate_recording(mixture, method.sample_rate, separator, number, threads=1)
     estimates = separation.sources.cpu()
     try:
-        values = score(estimates, references, mixture).si_sdri
+        values = score_channels(estimates, references, mixture)
     except InputError as error:
         raise InputError(f"{condition}, mixture {row.id}: {error}") from error
     if len(references) == 1 and not row.has_background:  # the mixture is the reference
         values = torch.full_like(values, math.nan)
     there = values[~values.isnan()]
     return Score(float(there.mean()) if len(there) else math.nan, len(estimates))
+
+
+def score_channels(estimates: Tensor, references: Tensor, mixture: Tensor) -> Tensor:
+    """Return SI-SDRi of the sources (C,), or of the images at each microphone (M * C,)."""
+    if mixture.ndim == 1:
+        return score(estimates, references, mixture).si_sdri
+    return torch.cat(
+        [score(estimates[:, m], references[:, m], mixture[m]).si_sdri for m in range(len(mixture))]
+    )
 
 
 class _Store:

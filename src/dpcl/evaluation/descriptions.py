@@ -24,6 +24,7 @@ from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.mixtures.noise import draw_babble, draw_pink
 from dpcl.mixtures.room_bank import shortest_rt60
+from dpcl.mixtures.rooms import draw_array
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.settings import Settings, read_settings
 
@@ -261,6 +262,7 @@ class Condition(Settings):
     snr_db: float | None = None  # null: as drawn; pink noise and babble need it
     quieter_db: float | None = Field(default=None, ge=0)  # second talker below the first
     channel: str = ""  # such as band=300-3400|codec=ulaw
+    microphones: int = Field(default=1, ge=1, le=64)  # of an array (see draw_array)
 
     @property
     def plain(self) -> bool:
@@ -276,6 +278,8 @@ class Condition(Settings):
             raise ValueError("snr_db needs noise: drawn, pink or babble")
         if self.noise in ("pink", "babble") and self.snr_db is None:
             raise ValueError(f"noise: {self.noise} needs snr_db")
+        if self.microphones > 1 and (not self.room or self.noise or self.channel):
+            raise ValueError("microphones needs room: true, without noise and channel")
         return self
 
 
@@ -333,6 +337,12 @@ def _derive(
     where = f"condition {condition.name}"
     if condition.room:
         rows = [_with_rt60(row, condition.rt60, where) for row in rows]
+        if condition.microphones > 1:
+            rows = [
+                replace(row, room=draw_array(row.room, condition.microphones, settings.seed, k))
+                for k, row in enumerate(rows)
+                if row.room is not None
+            ]
     else:
         rows = [replace(row, room=None) for row in rows]
     if condition.noise == "drawn":

@@ -21,7 +21,7 @@ from dpcl.mixtures.channels import (
     gain_controlled,
 )
 from dpcl.mixtures.noise import Float, add_noise, noise_paths, read_noise
-from dpcl.mixtures.rooms import reverberant
+from dpcl.mixtures.rooms import images, reverberant
 from dpcl.mixtures.rows import MixtureRow, SourceRow, gender_condition
 from dpcl.signal.audio import parse_part, read_audio, read_part, resample, write_audio
 from dpcl.signal.level import normalise_to_level, scale_to_peak
@@ -61,7 +61,8 @@ def render_mixture(
     if the row has a room (see `reverberant`), and brought to its active level and gain. All sources
     get one scale (see `mix_sources`). They sum to the mixture, except for noise (see
     `add_noise`). A channel's band applies to sources and noise, its clipping and codec to the
-    mixture alone. Rendered mixtures are read as they are (see `read_rendered`).
+    mixture alone. Rendered mixtures are read as they are (see `read_rendered`). A room with several
+    microphones gives every signal a dimension for them; the levels are those at the first.
 
     Args:
         row: the mixture.
@@ -69,7 +70,7 @@ def render_mixture(
         sample_rate: in Hz.
 
     Returns:
-        The mixture (T,) and its sources (C, T).
+        The mixture (T,) and its sources (C, T); for M microphones (M, T) and (C, M, T).
 
     Raises:
         InputError: a file is missing, cannot be read or ends too early; the message names the row
@@ -98,6 +99,8 @@ def render_mixture(
         signals.append(np.pad(signal, (0, missing)))
     if row.channel and row.channel.agc:
         signals = [gain_controlled(signal, sample_rate, row.channel.agc) for signal in signals]
+    if row.room and row.room.array:
+        return _at_array(row, images(signals, row.room, sample_rate), sample_rate)
     if row.room:
         signals = reverberant(signals, row.room, sample_rate)
     parts = mix_sources(signals, [source.gain_db for source in row.sources], sample_rate)
@@ -112,6 +115,17 @@ def render_mixture(
     if row.channel:
         return _through_channel(row, parts, row.channel, sample_rate)
     return parts.sum(axis=0), parts[: len(row.sources)]
+
+
+def _at_array(
+    row: MixtureRow, at_microphones: NDArray[np.float32], sample_rate: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the mixture (M, T) and the sources (C, M, T) of images (M, C, T)."""
+    first = at_microphones[0]
+    mixed = mix_sources(list(first), [source.gain_db for source in row.sources], sample_rate)
+    gains = (mixed * first).sum(1) / np.maximum(np.square(first).sum(1), 1e-30)
+    sources = at_microphones.swapaxes(0, 1) * gains[:, None, None]
+    return sources.sum(0), sources
 
 
 def _through_channel(

@@ -231,23 +231,35 @@ def room_responses(
     seconds: formulas of diffuse fields are up to 70 % off in shoeboxes. Sound from d metres away
     arrives after d / 343 m/s.
     """
+    (responses,) = array_responses(size, rt60, [microphone], places, sample_rate)
+    return np.asarray(responses, np.float32)
+
+
+def array_responses(
+    size: Triple,
+    rt60: float,
+    microphones: Sequence[Triple],
+    places: Sequence[Triple],
+    sample_rate: int,
+) -> NDArray[np.float32]:
+    """Impulse responses (M, P, n) of a shoebox from each place to each microphone of an array.
+
+    The walls are those of `room_responses` for the first microphone.
+    """
     volume = math.prod(size)
     exponent = -SABINE * volume / (2.0 * sum(volume / side for side in size) * rt60) / 2.0
-    farthest = max(places, key=lambda place: math.dist(place, microphone))
-    first = _images(size, rt60, microphone, farthest)
+    farthest = max(places, key=lambda place: math.dist(place, microphones[0]))
+    first = _images(size, rt60, microphones[0], farthest)
     response = _band_limited(_impulses(first, exponent, rt60, sample_rate), sample_rate)
     for _ in range(_FITS):  # the decay in dB is nearly proportional to the exponent
         exponent *= min(max(decay_time(response, sample_rate) / rt60, 0.5), 2.0)
         response = _band_limited(_impulses(first, exponent, rt60, sample_rate), sample_rate)
-    return np.stack(
-        [
-            _band_limited(
-                _impulses(_images(size, rt60, microphone, place), exponent, rt60, sample_rate),
-                sample_rate,
-            )
-            for place in places
-        ]
-    )
+
+    def one(microphone: Triple, place: Triple) -> NDArray[np.float32]:
+        images = _images(size, rt60, microphone, place)
+        return _band_limited(_impulses(images, exponent, rt60, sample_rate), sample_rate)
+
+    return np.stack([np.stack([one(m, place) for place in places]) for m in microphones])
 
 
 def decay_time(response: NDArray[np.floating], sample_rate: int) -> float:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
 from dpcl.errors import InputError
-from dpcl.mixtures.room_bank import room_responses, shortest_rt60
+from dpcl.mixtures.room_bank import array_responses, shortest_rt60
 from dpcl.mixtures.rows import MixtureRow, Place, RoomRow
 
 _STREAM = 2  # number of the random stream: other draws of the same seed do not change
+_ARRAYS = 3  # the same for the microphones of arrays
+_APART = 0.05, 0.2  # m, distance of neighbouring microphones
 
 # Geometry of WHAMR! in m, and reverberation times in s that are possible in all these rooms.
 _SIDES, _HEIGHT, _RT60 = (5.0, 10.0), (3.0, 4.0), (0.2, 0.6)
@@ -93,10 +95,55 @@ def reverberant(
 
     Source: the image method; see `room_responses`.
     """
-    responses = room_responses(
-        room.size, room.rt60, room.microphone, list(room.positions), sample_rate
+    return list(images(signals, room, sample_rate)[0])
+
+
+def images(
+    signals: Sequence[NDArray[np.float32]], room: RoomRow, sample_rate: int
+) -> NDArray[np.float32]:
+    """Simulate each talker's signal at each microphone of a room.
+
+    Args:
+        signals: one (T,) for each of C talkers.
+        room: the room with M - 1 further microphones.
+        sample_rate: in Hz.
+
+    Returns:
+        (M, C, T); reverberation after the end is cut off.
+    """
+    microphones = [room.microphone, *room.array]
+    responses = array_responses(
+        room.size, room.rt60, microphones, list(room.positions), sample_rate
     )
-    return [
-        fftconvolve(signal, response)[: len(signal)].astype(np.float32)
-        for signal, response in zip(signals, responses, strict=True)
-    ]
+    return np.stack(
+        [
+            [
+                fftconvolve(signal, response)[: len(signal)].astype(np.float32)
+                for signal, response in zip(signals, rows, strict=True)
+            ]
+            for rows in responses
+        ]
+    )
+
+
+def draw_array(room: RoomRow, microphones: int, seed: int, number: int) -> RoomRow:
+    """Draw further microphones of a room, at the corners of a level regular polygon.
+
+    Two microphones are a pair. Neighbours are 5 to 20 cm apart; an array of four contains the pair
+    of the same seed and number.
+
+    Args:
+        room: the room; its microphone is the first.
+        microphones: number of all microphones.
+        seed: seed of the random numbers.
+        number: number of the room.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _ARRAYS, number)))
+    side, angle = float(rng.uniform(*_APART)), float(rng.uniform(0.0, 2.0 * math.pi))
+    places = [room.microphone]
+    for step in range(microphones - 1):
+        x, y, z = places[-1]
+        turned = angle + 2.0 * math.pi * step / microphones
+        x, y = x + side * math.cos(turned), y + side * math.sin(turned)
+        places.append((round(x, 3), round(y, 3), z))
+    return replace(room, array=tuple(places[1:]))

@@ -42,6 +42,7 @@ class RoomRow:
     rt60: float
     microphone: Place
     positions: tuple[Place, ...]  # places of the talkers
+    array: tuple[Place, ...] = ()  # further microphones; lists of conditions alone have them
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@
 Loud sound below 70 Hz (DC, hum, rumble) is split off first: no separator gets it, no mask modulates
 it, and all sources (or the background) share it.
 
-Of several channels, those with speech are averaged; where their mean would cancel, their power. A
-call with one party in each channel is separated by its channels.
+Of several channels, those with speech are averaged; where their phases differ, their power.
+Differences of level and phase refine the masks (dpcl.separators.spatial). A call with one party in
+each channel is separated by its channels.
 
 A separator works on one channel at its own rate. Its masks are applied to the spectrum of every
 channel at the recording's rate. So nothing is resampled, the stereo image is kept, and the sources
@@ -42,6 +43,7 @@ from dpcl.recordings.recording import InMemory, Recording, Scan, as_floats, bloc
 from dpcl.recordings.timeline import LevelMeter, estimate_timeline
 from dpcl.separators.base import Link, Separation, Separator, Timeline
 from dpcl.separators.registry import build
+from dpcl.separators.spatial import Spatial
 from dpcl.signal.band import Band, bins_below, split_low
 from dpcl.signal.channels import party_masks, power_mean
 from dpcl.signal.features import first_bin
@@ -49,6 +51,7 @@ from dpcl.signal.stft import BlockISTFT, BlockSTFT, Windows
 
 ANALYSED, LINKED = 0.5, 0.9  # approximate shares of the time after these two steps
 VALUES = 1 << 22  # values of the masked spectra in one block
+MOST_DIRECTIONS = 8  # channels whose differences count; others get the masks only
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class RecordingSeparation:
         threads: number of threads; None for the number that torch uses.
         background: False shares the background among the sources.
         timeline: measure who speaks when, for `timeline`.
+        spatial: refine the masks by the differences of several channels.
 
     Raises:
         InputError: The recording is empty or cannot be read.
@@ -95,6 +99,7 @@ class RecordingSeparation:
         threads: int | None = None,
         background: bool = True,
         timeline: bool = False,
+        spatial: bool = True,
     ) -> None:
         self.recording, self.wanted, self.most = recording, num_sources, most
         self.background = background
@@ -110,7 +115,6 @@ class RecordingSeparation:
         whole = math.isinf(separator.window_seconds)
         longest = max(frames, overlap + 1) if whole else round(separator.window_seconds * hops)
         self.windows = Windows(frames, longest, overlap)
-        self.separator = separator.prepared(self.windows.count)
         self._report = report
         self._workers = Workers(threads)
         self._cache = WindowCache(self.windows, self._workers)
@@ -119,6 +123,12 @@ class RecordingSeparation:
         apart = channels is not None and channels.apart and len(channels.speech) <= most
         fits = apart and channels is not None and num_sources in (None, len(channels.speech))
         self._parties = channels if fits else None
+        self._array: tuple[int, ...] = ()  # channels whose differences refine the masks
+        if spatial and channels is not None and channels.differ and not fits:
+            step = -(-len(channels.speech) // MOST_DIRECTIONS)
+            self._array = channels.speech[::step]
+            separator = Spatial(separator, channels.in_phase)
+        self.separator = separator.prepared(self.windows.count)
         stft, rate = self.band.stft, recording.sample_rate
         first = first_bin(rate, stft.window)
         self._meter = LevelMeter(stft.hop / rate, first) if timeline else None
@@ -243,19 +253,20 @@ class RecordingSeparation:
         return next(self._cache.map(lambda _, analysis: self.separator.embeddings(analysis)))
 
     def _spectra(self) -> Iterator[Tensor]:
-        """Yield blocks (l, F') of the spectrum of the analysed channel in the separator's band."""
-        channels, peak = self.scan.channels, self._scaled.peak
+        """Yield blocks (l, M, F') of the spectra that the separator gets, in its band."""
+        channels, peak, array = self.scan.channels, self._scaled.peak, list(self._array)
         cancels = channels is not None and channels.cancels
         mono = (self._scaled.mono(block).unsqueeze(0) for block in self._blocks())
         wide = (block / peak for block in self._blocks())
-        frames = _frames(self._above(wide if cancels else mono), BlockSTFT(self.band.stft))
+        samples = wide if cancels or array else mono
+        frames = _frames(self._above(samples), BlockSTFT(self.band.stft))
         first = bins_below(self.separator.sample_rate, self.separator.stft.window)
         for spectrum in frames:
-            if channels is not None and cancels:
-                one = power_mean(spectrum, channels.speech)
-            else:
-                one = spectrum[0]
-            cropped = self.band.crop(one)
+            if array:
+                spectrum = spectrum[array]
+            elif channels is not None and cancels:
+                spectrum = power_mean(spectrum, channels.speech).unsqueeze(0)
+            cropped = self.band.crop(spectrum).transpose(0, 1)
             if self.scan.rumble:  # zero in all frames: removed
                 cropped[..., :first] = 0
             yield cropped
@@ -277,8 +288,8 @@ class RecordingSeparation:
 
     @torch.no_grad()  # gradient mode is a setting of each thread; the same below
     def _analyse(self, spectra: Tensor) -> tuple[Tensor, ...]:
-        """Analyse spectra (W, L, F') of some windows."""
-        return self._cache.packed(self.separator.analyse(spectra[:, None]))
+        """Analyse spectra (W, L, M, F') of some windows."""
+        return self._cache.packed(self.separator.analyse(spectra.transpose(1, 2)))
 
     @torch.no_grad()
     def _masks(self, window: int, analysis: tuple[Tensor, ...]) -> Tensor:
@@ -352,6 +363,7 @@ def separate_recording(
     background: bool = True,
     threads: int | None = None,
     report: Report = no_report,
+    spatial: bool = True,
 ) -> Separation:
     """Separate samples in memory with a separator.
 
@@ -363,6 +375,7 @@ def separate_recording(
         background: False shares the background among the sources.
         threads: number of threads; None for the number that torch uses.
         report: called with the share of the work that is done, of 1.
+        spatial: refine the masks by the differences of several channels.
 
     Returns:
         Sources (C, T) or (C, channels, T), masks (C, L, F) of the recording's own STFT, embeddings
@@ -387,6 +400,7 @@ def separate_recording(
         threads=threads,
         background=background,
         timeline=True,
+        spatial=spatial,
     ) as separation:
         pieces = list(separation.pieces())
         embeddings, link = separation.embeddings(), separation.link()
@@ -408,6 +422,7 @@ def separate(
     sources: int | None = None,
     model: str = "default",
     progress: Any = None,
+    spatial: bool = True,
 ) -> Separation:
     """Separate a recording with a shipped model, another method, or a weights file.
 
@@ -418,6 +433,7 @@ def separate(
         model: name of a shipped model or of a method (`casa`, `spectral`), hf://ORG/NAME, or path
             of a weights file.
         progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
+        spatial: refine the masks by differences of level and phase between channels.
 
     Returns:
         Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
@@ -441,7 +457,10 @@ def separate(
         """Report the share of the work as seconds of audio."""
         report(Progress(share.done * seconds, seconds, "s of audio"))
 
-    return separate_recording(samples, sample_rate, build(model), sources, report=report_seconds)
+    separator = build(model)
+    return separate_recording(
+        samples, sample_rate, separator, sources, report=report_seconds, spatial=spatial
+    )
 
 
 class LoadedSeparator:

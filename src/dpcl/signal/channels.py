@@ -3,10 +3,13 @@
 speech    the level changes, and not all of it is below 200 Hz; noise and an LFE channel do not
 cancels   some of the sound has opposite phase in two channels, so their mean would lose it
 apart     the channels share little, as in a recorded call: each channel is one party
+differ    the channels are no copies of each other, so their differences may distinguish sources
+in phase  the sound has nearly equal phases in all channels, so their mean loses nothing
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +28,8 @@ DOMINATES = 4.0  # ratio of magnitudes from which a bin belongs to one channel
 ALONE = 0.3  # least share of the energy of a party in bins that it dominates
 PAUSES = 0.05  # quantile of level differences: the other party pauses
 MOST_LEAK = 0.3  # largest gain of a party in the channel of another
+COPY = 0.9999  # coherence from which two channels are one, up to a filter
+IN_PHASE = 0.95  # least mean cosine of the phase differences of channels that are in phase
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,16 @@ class Channels:
         cancels: the mean of these channels would lose a part of the sound.
         apart: each of these channels holds one party.
         leaks: (M, M), gain of the party of a column in the channel of a row.
+        differ: two of these channels are no copies of each other, up to a filter.
+        in_phase: these channels have nearly equal phases.
     """
 
     speech: tuple[int, ...]
     cancels: bool
     apart: bool
     leaks: Tensor
+    differ: bool = False
+    in_phase: bool = True
 
 
 class ChannelStatistics:
@@ -58,7 +67,7 @@ class ChannelStatistics:
         self._band = (bins >= BAND[0]) & (bins <= BAND[1])
         size = channels, channels
         self._cross = torch.zeros(int(self._band.sum()), *size, dtype=torch.complex128)
-        self._opposite, self._both = torch.zeros(2, *size, dtype=torch.float64)
+        self._opposite, self._real, self._both = torch.zeros(3, *size, dtype=torch.float64)
         self._alone, self._energy, self._own = torch.zeros(3, channels, dtype=torch.float64)
         self._levels: list[Tensor] = []
 
@@ -83,6 +92,7 @@ class ChannelStatistics:
             both = magnitude[one] * magnitude  # (M, l, F)
             real = (x[one] * x.conj()).real
             self._both[one] += both.sum((1, 2))
+            self._real[one] += real.sum((1, 2))
             self._opposite[one] += (both * (real < OPPOSITE * both)).sum((1, 2))
 
     def result(self) -> Channels:
@@ -106,9 +116,11 @@ class ChannelStatistics:
         apart = bool(
             (coherence[rows, columns] < COHERENT).all() and (alone[list(speech)] > ALONE).all()
         )
-        return Channels(
-            speech, bool((share[rows, columns] > CANCELS).any()), apart, self._leaks(levels, pairs)
-        )
+        cancels = bool((share[rows, columns] > CANCELS).any())
+        differ = bool((coherence[rows, columns] < COPY).any())
+        cosine = self._real / self._both.clamp_min(tiny)
+        in_phase = bool((cosine[rows, columns] > IN_PHASE).all())
+        return Channels(speech, cancels, apart, self._leaks(levels, pairs), differ, in_phase)
 
     def _speech(self, levels: Tensor) -> tuple[int, ...]:
         """Return the channels with speech; the loudest channel if none has."""
@@ -168,15 +180,15 @@ def party_masks(spectrum: Tensor, channels: Channels) -> Tensor:
     return masks
 
 
-def power_mean(spectrum: Tensor, speech: tuple[int, ...]) -> Tensor:
+def power_mean(spectrum: Tensor, speech: Sequence[int]) -> Tensor:
     """Average channels without cancellation: root of the mean power, phase of the first channel.
 
     Args:
-        spectrum: complex (M, l, F).
+        spectrum: complex (M, ..., l, F).
         speech: channels to average.
 
     Returns:
-        (l, F), complex.
+        (..., l, F), complex.
     """
     x = spectrum[list(speech)]
     return torch.polar(x.abs().square().mean(0).sqrt(), x[0].angle())
