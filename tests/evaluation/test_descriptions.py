@@ -23,7 +23,7 @@ def test_there_is_an_experiment_for_every_condition() -> None:
     assert set(experiment_names()) == {
         "two-speakers", "three-speakers", "three-given-speakers", "same-speaker", "adaptation",
         "levels", "embedding-size", "layer-size", "activation", "local-clustering", "baselines",
-        "conditions", "extensions", "meetings", "readme", "recognition",
+        "conditions", "extensions", "meetings", "readme", "recognition", "arrays",
     }  # fmt: skip
 
 
