@@ -9,6 +9,8 @@ from scipy.signal import firwin, kaiserord, oaconvolve
 from torch import Tensor
 
 from dpcl.recordings.recording import InMemory, scan
+from dpcl.recordings.separate import RecordingSeparation
+from dpcl.separators.registry import build
 from dpcl.signal.band import DEPTH, HighPass, bins_below, low_power, split_low
 
 
@@ -52,6 +54,15 @@ def test_a_recording_with_rumble_is_found() -> None:
     assert scan(InMemory(speech + 0.3, 8000)).rumble
     assert scan(InMemory(speech + tone(50, 8000).numpy(), 8000)).rumble
     assert not scan(InMemory(np.zeros((1, 8000), np.float32), 8000)).rumble
+
+
+@pytest.mark.parametrize(
+    ("name", "apart"), [("default", True), ("rooms", True), ("general", False)]
+)
+def test_sounds_of_any_kind_keep_what_is_below(name: str, apart: bool) -> None:
+    humming = InMemory((tone(300, 8000) + tone(50, 8000)).numpy(), 8000)
+    with RecordingSeparation(humming, build(name), 2) as separation:
+        assert separation.scan.rumble is apart
 
 
 def test_the_filter_of_a_stream_depends_on_no_blocks() -> None:

@@ -104,6 +104,8 @@ class RecordingSeparation:
         self.recording, self.wanted, self.most = recording, num_sources, most
         self.background = background
         self.scan = scanned or scan(recording)
+        if not separator.low_apart:
+            self.scan = replace(self.scan, rumble=False)
         # All values are scaled near 1, since squares of very large or very small samples exceed
         # the range of float32. A power of two is exact.
         self._exponent = math.frexp(self.scan.peak)[1]

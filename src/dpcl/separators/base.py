@@ -169,12 +169,14 @@ class Separator(ABC):
         stft: STFT at `sample_rate`.
         window_seconds: length of the longest window in s; infinite for one window per recording.
         overlap_seconds: least overlap of two neighbouring windows in s.
+        low_apart: loud sound below 70 Hz belongs to no source: the driver splits it off first.
     """
 
     sample_rate: int
     stft: STFT
     window_seconds: float = 10.0
     overlap_seconds: float = 0.8
+    low_apart: bool = True
 
     @property
     def windows_at_once(self) -> int:

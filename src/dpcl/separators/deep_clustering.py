@@ -98,6 +98,8 @@ class DeepClustering(Separator):
         self.model = model
         self.sample_rate = model.settings.signal.sample_rate
         self.stft = model.settings.signal.stft()
+        # A network for sounds of any kind separates engines and drums below 70 Hz too.
+        self.low_apart = model.settings.signal.level != "whole" or model.activity is not None
 
     @property
     def windows_at_once(self) -> int:

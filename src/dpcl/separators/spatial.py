@@ -56,6 +56,7 @@ class Spatial(Separator):
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.window_seconds = separator.window_seconds
         self.overlap_seconds = separator.overlap_seconds
+        self.low_apart = separator.low_apart
 
     @property
     def windows_at_once(self) -> int:
