@@ -1,6 +1,8 @@
 """Entry point of `dpcl` and `python -m dpcl`, for a process of its own."""
 
-from dpcl.apps import cli, process
+import sys
+
+from dpcl.apps import process
 
 
 def main() -> None:
@@ -11,6 +13,10 @@ def main() -> None:
     """
     process.open_closed_streams()
     process.end_cleanly_on_signals()
+    try:
+        from dpcl.apps import cli  # takes a fifth of a second, in which Ctrl-C is no traceback
+    except KeyboardInterrupt:
+        sys.exit(process.interrupted())
     try:
         cli.main()
     except SystemExit as end:

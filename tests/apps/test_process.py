@@ -114,6 +114,24 @@ def test_separate_prints_all_and_leaves_quickly(
     )
 
 
+def test_ctrl_c_before_the_commands_are_there_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "from dpcl.__main__ import main\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'dpcl.apps.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 FAILURES = [
     (
         OSError(28, "No space left on device"),
