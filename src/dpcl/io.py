@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dpcl.errors import InputError
 
@@ -113,6 +114,22 @@ def atomic(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         partial.chmod(0o644)  # temporary files have mode 600
         partial.replace(path)
+
+
+def write_indexed(data: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file and its index, the file of the same name with the suffix .json.
+
+    A power failure leaves no index without its file.
+
+    Args:
+        data: file to write or replace; its folder is made.
+        write: function that writes the file, and returns the index as JSON can hold it.
+    """
+    data.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(data, sync=True) as partial, partial.open("wb") as file:
+        index = write(file)
+    with atomic(data.with_suffix(".json"), sync=True) as partial:
+        partial.write_text(json.dumps(index))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.io import Progress, Report, atomic, no_report
+from dpcl.io import Progress, Report, no_report, write_indexed
 from dpcl.mixtures.utterances import Utterance as Utterance
 from dpcl.mixtures.utterances import read_manifest
 from dpcl.signal import av
@@ -302,11 +302,7 @@ def pack_corpus(
     packed = _load(data, index)
     if packed is None:
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with atomic(data, sync=True) as partial, partial.open("wb") as file:
-                entry = _decode(corpus, sample_rate, file, report)
-            with atomic(index, sync=True) as partial:
-                partial.write_text(json.dumps(entry))
+            write_indexed(data, lambda file: _decode(corpus, sample_rate, file, report))
         except OSError as error:
             raise InputError(
                 f"{cache} cannot hold the packed corpus ({error.strerror}); give another folder"

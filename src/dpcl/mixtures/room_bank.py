@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from scipy.signal import butter, sosfilt
 
 from dpcl.errors import InputError
-from dpcl.io import Progress, Report, atomic, no_report
+from dpcl.io import Progress, Report, no_report, write_indexed
 from dpcl.settings import Settings
 
 VERSION = 1  # format of a stored bank; another number makes every bank anew
@@ -127,13 +127,14 @@ def room_bank(
     found = _load(data, index)
     if found is not None:
         return found
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
+
+    def write(file: BinaryIO) -> dict[str, Any]:
         entry, samples = _compute(settings, sample_rate, report)
-        with atomic(data, sync=True) as partial, partial.open("wb") as file:
-            np.save(file, samples)
-        with atomic(index, sync=True) as partial:
-            partial.write_text(json.dumps(entry))
+        np.save(file, samples)
+        return entry
+
+    try:
+        write_indexed(data, write)
     except OSError as error:
         raise InputError(
             f"{cache}: cannot hold the rooms ({error.strerror}); choose another folder"
