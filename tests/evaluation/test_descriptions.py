@@ -23,7 +23,8 @@ def test_there_is_an_experiment_for_every_condition() -> None:
     assert set(experiment_names()) == {
         "two-speakers", "three-speakers", "three-given-speakers", "same-speaker", "adaptation",
         "levels", "embedding-size", "layer-size", "activation", "local-clustering", "baselines",
-        "conditions", "extensions", "meetings", "readme", "recognition", "arrays",
+        "conditions", "extensions", "meetings", "readme", "recognition", "enhancement",
+        "arrays",
     }  # fmt: skip
 
 
@@ -81,6 +82,19 @@ def test_a_frozen_list_is_for_its_own_corpus_only(
     assert other != noise_rows
     assert len(other) == list_settings()["open2"].count
     assert read_list(tmp_path / "drawn" / "open2.csv") == other
+
+
+def test_a_condition_is_a_list_with_ids_of_its_own(tmp_path: Path) -> None:
+    lists = REPOSITORY / "lists"
+    plain = read_list(lists / "conditions1.csv")
+    soft, loud = (
+        find_list(f"conditions/one-noise-{snr_db}", tmp_path, lists, tmp_path) for snr_db in (10, 0)
+    )
+    assert [row.id for row in loud] == [f"one-noise-0-{row.id}" for row in plain]
+    assert not {row.id for row in soft} & {row.id for row in loud}
+    assert {row.noise.snr_db for row in loud if row.noise} == {0}
+    with pytest.raises(InputError, match=r"has no condition 'moon'; choose one of clean, room-0.2"):
+        find_list("conditions/moon", tmp_path, lists, tmp_path)
 
 
 def test_a_corpus_with_too_few_talkers_is_told(tmp_path: Path, noises: Path) -> None:

@@ -176,6 +176,14 @@ def test_separator_is_told_the_number_of_sources(corpus: Path, tmp_path: Path) -
     assert separator.asked == 3
 
 
+def test_one_source_more_for_a_background(corpus: Path, tmp_path: Path) -> None:
+    separator = Halves()
+    evaluate([_row(0, "t0", "t1")], corpus, replace(halves(separator), more=1), tmp_path)
+    assert separator.asked == 3
+    assert find_method("default:more").more == 1
+    assert find_method("default").more == 0
+
+
 def test_same_run_gives_the_same_bytes_and_replaces_older_ones(
     rows: list[MixtureRow], corpus: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,7 +77,8 @@ def test_without_speech_there_is_no_score(measure: str, speech: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "package", "extra"), [("pesq", "pesq", "pesq"), ("stoi", "pystoi", "eval")]
+    ("measure", "package", "extra"),
+    [("pesq", "pesq", "pesq"), ("stoi", "pystoi", "eval"), ("dnsmos", "speechmos", "mos")],
 )
 def test_missing_package_names_the_extra(
     measure: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +88,23 @@ def test_missing_package_names_the_extra(
     monkeypatch.setattr(sys, "meta_path", [])
     with pytest.raises(InputError, match=rf"{package}.*dpcl\[{extra}\]"):
         check_measures((measure,), RATE)
+
+
+def test_dnsmos_hears_the_estimate_at_16_khz_within_full_scale(
+    monkeypatch: pytest.MonkeyPatch, speech: Tensor
+) -> None:
+    heard = []
+
+    def run(samples: np.ndarray, rate: int, return_df: bool) -> dict[str, float]:
+        heard.append((len(samples), rate, float(np.abs(samples).max())))
+        return {"ovrl_mos": 3.5}
+
+    package = SimpleNamespace(dnsmos=SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "speechmos", package)
+    scores = perceptual_score("dnsmos", 10 * speech, speech, RATE)
+    assert scores.tolist() == [3.5, 3.5]
+    assert [(length, rate) for length, rate, _ in heard] == [(6 * RATE, 2 * RATE)] * 2
+    assert max(peak for *_, peak in heard) <= 1
 
 
 def test_unknown_measures_and_rates_are_refused() -> None:

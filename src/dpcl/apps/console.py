@@ -83,7 +83,7 @@ FileFormat = Annotated[
 Metrics = Annotated[
     str,
     typer.Option(
-        help="Metrics besides si_sdr and sdr: pesq, stoi, wer, or several as pesq,stoi.",
+        help="Metrics besides si_sdr and sdr: pesq, stoi, dnsmos, wer, or several.",
         show_default=False,
     ),
 ]

@@ -126,7 +126,7 @@ class Experiment(Settings):
         name: name on the command line.
         title: heading of the report.
         about: introduction of the report; Markdown.
-        lists: names of the lists, one table each.
+        lists: names of the lists, one table each; FILE/CONDITION for a condition (see find_list).
         conditions: file of conditions in the folder of lists, in place of lists.
         conversations: sets of conversations, in place of lists.
         split: split of the corpus that conversations are rendered from.
@@ -216,7 +216,7 @@ def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[Mixtu
     and written.
 
     Args:
-        name: name of the list.
+        name: name of the list, or FILE/CONDITION for a condition of lists/FILE.yaml.
         root: folder of the corpus.
         committed: folder of frozen lists.
         drawn: folder for the list that is drawn.
@@ -225,8 +225,12 @@ def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[Mixtu
         Rows of the list.
 
     Raises:
-        InputError: `read_list`, `read_corpus` or `draw_list` refuses the list or the corpus.
+        InputError: `read_list`, `read_corpus` or `draw_list` refuses the list or the corpus, or the
+            file has no such condition.
     """
+    if "/" in name:
+        file, condition = name.split("/")
+        return condition_list(committed / f"{file}.yaml", condition)
     frozen = committed / f"{name}.csv"
     if frozen.is_file():
         rows = read_list(frozen)
@@ -304,6 +308,20 @@ class ConditionLists(Settings):
 def read_conditions(path: Path) -> ConditionLists:
     """Read a file of conditions (YAML); InputError that names the wrong key."""
     return read_settings(ConditionLists, path)
+
+
+def condition_list(path: Path, name: str) -> list[MixtureRow]:
+    """Return the list of one condition of a file; InputError for one that the file lacks.
+
+    The ids of its rows begin with the condition, so that several conditions differ in them.
+    """
+    settings = read_conditions(path)
+    chosen = tuple(c for c in settings.conditions if c.name == name)
+    if not chosen:
+        names = ", ".join(c.name for c in settings.conditions)
+        raise InputError(f"{path}: has no condition {name!r}; choose one of {names}")
+    one = settings.model_copy(update={"conditions": chosen})
+    return [replace(row, id=f"{name}-{row.id}") for row in derive_lists(one, path.parent)[name]]
 
 
 def derive_lists(

@@ -68,7 +68,7 @@ def evaluate(
         out_dir: folder of the results.
         limit: number of mixtures to use, from the first on; None for all.
         report: called after each mixture.
-        metrics: any of pesq, stoi and wer, besides SI-SDR and SDR.
+        metrics: names of MEASURES, besides SI-SDR and SDR.
 
     Returns:
         Means overall and by condition.
@@ -116,6 +116,8 @@ def separate_row(
 ) -> tuple[Separation, Tensor, Tensor]:
     """Render one mixture of a list, and separate it into the number of its sources.
 
+    `method.more` adds to this number.
+
     Args:
         row: row of the list.
         corpus_root: folder that the paths of the row are relative to.
@@ -132,7 +134,8 @@ def separate_row(
     mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
     models = talkers.models(row) if talkers else ()
     separator = method.build(Context(mixture, references, models))
-    separation = separate_recording(mixture, method.sample_rate, separator, len(references))
+    number = len(references) + method.more
+    separation = separate_recording(mixture, method.sample_rate, separator, number)
     return separation, references, mixture
 
 
@@ -150,7 +153,7 @@ def score_mixture(
         corpus_root: folder that the paths of the row are relative to.
         method: method of separation.
         talkers: models of the talkers, for a method that needs them.
-        metrics: any of pesq, stoi and wer, besides SI-SDR and SDR.
+        metrics: names of MEASURES, besides SI-SDR and SDR.
 
     Returns:
         One result per source, in the order of the row.

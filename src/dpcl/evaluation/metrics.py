@@ -1,4 +1,4 @@
-"""Metrics of separation: SI-SDR, SDR (BSS Eval), PESQ, STOI and the word error rate."""
+"""Metrics of separation: SI-SDR, SDR (BSS Eval), PESQ, STOI, DNSMOS and the word error rate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpcl.errors import InputError, need_package
 from dpcl.evaluation import recognition
+from dpcl.signal.audio import resample
 
 
 def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
@@ -54,7 +55,7 @@ def perceptual_score(
     Returns:
         Scores (C,), float64; NaN for silent signals and for too little speech.
 
-    Source: PESQ: ITU-T P.862.1 and P.862.2. STOI: Taal et al. 2011.
+    Source: PESQ: ITU-T P.862.1 and P.862.2. STOI: Taal et al. 2011. DNSMOS: Reddy et al. 2022.
     """
     function = MEASURES[measure].function
     pairs = zip(estimates.double().numpy(), references.double().numpy(), strict=True)
@@ -65,6 +66,7 @@ def perceptual_score(
     return torch.tensor(scores, dtype=torch.float64)
 
 
+DNSMOS_RATE = 16000  # Hz
 _PESQ_MODES = {8000: "nb", 16000: "wb"}  # mode by sample rate in Hz: P.862 and P.862.2
 
 
@@ -90,6 +92,15 @@ def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> floa
             return np.nan
 
 
+def _dnsmos(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Return the overall quality of an estimate (T,) by DNSMOS P.835, which hears no reference."""
+    from speechmos import dnsmos
+
+    samples = resample(estimate.astype(np.float32), sample_rate, DNSMOS_RATE)
+    samples = samples / max(1.0, float(np.abs(samples).max()))
+    return float(dnsmos.run(samples, DNSMOS_RATE, return_df=False)["ovrl_mos"])
+
+
 @dataclass(frozen=True)
 class Measure:
     """Perceptual metric.
@@ -112,10 +123,12 @@ class Measure:
 
 
 # pesq: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. stoi: from 0 to 1, at 10 kHz, to which
-# pystoi resamples. wer: percent, by the Whisper model that DPCL_WHISPER names.
+# pystoi resamples. wer: percent, by the Whisper model that DPCL_WHISPER names. dnsmos: from 1 to 5,
+# at 16 kHz.
 MEASURES = {
     "pesq": Measure("PESQ", _pesq, "pesq", "pesq", tuple(_PESQ_MODES)),
     "stoi": Measure("STOI", _stoi, "pystoi", "eval"),
+    "dnsmos": Measure("DNSMOS", _dnsmos, "speechmos", "mos"),
     "wer": Measure("WER", recognition.word_error_rate, "jiwer", "asr", prepare=recognition.prepare),
 }
 

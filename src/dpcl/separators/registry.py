@@ -18,7 +18,7 @@ from dpcl.model import Model, load_model
 from dpcl.separators.base import Context, Separator
 from dpcl.shipped import shipped_models, weights_path
 
-LOCAL, LIVE, GUIDED = ":local", ":live", ":guided"  # suffixes to the name of a model
+LOCAL, LIVE, GUIDED, MORE = ":local", ":live", ":guided", ":more"  # suffixes to a model's name
 
 Needs = Literal["mixture", "references", "talkers", "timeline"]
 
@@ -36,6 +36,7 @@ class Method:
         learn: function from recordings (T,) of one talker to the model of this talker; None if the
             method needs no such models.
         weights: weights file of a trained network; None for other methods.
+        more: number of sources to separate beyond the references, for a background.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     needs: Needs = "mixture"
     learn: Callable[[Sequence[Tensor]], Any] | None = None
     weights: Path | None = None
+    more: int = 0
 
 
 def method_of(separator: Separator, name: str = "") -> Method:
@@ -64,7 +66,8 @@ def find_method(name: str, device: str = "cpu") -> Method:
             of the talkers); `casa` or `spectral` (without training); a shipped model; a
             .safetensors file. `MODEL:local` clusters segments of 100 frames, put in order by the
             references, `MODEL:local25` of 25. `MODEL:live` separates as in a stream; `live` is
-            `causal:live`. `MODEL:guided` follows the true timeline.
+            `causal:live`. `MODEL:guided` follows the true timeline. `MODEL:more` separates one
+            source more than there are references.
         device: device that runs a network: `cpu`, `cuda`, `mps`, or `auto` for a GPU if there is
             one.
 
@@ -100,7 +103,8 @@ def find_method(name: str, device: str = "cpu") -> Method:
             return LocalClustering(name, network, context, segment)
 
         return Method(name, separator.sample_rate, local, "references", weights=_file(model))
-    return _trained(name, model, separator)
+    found = _trained(name, model, separator)
+    return replace(found, more=1) if suffix == MORE else found
 
 
 def separator_of(model: Model) -> Separator:
@@ -203,7 +207,7 @@ def split_name(name: str) -> tuple[str, str]:
     """
     if name == "live":
         return "causal", LIVE
-    found = re.search(f"({LOCAL}[0-9]*|{LIVE}|{GUIDED})$", name)
+    found = re.search(f"({LOCAL}[0-9]*|{LIVE}|{GUIDED}|{MORE})$", name)
     suffix = found[0] if found else ""
     return name.removesuffix(suffix), suffix
 
