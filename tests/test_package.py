@@ -129,7 +129,7 @@ def test_links_of_the_description_are_absolute_and_lead_to_files(
 INSTALLED = """
 import json, dpcl
 from dpcl.evaluation.descriptions import experiment_names, list_settings, read_experiment
-from dpcl.shipped import find_file, find_folder, shipped_models
+from dpcl.catalogue import find_file, find_folder, shipped_models
 lists = {name for one in experiment_names() for name in read_experiment(one).lists}
 print(json.dumps({
     "lists": [str(find_folder("lists") / f"{name}.csv") for name in sorted(lists)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -98,6 +97,7 @@ def atomic(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Path]:
         Path of an empty temporary file in the same folder.
 
     Example:
+        >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = Path(folder.name) / "a.txt"
         >>> with atomic(path) as partial:
@@ -139,6 +139,8 @@ def _temporary(parent: Path, folder: bool = False) -> Iterator[Path]:
     A process that is killed cannot remove it. So the owner holds a lock on it, and the next process
     that writes to `parent` removes those without an owner.
     """
+    import tempfile  # slow, and commands that write nothing do not need it
+
     # No other process removes it before its owner holds it. A temporary folder of this process is
     # locked already.
     with nullcontext() if parent in _own else locked(parent):

@@ -224,7 +224,7 @@ class ModelSettings(Settings):
     count: CountSettings | None = None  # null: two sources, if the number is not given
     confidence: ConfidenceSettings | None = None  # null: no estimate of the sources' SI-SDR
     # Whitening (K, K) for embeddings of long recordings, fitted on conversations by
-    # `fit: whitening`: see dpcl.clustering.solo. null: none.
+    # `fit: whitening`: see dpcl.separators.masks. null: none.
     whitening: tuple[tuple[float, ...], ...] | None = None
 
     @model_validator(mode="after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, TypeVar
@@ -163,6 +165,23 @@ def validated(what: type[Whole], where: Path | str, data: dict[str, Any]) -> Who
         value = first["input"]
         given = "" if isinstance(value, dict | Settings) else f", not {_short.repr(value)}"
         raise InputError(": ".join([str(where), *key.split(), problem]) + given) from error
+
+
+def check_range(name: str, bounds: tuple[float, float]) -> None:
+    """Raise ValueError where two limits are no range."""
+    low, high = bounds
+    if not -math.inf < low <= high < math.inf:
+        raise ValueError(f"{name} {low:g} to {high:g} is no range; give the lower limit first")
+
+
+def check_shares(name: str, shares: dict[str, float], known: Iterable[str]) -> None:
+    """Raise ValueError for a share of something unknown, a negative one, and a sum other than 1."""
+    known = tuple(known)
+    if unknown := [key for key in shares if key not in known]:
+        raise ValueError(f"{name} has {unknown[0]!r}; there are {', '.join(known)}")
+    total = sum(shares.values())
+    if any(share < 0 for share in shares.values()) or abs(total - 1.0) > 1e-6:
+        raise ValueError(f"{name} add up to {total:g}; give shares of 0 or more that add up to 1")
 
 
 def apply_change(data: dict[str, Any], change: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dpcl.apps.files import Separated, separate_files
 from dpcl.errors import InputError
 from dpcl.recordings.recogniser import Word
-from dpcl.recordings.rttm import read_timelines
+from dpcl.recordings.timeline import read_timelines
 from dpcl.separators.base import Analysis
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.signal.audio import read_audio

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from dpcl.catalogue import cached_models, fetch, parse_name
 from dpcl.errors import InputError
-from dpcl.hub import cached_models, fetch, parse_name
 from dpcl.separators.registry import load_network
 
 constants = pytest.importorskip("huggingface_hub.constants")

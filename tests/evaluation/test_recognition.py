@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpcl.errors import InputError
-from dpcl.evaluation import recognition
+from dpcl.evaluation import metrics
 from dpcl.evaluation.metrics import check_measures, perceptual_score
 from dpcl.recordings.recogniser import RATE, Word
 
@@ -31,10 +31,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return [[Word(0.0, 1.0, text, 1.0)]] if text else [], "en"
 
     recognise.language = None  # type: ignore[attr-defined]
-    monkeypatch.setattr(recognition, "load_recogniser", lambda name: recognise)
-    recognition._words.cache_clear()
+    monkeypatch.setattr(metrics, "load_recogniser", lambda name: recognise)
+    metrics._words.cache_clear()
     yield lengths
-    recognition._words.cache_clear()
+    metrics._words.cache_clear()
 
 
 def level(value: float, rate: int = RATE) -> NDArray[np.float64]:
@@ -45,27 +45,27 @@ def test_words_are_compared_without_case_and_punctuation(
     calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(recognition, "error_rate", lambda *texts: asked.append(texts) or 50.0)
-    assert recognition.word_error_rate(level(0.2), level(0.1), RATE) == 50.0
-    assert recognition.word_error_rate(level(0.3), level(0.1), RATE) == 50.0
+    monkeypatch.setattr(metrics, "error_rate", lambda *texts: asked.append(texts) or 50.0)
+    assert metrics.word_error_rate(level(0.2), level(0.1), RATE) == 50.0
+    assert metrics.word_error_rate(level(0.3), level(0.1), RATE) == 50.0
     assert asked == [("good bad", "good day"), ("good bad", "good bad")]
     assert calls == [RATE] * 3  # the reference was recognised once
-    assert np.isnan(recognition.word_error_rate(level(0.1), level(0.0), RATE))  # says nothing
+    assert np.isnan(metrics.word_error_rate(level(0.1), level(0.0), RATE))  # says nothing
 
 
 def test_signals_reach_the_recogniser_at_its_rate(calls: list[int]) -> None:
     loud, silent = torch.full((1, 8000), 0.1), torch.zeros(1, 8000)
     assert perceptual_score("wer", silent, loud, 8000).isnan().all()
     assert calls == []
-    recognition._words(np.zeros(8000, np.float32).tobytes(), 8000)
+    metrics._words(np.zeros(8000, np.float32).tobytes(), 8000)
     assert calls == [RATE]
 
 
 def test_rates_are_percent_and_may_exceed_a_hundred() -> None:
     pytest.importorskip("jiwer")
-    assert recognition.error_rate("a b", "a b") == 0
-    assert recognition.error_rate("a b", "") == 100
-    assert recognition.error_rate("a", "a b c") == 200
+    assert metrics.error_rate("a b", "a b") == 0
+    assert metrics.error_rate("a b", "") == 100
+    assert metrics.error_rate("a", "a b c") == 200
 
 
 def test_a_missing_model_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,11 +73,11 @@ def test_a_missing_model_is_named_before_any_work(monkeypatch: pytest.MonkeyPatc
         raise InputError(f"no {name}")
 
     monkeypatch.setattr("dpcl.errors.find_spec", lambda name: SimpleNamespace())
-    monkeypatch.setattr(recognition, "load_recogniser", load)
-    monkeypatch.setenv(recognition.MODEL, "mine")
+    monkeypatch.setattr(metrics, "load_recogniser", load)
+    monkeypatch.setenv(metrics.WHISPER, "mine")
     with pytest.raises(InputError, match="no mine"):
         check_measures(("wer",), 8000)
-    monkeypatch.delenv(recognition.MODEL)
+    monkeypatch.delenv(metrics.WHISPER)
     with pytest.raises(InputError, match="no base"):
         check_measures(("wer",), 8000)
     monkeypatch.setattr("dpcl.errors.find_spec", lambda name: None)

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 import dpcl.errors
 from dpcl.errors import InputError
-from dpcl.mixtures.condition_settings import BandSettings, CodecSettings, ConditionSettings
+from dpcl.mixtures.channels import BandSettings, CodecSettings
 from dpcl.mixtures.conditions import (
     ConditionedMixture,
     ConditionedMixtures,
     ConditionParts,
+    ConditionSettings,
     prepare_conditions,
 )
 from dpcl.mixtures.corpus import PackedCorpus, pack_corpus, read_corpus

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from dpcl.errors import InputError
-from dpcl.recordings.rttm import check_timeline, json_text, label_text, read_timelines, rttm_text
+from dpcl.recordings.timeline import (
+    check_timeline,
+    json_text,
+    label_text,
+    read_timelines,
+    rttm_text,
+)
 from dpcl.separators.base import Segment, Timeline
 
 TIMELINE = Timeline(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators.deep_clustering import DeepClustering, MaskNetwork
-from dpcl.separators.masks import geometric_mean, masks_from_centroids, match_order
+from dpcl.separators.masks import geometric_mean, masks_from_centroids, match_order, solo_centroids
 from dpcl.separators.registry import separator_of
 
 

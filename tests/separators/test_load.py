@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dpcl.catalogue import ShippedModel, shipped_models
 from dpcl.errors import InputError
 from dpcl.recordings.separate import load_separator
 from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.registry import load_network
-from dpcl.shipped import ShippedModel, shipped_models
 
 
 def test_what_ships_has_a_card_and_loads() -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dpcl.clustering.online import START
 from dpcl.errors import InputError
 from dpcl.model import (
     MaskSettings,
@@ -21,7 +20,7 @@ from dpcl.model import (
     load_model,
 )
 from dpcl.recordings.separate import LoadedSeparator
-from dpcl.separators.online import OnlineDeepClustering
+from dpcl.separators.online import START, OnlineDeepClustering
 from dpcl.separators.registry import build, load_network
 from dpcl.signal.features import Weighting
 

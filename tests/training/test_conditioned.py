@@ -13,8 +13,8 @@ from dpcl.errors import InputError
 from dpcl.mixtures.conditions import ConditionedMixture
 from dpcl.model import build_network, load_model
 from dpcl.settings import validated
+from dpcl.training.batches import active_talkers, conditioned_loss
 from dpcl.training.loop import train
-from dpcl.training.loss import active_talkers, conditioned_loss
 from dpcl.training.recipe import CONSTANTS, Recipe
 
 

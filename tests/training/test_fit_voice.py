@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.mixtures.conditions import ConditionSettings
 from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.model import Model, load_model, save_model

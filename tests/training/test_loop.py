@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dpcl.errors import InputError
+from dpcl.evaluation.validation import Validation
 from dpcl.io import no_report
 from dpcl.mixtures.lists import read_list, write_list
-from dpcl.model import build_network, load_model
+from dpcl.model import Model, build_network, load_model
 from dpcl.objectives.affinity import affinity_loss
 from dpcl.signal.features import ideal_assignments
 from dpcl.training import loop
-from dpcl.training.batches import Share, batches, prepare
+from dpcl.training.batches import Share, batch_loss, batches, prepare
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
-from dpcl.training.loop import Validation, learning_rate, train
-from dpcl.training.loss import batch_loss
+from dpcl.training.loop import learning_rate, train, validation_of
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage
 
 pytest.importorskip("lightning")
@@ -303,7 +303,7 @@ def test_the_log_has_the_learning_rate_that_was_used(
 def scores_of(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Let the validations of the next run find these scores."""
     found: Iterator[float] = iter(scores)
-    monkeypatch.setattr(Validation, "si_sdri", lambda self, network: next(found))
+    monkeypatch.setattr(Validation, "si_sdri", lambda self, model: next(found))
 
 
 def test_the_weights_that_validated_best_are_kept(
@@ -312,8 +312,9 @@ def test_the_weights_that_validated_best_are_kept(
     kept: dict[int, dict[str, Tensor]] = {}
     scores = iter([1.0, 3.0, 2.0, 3.0, math.nan])
 
-    def si_sdri(self: Validation, network: torch.nn.Module) -> float:
-        kept[len(kept)] = {name: value.clone() for name, value in network.state_dict().items()}
+    def si_sdri(self: Validation, model: Model) -> float:
+        weights = model.network.state_dict()
+        kept[len(kept)] = {name: value.clone() for name, value in weights.items()}
         return next(scores)
 
     monkeypatch.setattr(Validation, "si_sdri", si_sdri)
@@ -338,12 +339,13 @@ def test_validation_draws_no_random_number_and_leaves_the_mode(
     recipe = make_recipe()
     assert recipe.validation is not None
     network = build_network(recipe.model).train(training)
-    validation = Validation(recipe)
+    validation, model = validation_of(recipe), Model(recipe.model, network, {})
+    assert validation is not None
     before = torch.get_rng_state()
-    score = validation.si_sdri(network)
+    score = validation.si_sdri(model)
     assert torch.equal(before, torch.get_rng_state())
     assert network.training is training
-    assert score == validation.si_sdri(network)  # dropout is off
+    assert score == validation.si_sdri(model)  # dropout is off
     assert math.isfinite(score)
 
 
@@ -361,11 +363,14 @@ def test_a_silent_reference_does_not_count(
     nothing = replace(first, id="nothing", sources=(quiet, quiet))
     write_list([first, *others, nothing], tmp_path / "b.csv")
     write_list([half], tmp_path / "c.csv")
-    network = build_network(make_recipe().model)
+    settings = make_recipe().model
+    model = Model(settings, build_network(settings), {})
 
     def score(name: str) -> float:
-        validation = {"list": str(tmp_path / name), "root": str(tmp_path)}
-        return Validation(make_recipe(validation=validation)).si_sdri(network)
+        settings = {"list": str(tmp_path / name), "root": str(tmp_path)}
+        validation = validation_of(make_recipe(validation=settings))
+        assert validation is not None
+        return validation.si_sdri(model)
 
     assert score("a.csv") == pytest.approx(score("b.csv"))
     assert math.isfinite(score("c.csv"))

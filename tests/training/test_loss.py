@@ -14,7 +14,7 @@ from dpcl.model import build_network
 from dpcl.objectives import OBJECTIVES, affinity_loss, mask_inference_loss, waveform_loss
 from dpcl.objectives.masks import phase_sensitive_targets
 from dpcl.signal.features import bin_weights, ideal_assignments
-from dpcl.training.loss import batch_loss
+from dpcl.training.batches import batch_loss
 from dpcl.training.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]

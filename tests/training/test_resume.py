@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 from dpcl.errors import InputError
+from dpcl.evaluation.validation import Validation
 from dpcl.model import load_model
 from dpcl.training import loop
 from dpcl.training.checkpoint import latest_checkpoint
-from dpcl.training.loop import Validation, train
+from dpcl.training.loop import train
 from dpcl.training.recipe import Recipe
 
 pytest.importorskip("lightning")
@@ -129,7 +130,7 @@ MOMENTS = {
     "within the last checkpoint": ("dpcl.training.checkpoint:torch.save", -1, False),
     "before the last checkpoint has its name": ("dpcl.training.checkpoint:Path.rename", -1, False),
     "when the last checkpoint has its name": ("dpcl.training.checkpoint:Path.rename", -1, True),
-    "in the validation": ("dpcl.training.loop:Validation.si_sdri", 4, False),
+    "in the validation": ("dpcl.evaluation.validation:Validation.si_sdri", 4, False),
 }
 
 
@@ -257,7 +258,7 @@ def test_best_weights_are_never_replaced_by_worse_ones(
 ) -> None:
     """A GPU may find other scores the second time; the kept score is still the one of the file."""
     scores = iter([1.0, 7.0, 2.0, 1.0, 4.0, 6.0, 5.0, 3.0])
-    monkeypatch.setattr(Validation, "si_sdri", lambda self, network: next(scores))
+    monkeypatch.setattr(Validation, "si_sdri", lambda self, model: next(scores))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill(patch, "dpcl.training.loop:batch_loss", 18, True)
         train(make_recipe(), tmp_path)  # checkpoint at step 0 alone

@@ -151,10 +151,9 @@ def separate_on_cluster(
     """
     import ray
 
-    from dpcl.hub import SCHEME
+    from dpcl.catalogue import SCHEME, shipped_models, weights_path
     from dpcl.mixtures.index import Omitted
     from dpcl.separators.registry import build, find_method
-    from dpcl.shipped import shipped_models, weights_path
 
     check_sources(order.sources)
     check_sources(order.most)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from dpcl.catalogue import shipped_models
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, no_report
-from dpcl.shipped import shipped_models
 
 if TYPE_CHECKING:
     from dpcl.mixtures.index import Omitted

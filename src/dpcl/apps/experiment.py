@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpcl.apps.console import Force, Limit, Metrics, more_metrics, progress, screen
+from dpcl.catalogue import find_folder
 from dpcl.io import Progress, Report
-from dpcl.shipped import find_folder
 
 if TYPE_CHECKING:
     from dpcl.evaluation.descriptions import Experiment, System

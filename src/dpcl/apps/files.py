@@ -485,7 +485,7 @@ def _write(
                 if tracks:
                     tracks.write(piece.sources)
         if target.timeline:
-            from dpcl.recordings.rttm import timeline_texts
+            from dpcl.recordings.timeline import timeline_texts
 
             texts = timeline_texts(target.stem, separation.timeline())
             for path, text in zip(target.timelines, texts, strict=True):

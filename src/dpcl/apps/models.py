@@ -12,9 +12,17 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from dpcl.apps.console import Force, complete_model, print_json, screen
+from dpcl.catalogue import (
+    SCHEME,
+    ShippedModel,
+    cached_models,
+    discard,
+    fetch,
+    publish,
+    shipped_models,
+    weights_path,
+)
 from dpcl.errors import InputError, need_package
-from dpcl.hub import SCHEME, cached_models, discard, fetch, publish
-from dpcl.shipped import ShippedModel, shipped_models, weights_path
 
 
 class CardByDefault(TyperGroup):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import socket
-import webbrowser
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpcl.apps.console import screen
 from dpcl.errors import InputError, need_package
+
+if TYPE_CHECKING:
+    import socket
 
 Host = Annotated[
     str,
@@ -109,6 +110,8 @@ def run_server(
     if host not in ("127.0.0.1", "::1", "localhost") and not keys:
         screen.print("dpcl: anyone who reaches this address can use it", style="yellow")
     if browser:
+        import webbrowser
+
         webbrowser.open(address)
     try:
         uvicorn.Server(config).run([listener])
@@ -130,6 +133,8 @@ def is_error(record: logging.LogRecord) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; raise InputError if the address cannot be used."""
+    import socket
+
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)

@@ -31,8 +31,8 @@ from starlette.websockets import WebSocketDisconnect
 
 import dpcl
 from dpcl.apps.jobs import Job, Jobs, Order
+from dpcl.catalogue import find_file, shipped_models
 from dpcl.errors import InputError, check_sources, need_package
-from dpcl.shipped import find_file, shipped_models
 
 # Annotations here are evaluated, because FastAPI reads those of nested functions.
 PAGE = Path(__file__).parent / "page"  # files of the page

@@ -24,7 +24,7 @@ import torch
 
 from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import KnownTalkers, UnknownTalker, score_mixture
-from dpcl.evaluation.recognition import recogniser_name
+from dpcl.evaluation.metrics import recogniser_name
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.render import row_files

@@ -28,8 +28,8 @@ from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.conversation import in_room, take_turns
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.recordings.recording import InMemory, Recording
-from dpcl.recordings.rttm import check_timeline, read_timelines
 from dpcl.recordings.separate import RecordingSeparation
+from dpcl.recordings.timeline import check_timeline, read_timelines
 from dpcl.separators.base import Context, Timeline
 from dpcl.separators.registry import find_method
 from dpcl.signal.reader import AudioReader

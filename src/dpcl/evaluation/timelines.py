@@ -15,7 +15,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.diarisation import score_timeline
 from dpcl.evaluation.meetings import read_meetings, score_recording
 from dpcl.io import Progress, Report, no_report
-from dpcl.recordings.rttm import read_timelines
+from dpcl.recordings.timeline import read_timelines
 from dpcl.separators.base import Timeline
 
 

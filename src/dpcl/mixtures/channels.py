@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import butter, lfilter, sosfilt
 
 from dpcl.errors import InputError, need_package
+from dpcl.settings import Settings, check_shares
 from dpcl.signal.audio import resample
 
 Samples = NDArray[np.float32]
@@ -66,6 +68,44 @@ _FFMPEG = {
     "g722": _FFmpegCodec("g722", "g722", 16000),
 }
 CODECS = (*_SNDFILE, *_FFMPEG)
+
+
+class BandSettings(Settings):
+    """Limits of the band; at most one of the three applies to a mixture."""
+
+    telephone: float = Field(default=0.1, ge=0, le=1)  # probability of 300 to about 3,400 Hz
+    highpass: float = Field(default=0.16, ge=0, le=1)  # probability
+    lowpass: float = Field(default=0.08, ge=0, le=1)  # probability
+
+    @model_validator(mode="after")
+    def _together_at_most_one(self) -> BandSettings:
+        total = self.telephone + self.highpass + self.lowpass
+        if total > 1.0 + 1e-9:
+            raise ValueError(
+                f"telephone, highpass and lowpass add up to {total:g}; give at most 1 together"
+            )
+        return self
+
+
+class CodecSettings(Settings):
+    """Codecs of the mixture."""
+
+    probability: float = Field(default=0.12, ge=0, le=1)
+    # together 1
+    shares: dict[str, float] = Field(
+        default={"ulaw": 0.25, "alaw": 0.1, "gsm": 0.35, "opus": 0.15, "mp3": 0.15}
+    )
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> CodecSettings:
+        check_shares("shares", self.shares, CODECS)
+        return self
+
+    def check(self) -> None:
+        """Raise InputError for a codec with a share that this installation lacks."""
+        for name, share in self.shares.items():
+            if share and self.probability:
+                check_codec(name)
 
 
 @dataclass(frozen=True)

@@ -13,31 +13,35 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from scipy.signal import fftconvolve
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dpcl.errors import InputError
 from dpcl.io import Report, no_report
-from dpcl.mixtures.channels import band_limited, clipped, coded, gain_controlled, shelved
-from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
-from dpcl.mixtures.noise import (
-    HISS_SNR_DB,
-    OWN_ROOM,
-    SLOPE,
-    coloured_noise,
-    mains_hum,
-    read_sounds,
-    swelling,
+from dpcl.mixtures.channels import (
+    BandSettings,
+    CodecSettings,
+    band_limited,
+    clipped,
+    coded,
+    gain_controlled,
+    shelved,
 )
-from dpcl.mixtures.room_bank import Range, RoomBank, room_bank
+from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
+from dpcl.mixtures.noise import BackgroundSettings, coloured_noise, mains_hum, read_sounds, swelling
+from dpcl.mixtures.room_bank import Range, RoomBank, RoomSettings, room_bank
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
+from dpcl.settings import Settings
 from dpcl.signal.level import draw_gains_db
 
 PEAK = 0.9  # of the loudest among mixture and sources
 RELATIVE_DB = 5.0  # between talkers of usual levels, see draw_gains_db
+OWN_ROOM = 0.45  # probability of a room around sounds
+SLOPE = (0.0, 2.2)  # exponent of the power of coloured noise: 0 white, 1 pink, 2 brown
+HISS_SNR_DB = (15.0, 50.0)  # power of all talkers together over the power of white noise
 GAIN_CONTROL_DB = (4.0, 12.0)  # largest change by a gain control
 GAIN_CONTROL_SECONDS = (0.3, 2.0)  # its time constant
 HIGHPASS_HZ = (80.0, 400.0)  # corner, log-uniform
@@ -54,6 +58,66 @@ _LONGEST_PAUSE = 0.85  # of a mixture
 _REST = 1e-9  # power added where a level is divided by
 
 Samples = NDArray[np.float32]
+
+
+class Chance(Settings):
+    """A condition that applies to a share of the mixtures."""
+
+    probability: float = Field(ge=0, le=1)
+
+
+class TurnSettings(Settings):
+    """Talkers who are silent for a part of the mixture: turns, late beginnings, pauses."""
+
+    probability: float = Field(default=0.4, ge=0, le=1)  # of a mixture
+    talker: float = Field(default=0.5, ge=0, le=1)  # probability of each talker in it
+
+
+class LevelSettings(Settings):
+    """Levels of the talkers, and how far off the level of a recording is estimated."""
+
+    wide: float = Field(default=0.3, ge=0, le=1)  # probability of talkers further apart
+    wide_db: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    misjudged: float = Field(default=0.3, ge=0, le=1)  # probability of a level factor other than 1
+    misjudged_db: float = Field(default=8.0, ge=0, allow_inf_nan=False)  # uniform in +- this
+
+
+class ConditionSettings(Settings):
+    """Every condition of the training mixtures."""
+
+    talkers: tuple[float, ...] = (0.12, 0.5, 0.26, 0.08, 0.04)  # shares of 1, 2, … talkers
+    within: float = Field(default=0.6, ge=0, le=1)  # share of mixtures of talkers of one corpus
+    speed: float = Field(default=0.14, ge=0, lt=0.5)  # talkers' speed, uniform in 1 +- this
+    levels: LevelSettings = LevelSettings()
+    turns: TurnSettings = TurnSettings()
+    gain_control: Chance = Chance(probability=0.08)  # an automatic one for each talker
+    rooms: RoomSettings = RoomSettings()
+    background: BackgroundSettings = BackgroundSettings()
+    band: BandSettings = BandSettings()
+    shelf: Chance = Chance(probability=0.35)  # equalisation above a random frequency
+    clipping: Chance = Chance(probability=0.06)  # limited peaks of the mixture
+    codec: CodecSettings = CodecSettings()
+
+    @model_validator(mode="after")
+    def _talkers_add_up(self) -> ConditionSettings:
+        shares = self.talkers
+        if not 1 <= len(shares) <= 10:
+            raise ValueError(f"talkers has {len(shares)} shares; give 1 to 10 of them")
+        if any(share < 0 for share in shares) or abs(sum(shares) - 1.0) > 1e-6:
+            raise ValueError(
+                f"talkers add up to {sum(shares):g}; give shares of 0 or more that add up to 1"
+            )
+        return self
+
+    @property
+    def most_talkers(self) -> int:
+        """The largest number of talkers that is drawn."""
+        return max(number for number, share in enumerate(self.talkers, 1) if share)
+
+    @property
+    def needs_rooms(self) -> bool:
+        """Whether responses of rooms are needed."""
+        return self.rooms.probability > 0
 
 
 class ConditionedMixture(NamedTuple):

@@ -55,6 +55,11 @@ class Corpus:
         return Corpus(self.root, tuple(u for u in self.utterances if u.speaker in wanted))
 
 
+def has_index(path: Path) -> bool:
+    """Whether a corpus has an index, and so may have splits."""
+    return (path / "index.csv").is_file() if path.is_dir() else path.suffix == ".csv"
+
+
 def read_corpus(
     path: str | os.PathLike[str], split: str | None = None, corpora: Iterable[str] | None = None
 ) -> Corpus:
@@ -226,13 +231,11 @@ def text_key(path: Path, speaker: str) -> str:
         >>> text_key(Path("p225/p225_001.wav"), "p225")
         '001'
     """
-    stem = path.stem
+    rest = stem = path.stem
     if stem.startswith(speaker):
         rest = stem[len(speaker) :]
-    else:
-        rest = stem
-        if stem.isdigit() and speaker.isdigit():
-            rest = stem.lstrip("0").removeprefix(speaker.lstrip("0"))
+    elif stem.isdigit() and speaker.isdigit():
+        rest = stem.lstrip("0").removeprefix(speaker.lstrip("0"))
     return rest.strip("-_. ") or path.with_suffix("").as_posix()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path, PurePosixPath
@@ -19,14 +19,11 @@ from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, is_audio, measure_seconds, read_corpus
 from dpcl.mixtures.room_bank import Range
 from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow
-from dpcl.settings import Settings
+from dpcl.settings import Settings, check_range, check_shares
 from dpcl.signal.audio import parse_part, read_part, resample
 from dpcl.signal.level import active_level_db, normalise_to_level, scale_to_peak
 
 KINDS = ("sound", "sounds", "babble", "noise", "hum")  # what backgrounds consist of
-OWN_ROOM = 0.45  # probability of a room around sounds
-SLOPE = (0.0, 2.2)  # exponent of the power of coloured noise: 0 white, 1 pink, 2 brown
-HISS_SNR_DB = (15.0, 50.0)  # power of all talkers together over the power of white noise
 
 _FLATTEST = 30.0  # Hz, frequency below which coloured noise rises no further
 _MARGIN = 0.5  # s of noise drawn beyond the length, so that nothing repeats within it
@@ -61,23 +58,6 @@ class BackgroundSettings(Settings):
     def needs_sounds(self) -> bool:
         """Whether some backgrounds are recordings of a corpus."""
         return self.probability > 0 and any(self.shares.get(k) for k in ("sound", "sounds"))
-
-
-def check_range(name: str, bounds: Range) -> None:
-    """Raise ValueError where two limits are no range."""
-    low, high = bounds
-    if not -math.inf < low <= high < math.inf:
-        raise ValueError(f"{name} {low:g} to {high:g} is no range; give the lower limit first")
-
-
-def check_shares(name: str, shares: dict[str, float], known: Iterable[str]) -> None:
-    """Raise ValueError for a share of something unknown, a negative one, and a sum other than 1."""
-    known = tuple(known)
-    if unknown := [key for key in shares if key not in known]:
-        raise ValueError(f"{name} has {unknown[0]!r}; there are {', '.join(known)}")
-    total = sum(shares.values())
-    if any(share < 0 for share in shares.values()) or abs(total - 1.0) > 1e-6:
-        raise ValueError(f"{name} add up to {total:g}; give shares of 0 or more that add up to 1")
 
 
 def read_sounds(

@@ -293,7 +293,7 @@ def cluster_cues(
         embeddings: (l, F, K), of every STRIDE-th frame.
         audible: (l, F), 1 for the bins that count, 0 for the others.
         centroids: (C, K), two or more.
-        whitening: (K, K) for the distances, see dpcl.clustering.solo.whiten.
+        whitening: (K, K) for the distances, see dpcl.separators.masks.whiten.
 
     Returns:
         Cues (C, l, OF_CLUSTERS).

@@ -17,7 +17,7 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report, as_report, no_report
 from dpcl.recordings.recogniser import RATE, Recogniser, Whisper, Word
-from dpcl.recordings.rttm import MARK
+from dpcl.recordings.timeline import MARK
 from dpcl.separators.base import Segment, Separation, Timeline
 from dpcl.signal.audio import resample
 

@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from dpcl.clustering.count import confidence_cues, count_sources, estimate_si_sdr, frame_cues
 from dpcl.clustering.kmeans import kmeans
-from dpcl.clustering.solo import solo_centroids
 from dpcl.errors import InputError
 from dpcl.model import MaskSettings, Model
 from dpcl.networks.activity import SOFT, STRIDE, VOICE_STRIDE, Voices, cluster_cues
@@ -36,6 +35,7 @@ from dpcl.separators.masks import (
     mask_logits,
     masks_from_centroids,
     match_order,
+    solo_centroids,
 )
 from dpcl.signal.band import bins_below
 from dpcl.signal.features import (

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dpcl.catalogue import shipped_models, weights_path
 from dpcl.errors import InputError
 from dpcl.model import Model, load_model
 from dpcl.separators.base import Context, Separator
-from dpcl.shipped import shipped_models, weights_path
 
 LOCAL, LIVE, GUIDED, MORE = ":local", ":live", ":guided", ":more"  # suffixes to a model's name
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from dpcl.catalogue import weights_path
 from dpcl.errors import InputError
 from dpcl.io import atomic
 from dpcl.model import Model, build_network, load_model, save_model
 from dpcl.networks.base import EmbeddingNetwork
-from dpcl.shipped import weights_path
 
 # Keys of a trainer state that every checkpoint has, and their types.
 STATE = {"step": int, "seconds_seen": float, "losses": list, "optimisers": list, "recipe": str}

@@ -16,15 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpcl.catalogue import find_file
 from dpcl.clustering.count import BEST, WORST, confidence_cues, cues, estimate_si_sdr
 from dpcl.clustering.count import fit as fit_network
 from dpcl.clustering.count import fit_confidence as fit_ridge
-from dpcl.clustering.solo import FAINTEST, whiten
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.io import Progress, Report
-from dpcl.mixtures.condition_settings import ConditionSettings
-from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
+from dpcl.mixtures.conditions import ConditionedMixtures, ConditionSettings, prepare_conditions
 from dpcl.mixtures.conversation import converse
 from dpcl.mixtures.corpus import Corpus, pack_corpus
 from dpcl.mixtures.drawing import Kinds, draw_list
@@ -34,9 +33,8 @@ from dpcl.model import ConfidenceSettings, CountSettings, Model, ModelSettings
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.masks import STRETCH
+from dpcl.separators.masks import FAINTEST, STRETCH, whiten
 from dpcl.settings import read_settings
-from dpcl.shipped import find_file
 from dpcl.signal.stft import Windows
 from dpcl.training.batches import read_data
 from dpcl.training.fit_talkers import fit_activity, fit_voice
@@ -319,7 +317,7 @@ def fit_whitening(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Mod
     """Fit the whitening of the drift of one talker's embeddings within a conversation.
 
     In every stretch that one talker dominates, the mean embedding is compared with the mean of all
-    such stretches of the talker. Source: dpcl.clustering.solo.whiten.
+    such stretches of the talker. Source: dpcl.separators.masks.whiten.
     """
     separator = DeepClustering(replace(model, activity=None))
     deviations: list[Tensor] = []

@@ -1,11 +1,11 @@
-"""Train a network: the loop, its optimisers and its validation."""
+"""Train a network: the loop and its optimisers."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from dpcl.errors import InputError, missing_package
-from dpcl.evaluation.metrics import best_permutation, si_sdr
+from dpcl.evaluation.validation import Validation
 from dpcl.io import Report, no_report
 from dpcl.mixtures.conditions import ConditionedMixture
-from dpcl.mixtures.corpus import read_corpus
-from dpcl.mixtures.drawing import draw_list
-from dpcl.mixtures.lists import read_list
-from dpcl.mixtures.render import render_mixture, row_files
-from dpcl.mixtures.rows import MixtureRow
 from dpcl.model import Model, build_network, save_model
 from dpcl.networks.base import EmbeddingNetwork
-from dpcl.recordings.separate import separate_recording
-from dpcl.separators.registry import separator_of
-from dpcl.shipped import find_file
-from dpcl.training.batches import batches, has_index, prepare, statistics
+from dpcl.training.batches import batch_loss, batches, prepare, statistics
 from dpcl.training.checkpoint import (
     SCORE,
     LogRow,
@@ -43,7 +35,6 @@ from dpcl.training.checkpoint import (
     start_from,
     to_resume,
 )
-from dpcl.training.loss import batch_loss
 from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
 
 if TYPE_CHECKING:
@@ -108,7 +99,7 @@ def train(
         data = prepare(recipe, packing)
     if state["data"] not in (None, data.size):
         raise InputError(f"{run}: the recordings have changed since; start a new run")
-    validation = Validation(recipe, folder) if recipe.validation else None
+    validation = validation_of(recipe, folder)
     stft = recipe.model.signal.stft()
     if model is None and recipe.init is None:
         network.mean, network.std = statistics(recipe, data)
@@ -178,7 +169,7 @@ def train(
             if validate or last or step % LOG_EVERY == 0:
                 speed = (seconds_seen - logged_seconds) / (perf_counter() - last_logged)
                 if log:
-                    score = validation.si_sdri(averaged) if validation and validate else None
+                    score = validation.si_sdri(snapshot()) if validation and validate else None
                     row = LogRow(step, recipe.steps, sum(losses) / len(losses), norm, rate,
                                    seconds_seen / 3600, speed, score)  # fmt: skip
                     log.write(row)
@@ -321,70 +312,17 @@ def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
     return settings.learning_rate * (settings.final + (1 - settings.final) * cosine)
 
 
-class Validation:
-    """Rendered mixtures of the validation list, and the score of a network on them.
+def validation_of(recipe: Recipe, folder: Path | None = None) -> Validation | None:
+    """Return the validation of a recipe, with its mixtures rendered; None without one.
+
+    Args:
+        recipe: its list, corpora and sample rate.
+        folder: of the recipe, where the list may lie.
 
     Raises:
         InputError: The list or its recordings are missing, and no corpus has a split `valid`.
     """
-
-    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
-        assert recipe.validation is not None
-        self.settings, self.model = recipe.validation, recipe.model
-        rows, root = self._rows(recipe, folder)
-        rate = recipe.model.signal.sample_rate
-        self.mixtures = [render_mixture(row, root, rate) for row in rows]
-
-    def _rows(self, recipe: Recipe, folder: Path | None) -> tuple[list[MixtureRow], Path]:
-        """Return the rows, and the folder that their paths are relative to."""
-        settings, corpora = self.settings, [Path(path) for path in recipe.data.corpora]
-        folders = [path if path.is_dir() else path.parent for path in corpora]
-        beside = folders if folder is None else [folder, *folders]
-        here = [Path(settings.list), *(place / settings.list for place in beside)]
-        path = next((path for path in here if path.exists()), None)
-        path = path or find_file("lists", settings.list)
-        if path is None:
-            raise InputError(
-                f"validation.list: there is no list {settings.list}; correct it, or add --set"
-                " validation=null"
-            )
-        rows = read_list(path)[: settings.limit]
-        roots = [*folders, path.parent] if settings.root is None else [Path(settings.root)]
-        for root in roots:
-            if settings.root is not None or _has_files(rows[:1], root):
-                return rows, root
-        for corpus, root in zip(corpora, folders, strict=True):
-            drawn = None
-            with suppress(InputError):  # it has no such split
-                drawn = read_corpus(corpus, "valid") if has_index(corpus) else None
-            if drawn is not None:
-                return draw_list(drawn, path.stem, 0, len(rows), recipe.data.num_sources), root
-        raise InputError(
-            f"validation.list: no corpus has the recordings of {settings.list} or a split `valid`;"
-            " give another --corpus, or add --set validation=null"
-        )
-
-    def si_sdri(self, network: EmbeddingNetwork) -> float:
-        """Return the mean over mixtures of the mean over their sources, dB.
-
-        Silent references do not count. The network keeps its mode, and no random number is drawn.
-        """
-        training = network.training
-        separator = separator_of(Model(self.model, network.eval(), {}))
-        scores = []
-        for rendered in self.mixtures:
-            mixture, references = (torch.as_tensor(x, dtype=torch.float32) for x in rendered)
-            found = separate_recording(mixture, separator.sample_rate, separator, len(references))
-            estimates = found.sources
-            order = best_permutation(estimates, references)
-            improvement = si_sdr(estimates[order], references) - si_sdr(mixture, references)
-            scores.append(improvement.nanmean())  # NaN: a silent reference
-        network.train(training)
-        return float(torch.stack(scores).nanmean())
-
-
-def _has_files(rows: list[MixtureRow], root: Path) -> bool:
-    try:
-        return all(path.is_file() for row in rows for path in row_files(row, root))
-    except ValueError:  # a part of a recording that is not there
-        return False
+    if recipe.validation is None:
+        return None
+    data, rate = recipe.data, recipe.model.signal.sample_rate
+    return Validation(recipe.validation, rate, data.corpora, data.num_sources, folder)

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from dpcl.catalogue import find_file
 from dpcl.errors import InputError
 from dpcl.settings import Settings, apply_change, merge, read_document, validated
-from dpcl.shipped import find_file
 from dpcl.training.recipe import MACHINE, DataSettings, Recipe, first_difference
 
 ONLY = "train"  # name of the training of a recipe without phases

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dpcl.mixtures.condition_settings import ConditionSettings
+from dpcl.evaluation.validation import ValidationSettings
+from dpcl.mixtures.conditions import ConditionSettings
 from dpcl.mixtures.drawing import Kinds
 from dpcl.model import ModelSettings
 from dpcl.objectives import OBJECTIVES
@@ -169,17 +170,6 @@ class OptimiserSettings(Settings):
     hold: float = Field(default=0.0, ge=0, le=1)  # share of all steps before the rate falls
     final: float = Field(default=0.0, ge=0, le=1)  # last learning rate as a share of the highest
     clip: float | None = Field(default=None, gt=0)  # largest norm of the gradient
-
-
-class ValidationSettings(Settings):
-    """SI-SDRi on a list of mixtures; the weights with the best score are kept."""
-
-    # CSV beside the recipe, in a corpus, or in lists/. If no corpus has its recordings, mixtures
-    # are drawn from the split `valid` of the corpus instead.
-    list: str
-    root: str | None = None  # folder of the list's paths; null: the corpus that has them
-    every: int = Field(default=500, ge=1)  # steps
-    limit: int | None = Field(default=None, ge=1)  # number of mixtures, from the first on
 
 
 class Recipe(Settings):

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import dpcl
+from dpcl.catalogue import weights_path
 from dpcl.errors import InputError
 from dpcl.io import Report, atomic, no_report
 from dpcl.model import Model, load_model, save_model
-from dpcl.shipped import weights_path
 from dpcl.training.batches import read_data
 from dpcl.training.checkpoint import LogRow, average, latest_checkpoint, load_state
 from dpcl.training.fits import fit_model
-from dpcl.training.loop import Validation, cpu_seconds, train
+from dpcl.training.loop import cpu_seconds, train, validation_of
 from dpcl.training.phases import Average, Fit, Phase, Plan, read_plan
 from dpcl.training.recipe import MACHINE, Recipe
 
@@ -213,7 +213,8 @@ def _score(plan: Plan, phase: Phase, model: Model) -> float | None:
     if not recipes:
         return None
     recipe = recipes[-1].model_copy(update={"model": model.settings})
-    return Validation(recipe, plan.folder).si_sdri(model.network)
+    validation = validation_of(recipe, plan.folder)
+    return validation.si_sdri(model) if validation else None
 
 
 def _write_result(plan: Plan, run: Path, result: Path, finished: dict[str, Finished]) -> None:

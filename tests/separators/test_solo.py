@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
-from dpcl.clustering.solo import solo_centroids, whiten
+from dpcl.separators.masks import solo_centroids, whiten
 
 PLACES = functional.normalize(torch.tensor([[1.0, 0.0, 0.2], [0.0, 1.0, 0.2], [0.6, 0.6, -0.5]]))
 

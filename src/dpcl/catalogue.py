@@ -1,7 +1,8 @@
-"""Models on the Hugging Face hub: `hf://ORG/NAME[@REVISION]`, safetensors only, pinned by commit.
+"""Files by name: models that ship and models of the hub, with their cards; lists and recipes.
 
-A repository holds model.safetensors and README.md, the card. A model is downloaded once into the
-cache of `huggingface_hub`. The cached commit stays in use until `dpcl models pull` fetches anew.
+This module works without torch. A repository of the Hugging Face hub, hf://ORG/NAME[@REVISION],
+holds model.safetensors and README.md, the card. A model is downloaded once into the cache of
+`huggingface_hub`. The cached commit stays in use until `dpcl models pull` fetches anew.
 """
 
 from __future__ import annotations
@@ -17,11 +18,84 @@ from typing import Any
 
 from dpcl.errors import InputError, need_package
 
+WEIGHTS = Path(__file__).parent / "weights"  # folder of the shipped models
+
 SCHEME = "hf://"
-WEIGHTS, CARD = "model.safetensors", "README.md"  # files of a repository
+FILE, CARD = "model.safetensors", "README.md"  # files of a repository
 LIBRARY = "dpcl"  # `library_name` in the front matter of cards
 TAGS = ["audio", "source-separation", "speech-separation", "deep-clustering"]
-NAME = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+NAME = r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?"
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """Model that ships with the package.
+
+    Attributes:
+        name: name of the model.
+        path: its .safetensors file.
+        card: its model card, Markdown.
+    """
+
+    name: str
+    path: Path
+    card: str
+
+    @property
+    def summary(self) -> str:
+        """First paragraph of the card after its heading, in one line."""
+        paragraphs = self.card.strip().split("\n\n")
+        return " ".join(next((p for p in paragraphs if not p.startswith("#")), "").split())
+
+
+def shipped_models() -> list[ShippedModel]:
+    """Return the shipped models in the order of their names.
+
+    Example:
+        >>> "default" in [model.name for model in shipped_models()]
+        True
+    """
+    return [
+        ShippedModel(path.stem, path, path.with_suffix(".md").read_text(encoding="utf-8"))
+        for path in sorted(WEIGHTS.glob("*.safetensors"))
+    ]
+
+
+def weights_path(name: str) -> Path | None:
+    """Find a weights file; a model of the hub is downloaded unless it is in the cache.
+
+    Args:
+        name: name of a shipped model, hf://ORG/NAME, or a path.
+
+    Returns:
+        The path of the file; None if it does not exist.
+
+    Raises:
+        InputError: The hub has no such model, or cannot be reached.
+    """
+    if name.startswith(SCHEME):
+        return fetch(name).path
+    shipped = WEIGHTS / f"{name}.safetensors"
+    path = shipped if Path(name).name == name and shipped.is_file() else Path(name)
+    return path if path.is_file() else None
+
+
+def find_folder(kind: str) -> Path:
+    """Return the folder of the `lists` or `recipes` that ship, installed or in the repository."""
+    places = _shipped(kind)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def find_file(kind: str, name: str) -> Path | None:
+    """Return a file of the working folder `kind`, else the one that ships; None without both."""
+    places = (Path(kind), *_shipped(kind))
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def _shipped(kind: str) -> tuple[Path, ...]:
+    """Return the wheel's folder and the repository's."""
+    package = Path(__file__).parent
+    return package / "data" / kind, package.parents[1] / kind
 
 
 @dataclass(frozen=True)
@@ -59,7 +133,7 @@ def parse_name(name: str) -> tuple[str, str | None]:
         >>> parse_name("hf://someone/talkers@v1")
         ('someone/talkers', 'v1')
     """
-    found = NAME.fullmatch(name)
+    found = re.fullmatch(NAME, name)
     if found is None:
         raise InputError(f"{name}: is no name of a model on the hub; write hf://ORG/NAME")
     return found["repository"], found["revision"]
@@ -88,13 +162,13 @@ def fetch(name: str, refresh: bool = False) -> HubModel:
 
     found = None
     if not refresh:
-        found = hub.try_to_load_from_cache(repository, WEIGHTS, revision=revision)
+        found = hub.try_to_load_from_cache(repository, FILE, revision=revision)
     if not isinstance(found, str):
         if not sys.stderr.isatty():
             disable_progress_bars()
         with _sentences(name):
             try:
-                found = hub.hf_hub_download(repository, WEIGHTS, revision=revision)
+                found = hub.hf_hub_download(repository, FILE, revision=revision)
             except RemoteEntryNotFoundError as error:
                 files = hub.HfApi().list_repo_files(repository, revision=revision)
                 raise _without_weights(name, files) from error
@@ -128,7 +202,7 @@ def cached_models() -> list[HubModel]:
         HubModel(f"{SCHEME}{repository.repo_id}@{revision.commit_hash}", path)
         for repository in repositories
         for revision in repository.revisions
-        if (path := revision.snapshot_path / WEIGHTS).is_file()
+        if (path := revision.snapshot_path / FILE).is_file()
     ]
     mark = f"library_name: {LIBRARY}"
     return sorted((m for m in models if mark in m.card), key=lambda model: model.name)
@@ -173,7 +247,7 @@ def publish(
         done = api.create_commit(
             repository,
             [
-                hub.CommitOperationAdd(WEIGHTS, weights),
+                hub.CommitOperationAdd(FILE, weights),
                 hub.CommitOperationAdd(CARD, text.encode()),
             ],
             commit_message=message,
@@ -211,7 +285,7 @@ def _without_weights(name: str, files: list[str]) -> InputError:
     others = [file for file in files if file.endswith((".safetensors", ".bin", ".pt", ".ckpt"))]
     holds = f"has {', '.join(others)} but" if others else "has"
     return InputError(
-        f"{name}: {holds} no {WEIGHTS}; dpcl reads weights that `dpcl models push` uploaded"
+        f"{name}: {holds} no {FILE}; dpcl reads weights that `dpcl models push` uploaded"
     )
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering import online
 from dpcl.clustering.kmeans import kmeans
-from dpcl.clustering.online import OnlineClusters, follow, start
+from dpcl.separators import online
+from dpcl.separators.online import OnlineClusters, follow, start
 
 HOP = 0.02  # s
 BINS, K = 12, 5

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from dpcl.catalogue import WEIGHTS, ShippedModel, shipped_models
 from dpcl.model import Model, load_model
-from dpcl.shipped import WEIGHTS, ShippedModel, shipped_models
 from dpcl.training.run import describe
 
 BY_HAND = {"causal", "default", "general"}  # made before a recipe made a whole model; no others
