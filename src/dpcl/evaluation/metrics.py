@@ -102,7 +102,7 @@ def _stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> floa
 
 
 def _dnsmos(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
-    """Return the overall quality of an estimate (T,) by DNSMOS P.835, which hears no reference."""
+    """Return the overall quality of an estimate (T,) by DNSMOS P.835, without a reference."""
     from speechmos import dnsmos
 
     samples = resample(estimate.astype(np.float32), sample_rate, DNSMOS_RATE)
