@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MOST_SOURCES = 10  # largest number of sources
 MOST_CHANNELS = 64  # largest number of channels
 SAMPLE_RATES = (1_000, 1_000_000)  # Hz, lowest and highest
+FLOOR_DB = -30.0  # level to which gates attenuate inactive sources; lower ones sound like pumping
 
 
 class InputError(ValueError):
@@ -75,6 +76,17 @@ def check_sources(sources: int | None) -> None:
     whole = number and 1 <= int(sources or 0) <= MOST_SOURCES
     if sources is not None and not whole:
         raise InputError(f"cannot separate into {sources} sources; give 1 to {MOST_SOURCES}")
+
+
+def check_floor(floor: float) -> None:
+    """Raise InputError unless a floor of inactive sources is possible.
+
+    Args:
+        floor: level in dB, -120 to 0.
+    """
+    number = isinstance(floor, Real) and not isinstance(floor, bool)
+    if not number or not -120 <= floor <= 0:
+        raise InputError(f"a floor of {floor} dB is no attenuation; give -120 to 0 dB")
 
 
 def check_mixture(mixture: Tensor) -> None:

@@ -87,8 +87,11 @@ def wait(client: Any, name: str, *states: str, **options: Any) -> Any:
 
 def test_a_job_from_upload_to_files(jobs: Jobs) -> None:
     client = client_of(jobs)
-    sent = client.post("/v1/jobs?name=a.wav&sources=2", content=b"data")
+    query = "name=a.wav&sources=2&spatial=false&floor=-20"
+    sent = client.post(f"/v1/jobs?{query}", content=b"data")
     assert sent.status_code == 202
+    ordered = jobs.find(sent.json()["id"], "")
+    assert ordered is not None and (ordered.order.spatial, ordered.order.floor) == (False, -20.0)
     job = wait(client, sent.json()["id"], "done")
     assert (job["share"], job["position"], job["seconds"]) == (1.0, 0, 2.0)
     assert client.get(job["files"]["a_s1.wav"]).content == b"sound"
@@ -137,6 +140,7 @@ def test_the_queue_has_places_and_an_end_and_cancel_is_quick(jobs: Jobs) -> None
         ("name=a.wav", b"", 422, "a.wav: is empty"),
         ("name=a.wav&sources=11", b"x", 422, "cannot separate into 11 sources; give 1 to 10"),
         ("name=a.wav&model=/etc/passwd", b"x", 422, "unknown model '/etc/passwd'"),
+        ("name=a.wav&floor=1", b"x", 422, "a floor of 1.0 dB is no attenuation"),
         ("name=../../a.wav", b"x" * 2000, 413, "a.wav: is larger than 0.001 MB"),
     ],
 )

@@ -37,12 +37,14 @@ from dpcl.apps.console import (
     Device,
     DeviceName,
     FileFormat,
+    Floor,
     Force,
     Limit,
     MaxSources,
     Metrics,
     ModelName,
     Sources,
+    Spatial,
     detail,
     more_metrics,
     print_json,
@@ -52,7 +54,7 @@ from dpcl.apps.console import (
     verbosity,
     with_verbosity,
 )
-from dpcl.errors import InputError
+from dpcl.errors import FLOOR_DB, InputError
 
 
 class Program(TyperGroup):
@@ -188,13 +190,8 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
-    spatial: Annotated[
-        bool,
-        typer.Option(
-            help="Refine the masks of a recording with several channels by their differences of"
-            " level and phase."
-        ),
-    ] = True,
+    spatial: Spatial = True,
+    floor: Floor = FLOOR_DB,
     device: DeviceName = Device.cpu,
     timeline: Annotated[
         bool,
@@ -260,6 +257,7 @@ def separate(
             transcribe=transcribe,
             language=language,
             spatial=spatial,
+            floor=floor,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])

@@ -80,6 +80,19 @@ FileFormat = Annotated[
         help="Output format: wav, flac, mp3, …; `input` keeps each recording's format.",
     ),
 ]
+Spatial = Annotated[
+    bool,
+    typer.Option(
+        help="Refine the masks of a recording with several channels by their differences of level"
+        " and phase."
+    ),
+]
+Floor = Annotated[
+    float,
+    typer.Option(
+        help="Level in dB to which inactive talkers are attenuated in recordings longer than 10 s."
+    ),
+]
 Metrics = Annotated[
     str,
     typer.Option(

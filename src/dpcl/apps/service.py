@@ -31,7 +31,7 @@ from starlette.websockets import WebSocketDisconnect
 
 import dpcl
 from dpcl.apps.jobs import Job, Jobs, Order
-from dpcl.errors import InputError, check_sources, need_package
+from dpcl.errors import FLOOR_DB, InputError, check_floor, check_sources, need_package
 from dpcl.shipped import find_file, shipped_models
 
 # Annotations here are evaluated, because FastAPI reads those of nested functions.
@@ -169,9 +169,12 @@ def make_app(
         name: Annotated[str, Query(description="Name of the recording.")] = "recording.wav",
         sources: Annotated[int | None, Query(description="Number of sources, 1 to 10.")] = None,
         model: Annotated[str, Query(description="A shipped model.")] = "default",
+        spatial: Annotated[bool, Query(description="Use differences between channels.")] = True,
+        floor: Annotated[float, Query(description="Level of inactive talkers, dB.")] = FLOOR_DB,
     ) -> dict[str, Any]:
         """Send a recording as the body of the request, and queue its separation."""
         check_sources(sources)
+        check_floor(floor)
         names = [model.name for model in shipped_models()]
         if model not in names:
             raise InputError(f"unknown model {model!r}; give one of: {', '.join(names)}")
@@ -183,7 +186,7 @@ def make_app(
         if int(request.headers.get("content-length") or 0) > most:
             raise too_long
         try:
-            job = jobs.new(owner, Order(stem, sources, model, limits.seconds))
+            job = jobs.new(owner, Order(stem, sources, model, limits.seconds, spatial, floor))
         except InputError as error:
             raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
         try:
