@@ -47,11 +47,13 @@ from dpcl.apps.console import (
     Spatial,
     detail,
     more_metrics,
+    one_line,
     print_json,
     progress,
     screen,
     set_verbosity,
     verbosity,
+    warn,
     with_verbosity,
 )
 from dpcl.errors import FLOOR_DB, InputError
@@ -134,7 +136,7 @@ def _failed(status: int, message: str) -> tuple[int, str]:
     if verbosity.verbose:
         with suppress(OSError):
             screen.print(traceback.format_exc().rstrip(), style="dim")
-    return status, message
+    return status, one_line(message) if status == 2 else message
 
 
 def _print_any_name() -> None:
@@ -235,7 +237,7 @@ def separate(
             """Print the warnings of a finished recording."""
             finished.append(separated)
             for warning in separated.warnings:
-                screen.print(f"dpcl: {warning}", style="yellow")
+                warn(warning)
             detail(
                 f"{separated.recording}: {separated.seconds:.1f} s at {separated.sample_rate} Hz"
                 f" in {len(separated.outputs)} files, {separated.took:.1f} s of work by {model}"

@@ -18,7 +18,7 @@ from dpcl.apps.console import (
     Sources,
     Spatial,
     progress,
-    screen,
+    warn,
 )
 from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Report, no_report
@@ -56,7 +56,7 @@ def show(
             recording, out, model, sources, start, seconds, force, device.value, move, spatial
         )
     for warning in shown.warnings:
-        screen.print(f"dpcl: {warning}", style="yellow")
+        warn(warning)
     print(shown.path)
 
 

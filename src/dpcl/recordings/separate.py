@@ -7,7 +7,7 @@
 Loud sound below 70 Hz (DC, hum, rumble) is split off first: no separator gets it, no mask modulates
 it, and all sources (or the background) share it.
 
-Of several channels, those with speech are averaged; where their phases differ, their power.
+Of several channels, those with speech are averaged; their power where their mean would cancel.
 Differences of level and phase refine the masks (dpcl.separators.spatial). A call with one party in
 each channel is separated by its channels.
 
@@ -134,7 +134,7 @@ class RecordingSeparation:
         if spatial and channels is not None and channels.differ and not fits:
             step = -(-len(channels.speech) // MOST_DIRECTIONS)
             self._array = channels.speech[::step]
-            separator = Spatial(separator, channels.in_phase)
+            separator = Spatial(separator, channels.cancels)
         self.separator = separator.prepared(self.windows.count)
         stft, rate = self.band.stft, recording.sample_rate
         first = first_bin(rate, stft.window)

@@ -43,16 +43,17 @@ TINY = 1e-10
 class Spatial(Separator):
     """Separator that refines the masks of another one by several channels.
 
-    The inner separator gets the mean of the channels, or the root of their mean power. The analysis
-    of a window is its own, with the spectra of the channels added.
+    The inner separator gets one channel, as it would without this stage: the mean of the channels,
+    or the root of their mean power. The analysis of a window is its own, with the spectra of the
+    channels added.
 
     Args:
         separator: any separator.
-        in_phase: the channels have similar phases, so that their mean loses nothing.
+        cancels: the mean of the channels would lose a part of the sound.
     """
 
-    def __init__(self, separator: Separator, in_phase: bool = False) -> None:
-        self.inner, self.in_phase = separator, in_phase
+    def __init__(self, separator: Separator, cancels: bool = True) -> None:
+        self.inner, self.cancels = separator, cancels
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.window_seconds = separator.window_seconds
         self.overlap_seconds = separator.overlap_seconds
@@ -71,10 +72,10 @@ class Spatial(Separator):
 
     def analyse(self, spectra: Tensor) -> Analysis:
         """Analyse one channel of windows (W, M, L, F), and keep the spectra of all."""
-        if self.in_phase:
-            one = spectra.mean(1)
-        else:
+        if self.cancels:
             one = power_mean(spectra.transpose(0, 1), range(spectra.shape[1]))
+        else:
+            one = spectra.mean(1)
         kept = torch.view_as_real(spectra.resolve_conj().contiguous())
         return (*self.inner.analyse(one[:, None]), kept)
 
