@@ -84,16 +84,23 @@ def run(
     arguments = tuple(map(str, arguments))
     with tempfile.TemporaryDirectory() as logs:
         files = {0: os.devnull, 1: f"{logs}/out", 2: f"{logs}/err", **(streams or {})}
+        reader, writer = os.pipe()
+        if largest is not None:  # a log would be cut too
+            files[2] = f"/dev/fd/{writer}"
         child = os.fork()
         if not child:
             _child(arguments, folder, largest, files)
         status = _wait(child, kill)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            written = pipe.read()
         out, err = (Path(logs, name) for name in ("out", "err"))
+        written = err.read_bytes() if err.exists() else written
         return Ended(
             arguments,
             status,
             out.read_bytes() if out.exists() else b"",
-            err.read_text(errors="replace") if err.exists() else "",
+            written.decode(errors="replace"),
         )
 
 

@@ -21,6 +21,7 @@ from dpcl.errors import (
     FLOOR_DB,
     MOST_SOURCES,
     InputError,
+    as_path,
     check_floor,
     check_recording,
     check_sources,
@@ -264,8 +265,8 @@ def separate_file(
     finished: list[Separated] = []
     report = as_report(progress)
     separate_files(
-        [Path(path)],
-        Path(out),
+        [as_path(path, "path")],
+        as_path(out, "out"),
         model,
         sources,
         force,
