@@ -37,6 +37,9 @@ FLOOR = 1e-4  # least prior
 LOADING = 1e-3  # share of the identity in a covariance
 FEW = 5.0  # frames of the common covariance that are added to those of a source
 SILENT = 1e-5  # level of a bin, relative to the loudest, below which its direction is ignored
+# Quantile of the levels of a channel in a frequency: its background; and the level of a bin, relative
+# to it, from which the direction counts. Noise of one channel has a direction of its own.
+QUIET, STANDS_OUT = 0.1, 2.0
 TINY = 1e-10
 
 
@@ -132,8 +135,9 @@ def refine(
     """Refine masks by the directions of the channels, bin by bin.
 
     Priors and directions vote. The directions lose their vote where they do not distinguish the
-    sources: in frequencies whose components do not differ, and in a window whose components
-    contradict the priors, as they follow a moving microphone and not the talkers.
+    sources: in bins that do not stand out of the background of every channel, in frequencies whose
+    components do not differ, and in a window whose components contradict the priors, as they follow
+    a moving microphone and not the talkers.
 
     Args:
         masks: (C, L, F), not negative; they sum to one in every bin.
@@ -153,7 +157,11 @@ def refine(
         return masks
     vectors = spectra.permute(2, 1, 0)  # (F, L, M)
     level = torch.linalg.vector_norm(vectors, dim=-1)  # (F, L)
-    present = (level > SILENT * level.amax()).to(masks)
+    magnitudes = vectors.abs()
+    quiet = max(1, round(QUIET * magnitudes.shape[1]))
+    background = magnitudes.kthvalue(quiet, dim=1, keepdim=True).values  # (F, 1, M)
+    present = (magnitudes > STANDS_OUT * background).all(-1) & (level > SILENT * level.amax())
+    present = present.to(masks)
     directions = vectors / level.clamp_min(TINY).unsqueeze(-1)
     counted = present if weights is None else present * weights.T
     given = masks.transpose(1, 2).contiguous()  # (C, F, L)
