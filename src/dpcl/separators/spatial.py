@@ -37,7 +37,7 @@ FLOOR = 1e-4  # least prior
 LOADING = 1e-3  # share of the identity in a covariance
 FEW = 5.0  # frames of the common covariance that are added to those of a source
 SILENT = 1e-5  # level of a bin, relative to the loudest, below which its direction is ignored
-# Quantile of the levels of a channel in a frequency: its background; and the level of a bin, relative
+# Quantile of the levels of a channel in a frequency: its background; and level of a bin, relative
 # to it, from which the direction counts. Noise of one channel has a direction of its own.
 QUIET, STANDS_OUT = 0.1, 2.0
 TINY = 1e-10
