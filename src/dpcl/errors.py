@@ -5,9 +5,11 @@ The limits are checked before slow imports and before anything is written.
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib.util import find_spec
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 MOST_SOURCES = 10  # largest number of sources
 MOST_CHANNELS = 64  # largest number of channels
 SAMPLE_RATES = (1_000, 1_000_000)  # Hz, lowest and highest
+FLOOR_DB = -30.0  # level to which gates attenuate inactive sources; lower ones sound like pumping
 
 
 class InputError(ValueError):
@@ -75,6 +78,35 @@ def check_sources(sources: int | None) -> None:
     whole = number and 1 <= int(sources or 0) <= MOST_SOURCES
     if sources is not None and not whole:
         raise InputError(f"cannot separate into {sources} sources; give 1 to {MOST_SOURCES}")
+
+
+def as_path(value: object, argument: str) -> Path:
+    """Return an argument as a path.
+
+    Args:
+        value: str, bytes or path.
+        argument: name of the argument, for the message.
+
+    Raises:
+        InputError: It is something else, or holds a NUL byte.
+    """
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise InputError(f"{argument}: {type(value).__name__} is no path; give a str or Path")
+    name = os.fsdecode(value)
+    if "\0" in name:
+        raise InputError(f"{argument}: {name[:80]!r} holds a NUL byte; give the name of a file")
+    return Path(name)
+
+
+def check_floor(floor: float) -> None:
+    """Raise InputError unless a floor of inactive sources is possible.
+
+    Args:
+        floor: level in dB, -120 to 0.
+    """
+    number = isinstance(floor, Real) and not isinstance(floor, bool)
+    if not number or not -120 <= floor <= 0:
+        raise InputError(f"a floor of {floor} dB is no attenuation; give -120 to 0 dB")
 
 
 def check_mixture(mixture: Tensor) -> None:

@@ -111,6 +111,26 @@ def test_a_method_keeps_its_name_on_every_machine(
     assert given == [name] * 3
 
 
+def test_settings_reach_every_recording_and_the_journal(
+    recordings: Path, dpcl: Program, separated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dpcl.apps.files as files
+
+    given: list[tuple[bool, float]] = []
+
+    def separate_files(*arguments: Any, spatial: bool, floor: float, **others: Any) -> None:
+        given.append((spatial, floor))
+        raise InputError("enough")
+
+    monkeypatch.setattr(files, "separate_files", separate_files)
+    ran = dpcl("bulk", recordings, "--out", "out", "--no-spatial", "--floor", -20)
+    assert ran.status == 2 and "3 of 3 recordings" in ran.err
+    assert given == [(False, -20.0)] * 3
+    order = "default, up to 4 sources, wav, no spatial stage, floor -20 dB"
+    assert {row["order"] for row in journal()} == {order}
+    assert str(Order("default", 2, 4, "wav")) == "default, 2 sources, wav"
+
+
 def test_a_method_that_needs_references_is_refused_before_anything_is_written(
     recordings: Path, dpcl: Program, separated: list[str]
 ) -> None:
@@ -219,6 +239,7 @@ def test_wrong_arguments_are_told_before_anything_is_written(
         (["none.wav"], "none.wav: does not exist"),
         (["in", "more"], "would share output names"),
         (["in", "--sources", "11"], "cannot separate into 11 sources"),
+        (["in", "--floor", "1"], "a floor of 1.0 dB is no attenuation"),
         (["in", "--model", "nobody"], "unknown model 'nobody'"),
         (["in", "--out", "other"], "other/bulk.csv: is not a journal of `dpcl bulk`"),
     ]:

@@ -187,6 +187,7 @@ BAD_ARGUMENTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "a.wav b11.wav --out out --format opus",
         "OGG (OPUS) does not take 1 channels at 11025 Hz",
     ),
+    "a floor above 0 dB": (nothing, "a.wav --out out --floor 5", "a floor of 5.0 dB is no"),
     "no sources": (nothing, "a.wav --out out --sources 0", "cannot separate into 0 sources"),
     "11 sources": (nothing, "a.wav --out out --sources 11", "11 sources; give 1 to 10"),
     "-1 sources": (nothing, "a.wav --out out --sources -1", "-1 sources; give 1 to 10"),

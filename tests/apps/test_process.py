@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from dpcl.apps import cli
 from dpcl.apps.process import heavy_imports, leave
 
 MakeRecording = Callable[..., Path]
+Program = Callable[..., Any]
 
 
 def test_imports_are_not_searched_for_garbage_and_all_that_follows_is(
@@ -204,3 +206,27 @@ def test_closed_and_full_streams_are_no_traceback(streams: str, status: int, sai
     )
     assert done.returncode == status, done.stderr
     assert said in done.stderr and done.stderr.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb.wav", "a\\nb.wav"),
+        ("\x1b[31ma.wav", "\\x1b[31ma.wav"),
+        ("\u202egnp.wav", "\\u202egnp.wav"),
+        ("\udcff.wav", "\\udcff.wav"),
+    ],
+)
+def test_names_with_control_characters_break_no_sentence(
+    name: str, shown: str, dpcl: Program, folder: Path
+) -> None:
+    ran = dpcl("separate", name)
+    assert ran.status == 2
+    assert ran.err == f"dpcl: {shown} does not exist; check the name of the recording\n"
+
+
+def test_a_sentence_about_a_long_path_is_cut(dpcl: Program, make_recording: MakeRecording) -> None:
+    make_recording("a.wav")
+    ran = dpcl("separate", "a.wav", "--out", "/".join(["x" * 100] * 50))
+    assert ran.status == 2 and len(ran.err) < 1020
+    assert ran.err.startswith("dpcl: xxx") and ran.err.endswith(": File name too long\n")

@@ -73,3 +73,35 @@ def test_dir_shows_the_public_names_only() -> None:
     assert set(dpcl.__all__) | {"clustering", "objectives", "__version__"} == set(names)
     for name in names:
         assert getattr(dpcl, name)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dpcl.separate_file(None), "path: NoneType is no path; give a str or Path"),
+        (lambda: dpcl.separate_file("a\0b.wav"), "path: 'a\\x00b.wav' holds a NUL byte"),
+        (lambda: dpcl.separate_file("a.wav", 3), "out: int is no path"),
+        (lambda: dpcl.load_separator(None), "model: NoneType is no path"),
+        (lambda: dpcl.load_separator(["default"]), "model: list is no path"),
+        (lambda: dpcl.load_separator("x" * 5000), "… is too long for the name of a file"),
+        (lambda: dpcl.StreamSeparator(None), "model: NoneType is no path"),
+        (lambda: dpcl.separate(torch.zeros(9, device="meta"), 8000), "meta; give a dense one"),
+        (
+            lambda: dpcl.separate(torch.zeros(9).to_sparse(), 8000),
+            "sparse_coo, torch.float32",
+        ),
+        (lambda: dpcl.separate(torch.zeros(9), 8000, floor=1), "a floor of 1 dB is no attenuation"),
+    ],
+)
+def test_arguments_of_other_types_are_one_sentence(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(dpcl.InputError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_paths_are_accepted_as_bytes_and_path_objects(
+    tiny_model: Path, make_recording: MakeRecording
+) -> None:
+    path = bytes(make_recording("a.wav"))
+    done = dpcl.separate_file(path, Path("out"), 2, tiny_model)  # type: ignore[arg-type]
+    assert [output.name for output in done.outputs] == ["a_s1.wav", "a_s2.wav"]

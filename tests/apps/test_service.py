@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 from fastapi import testclient
+from starlette.websockets import WebSocketDisconnect
 
 import dpcl as package
 from dpcl.apps.jobs import PREFIX, Jobs, Order, follow_orders, remove_leftovers, separate_job
@@ -87,8 +88,11 @@ def wait(client: Any, name: str, *states: str, **options: Any) -> Any:
 
 def test_a_job_from_upload_to_files(jobs: Jobs) -> None:
     client = client_of(jobs)
-    sent = client.post("/v1/jobs?name=a.wav&sources=2", content=b"data")
+    query = "name=a.wav&sources=2&spatial=false&floor=-20"
+    sent = client.post(f"/v1/jobs?{query}", content=b"data")
     assert sent.status_code == 202
+    ordered = jobs.find(sent.json()["id"], "")
+    assert ordered is not None and (ordered.order.spatial, ordered.order.floor) == (False, -20.0)
     job = wait(client, sent.json()["id"], "done")
     assert (job["share"], job["position"], job["seconds"]) == (1.0, 0, 2.0)
     assert client.get(job["files"]["a_s1.wav"]).content == b"sound"
@@ -137,6 +141,7 @@ def test_the_queue_has_places_and_an_end_and_cancel_is_quick(jobs: Jobs) -> None
         ("name=a.wav", b"", 422, "a.wav: is empty"),
         ("name=a.wav&sources=11", b"x", 422, "cannot separate into 11 sources; give 1 to 10"),
         ("name=a.wav&model=/etc/passwd", b"x", 422, "unknown model '/etc/passwd'"),
+        ("name=a.wav&floor=1", b"x", 422, "a floor of 1.0 dB is no attenuation"),
         ("name=../../a.wav", b"x" * 2000, 413, "a.wav: is larger than 0.001 MB"),
     ],
 )
@@ -293,3 +298,42 @@ def test_the_real_server_separates_and_sigterm_removes_everything(
         finally:
             server.kill()
     assert list((folder / "tmp").glob(f"{PREFIX}*")) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:80"}, 200),
+        ({"host": "[::1]:80", "origin": "http://[::1]:80"}, 200),
+        ({"host": "127.0.0.1", "origin": "http://127.0.0.1"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "[::1"}, 403),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:81"}, 403),
+        ({"origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_hosts_are_refused(headers: dict[str, str], status: int, jobs: Jobs) -> None:
+    client = testclient.TestClient(make_app(jobs, local=True), base_url="http://127.0.0.1")
+    answer = client.get("/v1/models", headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["detail"].count(";") == 1
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("/v1/stream", headers=headers) as socket,
+        ):
+            socket.receive_json()
+
+
+def test_another_host_is_accepted_by_its_name_or_with_a_key(jobs: Jobs) -> None:
+    own = {"host": "studio.example", "origin": "http://studio.example"}
+    other = {"host": "studio.example", "origin": "http://evil.example"}
+    client = client_of(jobs)
+    assert client.get("/v1/models", headers=own).status_code == 200
+    assert client.get("/v1/models", headers=other).status_code == 403
+    key = {"authorization": "Bearer one"}
+    with_key = client_of(jobs, keys=("one",), local=True)
+    assert with_key.get("/v1/models", headers=other | key).status_code == 200

@@ -230,6 +230,24 @@ def test_of_a_recording_that_is_cut_off_what_could_be_read_is_shown(
     assert ran.err == "dpcl: a.wav is cut off after 0.50 s; only this part is shown\n"
 
 
+def test_without_the_spatial_stage_the_masks_are_those_of_the_model(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, dpcl: Program, make_recording: MakeRecording
+) -> None:
+    from dpcl.separators import spatial
+
+    used: list[torch.Tensor] = []
+
+    def refine(masks: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        used.append(masks)
+        return masks
+
+    monkeypatch.setattr(spatial, "refine", refine)
+    make_recording("a.wav", 8000, channels=2)
+    for option, times in (("--no-spatial", 0), ("--spatial", 1)):
+        ran = dpcl("show", "a.wav", "--out", f"{times}.png", "-m", tiny_model, "-n", 2, option)
+        assert ran.status == 0 and len(used) == times
+
+
 def test_the_channels_root_mean_square_is_shown(
     tiny_model: Path, make_recording: MakeRecording
 ) -> None:

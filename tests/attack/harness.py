@@ -84,16 +84,23 @@ def run(
     arguments = tuple(map(str, arguments))
     with tempfile.TemporaryDirectory() as logs:
         files = {0: os.devnull, 1: f"{logs}/out", 2: f"{logs}/err", **(streams or {})}
+        reader, writer = os.pipe()
+        if largest is not None:  # a log would be cut too
+            files[2] = f"/dev/fd/{writer}"
         child = os.fork()
         if not child:
             _child(arguments, folder, largest, files)
         status = _wait(child, kill)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            written = pipe.read()
         out, err = (Path(logs, name) for name in ("out", "err"))
+        written = err.read_bytes() if err.exists() else written
         return Ended(
             arguments,
             status,
             out.read_bytes() if out.exists() else b"",
-            err.read_text(errors="replace") if err.exists() else "",
+            written.decode(errors="replace"),
         )
 
 
@@ -118,6 +125,8 @@ def _child(
             None if files[number] is None else open(number, mode, closefd=False)  # noqa: SIM115
             for number, mode in ((0, "r"), (1, "w"), (2, "w"))
         )
+        if sys.stderr is not None:
+            sys.stderr.reconfigure(errors="backslashreplace")  # as Python opens it
         if largest is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
@@ -160,11 +169,13 @@ def _wait(child: int, kill: tuple[int, float] | None) -> int | None:
 def complaint(ended: Ended, killed: int | None = None) -> str | None:
     """Return the reason why a command did not end as it must; None if it did.
 
-    It must end with status 0, or with one sentence and status 2; after a signal, also by it.
+    It must end with status 0, or with one sentence and status 2; after a signal, also by it. With
+    `--verbose`, a traceback precedes the sentence.
     """
     lines = ended.err.strip().splitlines()
     shown = f"dpcl {' '.join(ended.arguments)[:300]}: status {ended.status}: {lines[-4:]}"
-    if "Traceback" in ended.err or "defect of dpcl" in ended.err:
+    verbose = any(word in ("-v", "--verbose") for word in ended.arguments)
+    if "defect of dpcl" in ended.err or ("Traceback" in ended.err and not verbose):
         return shown
     if ended.status == 0 or (killed and ended.status in (-killed, 128 + killed)):
         return None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpcl.clustering.kmeans import kmeans
-from dpcl.errors import InputError
+from dpcl.errors import FLOOR_DB, InputError
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, build_network
 from dpcl.networks.activity import STRIDE, TalkerActivity
 from dpcl.networks.base import EmbeddingNetwork, Heads
@@ -17,7 +17,6 @@ from dpcl.recordings.separate import LoadedSeparator
 from dpcl.separators import deep_clustering
 from dpcl.separators.base import Context, Link, Separation
 from dpcl.separators.deep_clustering import FEW, Clusters, DeepClustering
-from dpcl.separators.masks import LEAST_DB
 from dpcl.separators.registry import build
 from dpcl.signal.features import ideal_assignments
 from dpcl.signal.stft import STFT
@@ -339,7 +338,7 @@ def test_a_source_that_is_silent_for_long_is_held_back(head: str, sharpness: flo
         told = masks_of(clustering, magnitude, torch.eye(2), several=True)
     plain_share, share = float(plain[:, 1].mean()), float(told[:, 1].mean())
     assert plain_share > 0.01
-    assert share == pytest.approx(min(plain_share, 10 ** (LEAST_DB / 20)), rel=0.05)
+    assert share == pytest.approx(min(plain_share, 10 ** (FLOOR_DB / 20)), rel=0.05)
     torch.testing.assert_close(told.sum(1), torch.ones(1, 100, 129))
 
 
@@ -392,5 +391,5 @@ def test_who_talks_is_a_matter_of_a_second() -> None:
     link = Link(2, state=Clusters(torch.eye(2), True, [odds]))
     share = clustering.masks(0, (logits,), link)[1, ::STRIDE, 0]
     assert share[: 5 * second].min() > 0.4
-    assert share[7 * second] == pytest.approx(10 ** (LEAST_DB / 20), rel=0.05)
+    assert share[7 * second] == pytest.approx(10 ** (FLOOR_DB / 20), rel=0.05)
     assert share[10 * second :].min() > 0.49

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
-from dpcl.separators.masks import LEAST_DB, SILENT, active_masks, gate
+from dpcl.errors import FLOOR_DB
+from dpcl.separators.masks import SILENT, active_masks, gate
 
 FRAMES, BINS, REACH = 400, 30, 40
 
@@ -71,16 +73,17 @@ def test_silence_short_windows_and_batches() -> None:
     torch.testing.assert_close(masks[1], masks[0].flip(0))
 
 
-def test_a_source_is_held_back_as_far_as_it_is_silent() -> None:
+@pytest.mark.parametrize("floor", [FLOOR_DB, -12.0])
+def test_a_source_is_held_back_as_far_as_it_is_silent(floor: float) -> None:
     scores, _ = conversation(0.5, 0.5)
     activity = torch.zeros(2, FRAMES // 4)
     activity[1, 50:] = -torch.inf
-    masks = gate(scores, activity, 4)
+    masks = gate(scores, activity, 4, floor)
     torch.testing.assert_close(masks[:, :197], scores.softmax(0)[:, :197])
     torch.testing.assert_close(masks.sum(0), torch.ones(FRAMES, BINS))
     for frames, share in ((slice(200, None), 1.0), (slice(198, 199), 0.5)):  # it fades
         held = torch.stack([scores[0], scores[1] + share * math.log(SILENT)]).softmax(0)
-        held = torch.maximum(held, scores.softmax(0).clamp_max(10 ** (LEAST_DB / 20)))
+        held = torch.maximum(held, scores.softmax(0).clamp_max(10 ** (floor / 20)))
         torch.testing.assert_close(masks[:, frames], (held / held.sum(0))[:, frames])
 
 

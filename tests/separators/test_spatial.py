@@ -19,6 +19,7 @@ from dpcl.separators.spatial import Spatial, refine
 from dpcl.signal.stft import STFT
 
 RATE, FRAMES, BINS = 8000, 200, 24
+PAUSE = 30  # frames at the beginning
 
 
 def scene(sources: int = 2, microphones: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,6 +30,7 @@ def scene(sources: int = 2, microphones: int = 2) -> tuple[Tensor, Tensor, Tenso
     phases = delays.T[..., None, None] * torch.arange(1, BINS + 1) / 8  # (M, C, 1, F)
     steering = torch.polar(torch.ones(()), phases).expand(-1, -1, FRAMES, -1)
     values = torch.randn(FRAMES, BINS, dtype=torch.complex64, generator=generator)
+    values[:PAUSE] *= 1e-3
     spectra = values * steering.gather(1, owners.expand(microphones, 1, -1, -1))[:, 0]
     spectra = spectra + 0.01 * torch.randn(
         spectra.shape, dtype=torch.complex64, generator=generator
@@ -44,7 +46,7 @@ def test_known_places_correct_weak_masks(sources: int, microphones: int) -> None
     spectra, owners, masks = scene(sources, microphones)
     refined = refine(masks, spectra)
     torch.testing.assert_close(refined.sum(0), torch.ones(FRAMES, BINS))
-    before, after = ((x.argmax(0) == owners)[:, 4:].float().mean() for x in (masks, refined))
+    before, after = ((x.argmax(0) == owners)[PAUSE:, 4:].float().mean() for x in (masks, refined))
     assert before < 0.78 and after > 0.95
 
 
@@ -73,7 +75,7 @@ def test_a_background_keeps_its_mask() -> None:
     refined = spatial.masks(0, analysis, Link(2, background=True))
     assert torch.equal(refined[2], torch.full((FRAMES, BINS), 0.5))
     torch.testing.assert_close(refined.sum(0), torch.ones(FRAMES, BINS))
-    assert (refined[:2].argmax(0) == owners)[:, 4:].float().mean() > 0.95
+    assert (refined[:2].argmax(0) == owners)[PAUSE:, 4:].float().mean() > 0.95
 
 
 def test_channels_that_tell_nothing_change_no_mask() -> None:
@@ -88,12 +90,23 @@ def test_channels_that_tell_nothing_change_no_mask() -> None:
         (torch.cat([one, 0.3 * one]), 1e-4),
         (torch.cat([one, 0 * one]), 1e-4),
         (silent, 1e-4),
-        (one.expand(2, -1, -1) + 0.1 * noise, 0.03),
+        (one.expand(2, -1, -1) + 0.1 * noise, 0.04),
         (torch.cat([one, one * everywhere]), 0.03),
     ):
         assert float((refine(masks, channels) - masks).abs().mean()) <= error
     alone = torch.ones(1, FRAMES, BINS)
     assert torch.equal(refine(alone, spectra), alone)
+
+
+def test_noise_of_one_microphone_changes_few_masks() -> None:
+    """Its bins have a direction of their own, which names no talker."""
+    spectra, _, masks = scene()
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.5 * torch.randn(FRAMES, BINS, dtype=torch.complex64, generator=generator)
+    one = spectra[:1]
+    refined = refine(masks, torch.cat([one, one + noise]))
+    in_noise = noise.abs() > one[0].abs()
+    assert float((refined - masks).abs()[:, in_noise].mean()) < 0.02  # 0.032 if all bins vote
 
 
 def test_all_talkers_that_move_alike_change_no_mask() -> None:
@@ -116,9 +129,10 @@ class Louder(WindowSeparator):
 
 
 def talkers(seconds: float) -> np.ndarray:
-    """Two noises (2, T) in turns of a third of a second, the first one louder."""
+    """Two noises (2, T) in turns of a third of a second with pauses, the first one louder."""
     noise = np.random.default_rng(0).standard_normal((2, round(seconds * RATE)))
     first = np.sin(9 * np.arange(noise.shape[1]) / RATE) > 0
+    noise *= np.arange(noise.shape[1]) % RATE > RATE // 5
     return (noise * np.stack([first, 0.5 * ~first]) / 9).astype(np.float32)
 
 

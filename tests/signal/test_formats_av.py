@@ -204,3 +204,17 @@ def test_without_pyav_the_error_names_the_command(
         assert 'install it with `pip install "dpcl[av]"`' in str(caught.value)
     with pytest.raises(InputError, match=r"cannot be read as audio \(Format not recognised\)"):
         AudioReader(b"hello\n" * 99)
+
+
+def test_other_tracks_of_a_film_are_not_omitted_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as file:
+        streams = [file.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in range(3)]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(np.ones((1, 800), np.int16), "s16", "mono")
+            frame.rate = 8000
+            file.mux([*stream.encode(frame), *stream.encode(None)])
+    with AudioReader(path) as reader:
+        assert collected(reader).shape == (1, 800)
+        (note,) = reader.notes
+        assert "holds 2 more audio tracks, which are omitted" in note

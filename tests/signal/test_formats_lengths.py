@@ -60,6 +60,19 @@ def test_a_header_that_states_the_length_shows_what_is_missing(kind: tuple[str, 
         np.testing.assert_array_equal(read, whole)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+def test_a_midi_sample_dump_that_ends_after_a_packet_is_cut_off(
+    subtype: str, tmp_path: Path
+) -> None:
+    data = encoded("SDS", subtype, NOISE[:5000])
+    for part, cut_off in ((data, False), (data[: 21 + 40 * 127], True)):
+        path = tmp_path / "a.sds"  # libsndfile reads a damaged one by its name only
+        path.write_bytes(part)
+        with AudioReader(path) as reader:
+            assert (collected(reader).shape[1] < 5000) == cut_off
+            assert reader.cut_off == cut_off
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("kind", [*STATED[:7], *STATED[8:10]], ids="-".join)
 def test_headers_of_stereo_are_understood(kind: tuple[str, str], channels: int) -> None:

@@ -17,15 +17,17 @@ import typer
 from dpcl.apps.console import (
     OUT,
     FileFormat,
+    Floor,
     Force,
     MaxSources,
     ModelName,
     Sources,
+    Spatial,
     find_recordings,
     list_omitted,
     progress,
 )
-from dpcl.errors import InputError, check_sources, need_package
+from dpcl.errors import FLOOR_DB, InputError, check_floor, check_sources, need_package
 from dpcl.io import Progress, Report, no_report
 
 
@@ -46,6 +48,8 @@ def bulk(
     max_sources: MaxSources = 4,
     model: ModelName = "default",
     file_format: FileFormat = "wav",
+    spatial: Spatial = True,
+    floor: Floor = FLOOR_DB,
     address: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +68,7 @@ def bulk(
     """
     need_package("bulk", "many machines need", "ray")
 
-    order = Order(model, sources, max_sources, file_format.lower())
+    order = Order(model, sources, max_sources, file_format.lower(), spatial, floor)
     with progress("separating") as move:
         failed, total = separate_on_cluster(recordings, out, order, address, force, move)
     if failed:
@@ -88,17 +92,24 @@ class Order:
         sources: number of sources; None to estimate it.
         most: upper limit for the estimated number of sources.
         file_format: format of the outputs.
+        spatial: refine the masks by differences of level and phase between channels.
+        floor: level in dB to which inactive talkers are attenuated.
     """
 
     model: str
     sources: int | None
     most: int
     file_format: str
+    spatial: bool = True
+    floor: float = FLOOR_DB
 
     def __str__(self) -> str:
         """Return the text of the journal's column `order`."""
         number = f"up to {self.most}" if self.sources is None else str(self.sources)
-        return f"{self.model}, {number} sources, {self.file_format}"
+        parts = [self.model, f"{number} sources", self.file_format]
+        parts += [] if self.spatial else ["no spatial stage"]
+        parts += [] if self.floor == FLOOR_DB else [f"floor {self.floor:g} dB"]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,7 @@ def separate_on_cluster(
 
     check_sources(order.sources)
     check_sources(order.most)
+    check_floor(order.floor)
     build(order.model)
     weights = find_method(order.model).weights
     shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
@@ -228,6 +240,8 @@ def separate_one(
             order.file_format,
             most=order.most,
             resume=resume,
+            spatial=order.spatial,
+            floor=order.floor,
         )
     except InputError as error:
         return Outcome(recording, 0, 0.0, 0.0, str(error))

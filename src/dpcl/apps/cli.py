@@ -37,22 +37,26 @@ from dpcl.apps.console import (
     Device,
     DeviceName,
     FileFormat,
+    Floor,
     Force,
     Limit,
     MaxSources,
     Metrics,
     ModelName,
     Sources,
+    Spatial,
     detail,
     more_metrics,
+    one_line,
     print_json,
     progress,
     screen,
     set_verbosity,
     verbosity,
+    warn,
     with_verbosity,
 )
-from dpcl.errors import InputError
+from dpcl.errors import FLOOR_DB, InputError
 
 
 class Program(TyperGroup):
@@ -132,7 +136,7 @@ def _failed(status: int, message: str) -> tuple[int, str]:
     if verbosity.verbose:
         with suppress(OSError):
             screen.print(traceback.format_exc().rstrip(), style="dim")
-    return status, message
+    return status, one_line(message) if status == 2 else message
 
 
 def _print_any_name() -> None:
@@ -188,13 +192,8 @@ def separate(
             " `--no-background`, the sources share it."
         ),
     ] = True,
-    spatial: Annotated[
-        bool,
-        typer.Option(
-            help="Refine the masks of a recording with several channels by their differences of"
-            " level and phase."
-        ),
-    ] = True,
+    spatial: Spatial = True,
+    floor: Floor = FLOOR_DB,
     device: DeviceName = Device.cpu,
     timeline: Annotated[
         bool,
@@ -238,7 +237,7 @@ def separate(
             """Print the warnings of a finished recording."""
             finished.append(separated)
             for warning in separated.warnings:
-                screen.print(f"dpcl: {warning}", style="yellow")
+                warn(warning)
             detail(
                 f"{separated.recording}: {separated.seconds:.1f} s at {separated.sample_rate} Hz"
                 f" in {len(separated.outputs)} files, {separated.took:.1f} s of work by {model}"
@@ -260,6 +259,7 @@ def separate(
             transcribe=transcribe,
             language=language,
             spatial=spatial,
+            floor=floor,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])

@@ -80,6 +80,19 @@ FileFormat = Annotated[
         help="Output format: wav, flac, mp3, …; `input` keeps each recording's format.",
     ),
 ]
+Spatial = Annotated[
+    bool,
+    typer.Option(
+        help="Refine the masks of a recording with several channels by their differences of level"
+        " and phase."
+    ),
+]
+Floor = Annotated[
+    float,
+    typer.Option(
+        help="Level in dB to which inactive talkers are attenuated in recordings longer than 10 s."
+    ),
+]
 Metrics = Annotated[
     str,
     typer.Option(
@@ -120,6 +133,26 @@ class Verbosity:
 
 
 verbosity = Verbosity()
+
+
+LONGEST = 1000  # characters of a sentence; paths may have more than 4,000
+
+
+def one_line(sentence: str) -> str:
+    """Return a sentence of one line: control characters escaped, as of file names, and cut.
+
+    Example:
+        >>> one_line("a\\nb.wav: does not exist")
+        'a\\\\nb.wav: does not exist'
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+    half = LONGEST // 2 - 2
+    return shown if len(shown) <= LONGEST else f"{shown[:half]} … {shown[-half:]}"
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    screen.print(f"dpcl: {one_line(sentence)}", style="yellow")
 
 
 def set_verbosity(quiet: bool = False, verbose: bool = False) -> None:
@@ -185,7 +218,7 @@ def show_omitted(files: Mapping[str, Sequence[str]], all_in: str = "--json lists
     for reason, names in files.items():
         screen.print(f"omitted {len(names)}: {reason}")
         for name in names[:SHOWN]:
-            screen.print(f"  {name}")
+            screen.print(f"  {one_line(name)}")
         if len(names) > SHOWN:
             screen.print(f"  and {len(names) - SHOWN} more; {all_in}")
 

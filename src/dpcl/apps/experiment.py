@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpcl.apps.console import Force, Limit, Metrics, more_metrics, progress, screen
+from dpcl.apps.console import Force, Limit, Metrics, more_metrics, progress, screen, warn
 from dpcl.catalogue import find_folder
 from dpcl.io import Progress, Report
 
@@ -81,7 +81,7 @@ def experiment(
             report=move,
         )
     for note in done.notes:
-        screen.print(f"dpcl: {note}", style="yellow")
+        warn(note)
     print(done.markdown, end="")
     for path in done.outputs:
         screen.print(str(path))

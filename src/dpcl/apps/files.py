@@ -17,7 +17,15 @@ import soundfile
 import dpcl
 from dpcl.apps.console import expand_wildcards
 from dpcl.apps.process import heavy_imports
-from dpcl.errors import MOST_SOURCES, InputError, check_recording, check_sources
+from dpcl.errors import (
+    FLOOR_DB,
+    MOST_SOURCES,
+    InputError,
+    as_path,
+    check_floor,
+    check_recording,
+    check_sources,
+)
 from dpcl.io import (
     Progress,
     Report,
@@ -100,6 +108,7 @@ def separate_files(
     transcribe: str | None = None,
     language: str | None = None,
     spatial: bool = True,
+    floor: float = FLOOR_DB,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -128,6 +137,7 @@ def separate_files(
             .json; a folder, or a name in its cache.
         language: of the speech, such as `en`; None to detect it for each talker.
         spatial: refine the masks by differences of level and phase between channels.
+        floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -135,6 +145,7 @@ def separate_files(
     """
     check_sources(sources)
     check_sources(most)
+    check_floor(floor)
     recordings = expand_wildcards(recordings)
     with ExitStack() as stack:
         kept: dict[Path, AudioReader] = {}  # what can be read only once
@@ -187,6 +198,7 @@ def separate_files(
                     background,
                     timeline or words,
                     spatial,
+                    floor,
                 ) as separation,
             ):
                 report_words = _part(report_one, SEPARATING, 1)
@@ -220,6 +232,7 @@ def separate_file(
     force: bool = False,
     transcribe: str | None = None,
     spatial: bool = True,
+    floor: float = FLOOR_DB,
 ) -> Separated:
     """Separate a recording from disk to disk, like `dpcl separate`.
 
@@ -233,6 +246,7 @@ def separate_file(
         transcribe: Whisper model that writes who says what (extra `asr`): folder, or name in its
             cache.
         spatial: refine the masks by differences of level and phase between channels.
+        floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
 
     Returns:
         The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
@@ -251,8 +265,8 @@ def separate_file(
     finished: list[Separated] = []
     report = as_report(progress)
     separate_files(
-        [Path(path)],
-        Path(out),
+        [as_path(path, "path")],
+        as_path(out, "out"),
         model,
         sources,
         force,
@@ -260,6 +274,7 @@ def separate_file(
         report=report,
         transcribe=transcribe,
         spatial=spatial,
+        floor=floor,
     )
     return finished[0]
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from dpcl.errors import InputError
+from dpcl.errors import FLOOR_DB, InputError
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 PREFIX = "dpcl-serve-"  # beginning of the names of private folders
@@ -38,12 +38,16 @@ class Order:
         sources: number of sources; None to estimate it.
         model: separator, as `dpcl.separate` takes it.
         seconds: longest recording that is accepted, s.
+        spatial: refine the masks by differences of level and phase between channels.
+        floor: level in dB to which inactive talkers are attenuated.
     """
 
     name: str
     sources: int | None = None
     model: str = "default"
     seconds: float = 3600.0
+    spatial: bool = True
+    floor: float = FLOOR_DB
 
 
 @dataclass
@@ -123,6 +127,8 @@ def separate_job(order: Order, folder: Path, report: Callable[[float], None]) ->
         done=finished.append,
         report=lambda moved: report(moved.done / moved.total),
         timeline=True,
+        spatial=order.spatial,
+        floor=order.floor,
     )
     (done,) = finished
     sounds = [*done.sources, *([done.background] if done.background else [])]

@@ -95,11 +95,12 @@ def run_server(
     import uvicorn
 
     from dpcl.apps.jobs import Jobs
+    from dpcl.apps.security import LOOPBACK
     from dpcl.apps.service import Limits, make_app
 
     megabytes, seconds, keep = limits
     jobs = Jobs(workers, waiting, keep)
-    app = make_app(jobs, Limits(megabytes, seconds), keys, page)
+    app = make_app(jobs, Limits(megabytes, seconds), keys, page, host in LOOPBACK)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}{root_path}"
     config = uvicorn.Config(
@@ -107,7 +108,7 @@ def run_server(
     )
     logging.getLogger("uvicorn.error").addFilter(is_error)
     print(address, flush=True)
-    if host not in ("127.0.0.1", "::1", "localhost") and not keys:
+    if host not in LOOPBACK and not keys:
         screen.print("dpcl: anyone who reaches this address can use it", style="yellow")
     if browser:
         import webbrowser

@@ -24,15 +24,14 @@ from fastapi.responses import (
 )
 from fastapi.staticfiles import StaticFiles
 from starlette.background import BackgroundTask
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 import dpcl
 from dpcl.apps.jobs import Job, Jobs, Order
+from dpcl.apps.security import SameOrigin, SecurityHeaders
 from dpcl.catalogue import find_file, shipped_models
-from dpcl.errors import InputError, check_sources, need_package
+from dpcl.errors import FLOOR_DB, InputError, check_floor, check_sources, need_package
 
 # Annotations here are evaluated, because FastAPI reads those of nested functions.
 PAGE = Path(__file__).parent / "page"  # files of the page
@@ -40,14 +39,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 VISIT = "dpcl_visit"  # cookie of a visit to the page
 LEFT = 2.0  # s without a connection after which a visit has ended
 TICK = 0.2  # s between two reports of progress
-# The page loads nothing from other hosts.
-POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 @dataclass(frozen=True)
@@ -65,26 +56,12 @@ class Limits:
     streams: int = 4
 
 
-class SecurityHeaders:
-    """Middleware that adds HEADERS to every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-
-        async def with_headers(message: Message) -> None:
-            """Add the headers to the beginning of the response."""
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
-
-
 def make_app(
-    jobs: Jobs, limits: Limits | None = None, keys: tuple[str, ...] = (), page: bool = False
+    jobs: Jobs,
+    limits: Limits | None = None,
+    keys: tuple[str, ...] = (),
+    page: bool = False,
+    local: bool = False,
 ) -> FastAPI:
     """Return the application.
 
@@ -93,6 +70,7 @@ def make_app(
         limits: limits of recordings and streams.
         keys: API keys; with any, a request needs `Authorization: Bearer KEY`. The page needs none.
         page: serve the page too; its visits see their own jobs only.
+        local: without keys, accept requests to the names of this computer only.
     """
     limits = limits or Limits()
     visits: dict[str, int] = {}  # open connections by visit
@@ -112,6 +90,8 @@ def make_app(
         lifespan=lifespan,
     )
 
+    if not keys:  # a foreign page has no key
+        app.add_middleware(SameOrigin, local=local)
     app.add_middleware(SecurityHeaders)
 
     @app.exception_handler(InputError)
@@ -169,9 +149,12 @@ def make_app(
         name: Annotated[str, Query(description="Name of the recording.")] = "recording.wav",
         sources: Annotated[int | None, Query(description="Number of sources, 1 to 10.")] = None,
         model: Annotated[str, Query(description="A shipped model.")] = "default",
+        spatial: Annotated[bool, Query(description="Use differences between channels.")] = True,
+        floor: Annotated[float, Query(description="Level of inactive talkers, dB.")] = FLOOR_DB,
     ) -> dict[str, Any]:
         """Send a recording as the body of the request, and queue its separation."""
         check_sources(sources)
+        check_floor(floor)
         names = [model.name for model in shipped_models()]
         if model not in names:
             raise InputError(f"unknown model {model!r}; give one of: {', '.join(names)}")
@@ -183,7 +166,7 @@ def make_app(
         if int(request.headers.get("content-length") or 0) > most:
             raise too_long
         try:
-            job = jobs.new(owner, Order(stem, sources, model, limits.seconds))
+            job = jobs.new(owner, Order(stem, sources, model, limits.seconds, spatial, floor))
         except InputError as error:
             raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
         try:

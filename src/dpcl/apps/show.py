@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from dpcl.apps.console import OUT, Device, DeviceName, Force, ModelName, Sources, progress, screen
+from dpcl.apps.console import (
+    OUT,
+    Device,
+    DeviceName,
+    Force,
+    ModelName,
+    Sources,
+    Spatial,
+    progress,
+    warn,
+)
 from dpcl.errors import InputError, check_sources, need_package
 from dpcl.io import Report, no_report
 
@@ -30,6 +40,7 @@ def show(
     seconds: Annotated[
         float | None, typer.Option(help="Length of the part to show in s; to the end if omitted.")
     ] = None,
+    spatial: Spatial = True,
     device: DeviceName = Device.cpu,
     force: Force = False,
 ) -> None:
@@ -41,9 +52,11 @@ def show(
     Example: **dpcl show examples/two_talkers.flac --out two_talkers.png**
     """
     with progress("separating") as move:
-        shown = show_file(recording, out, model, sources, start, seconds, force, device.value, move)
+        shown = show_file(
+            recording, out, model, sources, start, seconds, force, device.value, move, spatial
+        )
     for warning in shown.warnings:
-        screen.print(f"dpcl: {warning}", style="yellow")
+        warn(warning)
     print(shown.path)
 
 
@@ -73,6 +86,7 @@ def show_file(
     force: bool = False,
     device: str = "cpu",
     report: Report = no_report,
+    spatial: bool = True,
 ) -> Shown:
     """Separate a recording, and write a page about all of it or about a part.
 
@@ -86,6 +100,7 @@ def show_file(
         force: replace a file that exists.
         device: device that runs the network.
         report: called with the seconds of audio done and in all.
+        spatial: refine the masks by differences of level and phase between channels.
 
     Returns:
         The file.
@@ -116,7 +131,7 @@ def show_file(
         from dpcl.separators.registry import build
 
         separator = build(model, device=device)
-        picture = picture_of(reader, separator, sources, start, seconds, report)
+        picture = picture_of(reader, separator, sources, start, seconds, report, spatial)
         with matplotlib.rc_context(STYLE), folder_aside(path.parent) as folder:
             draw_page(picture).savefig(folder / path.name)
             (folder / path.name).replace(path)

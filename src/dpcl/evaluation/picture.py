@@ -237,6 +237,7 @@ def picture_of(
     start: float = 0.0,
     seconds: float | None = None,
     report: Report = no_report,
+    spatial: bool = True,
 ) -> Picture:
     """Separate a recording, and return the content of a page about all of it or about a part.
 
@@ -251,6 +252,7 @@ def picture_of(
         start: start of the part, s.
         seconds: length of the part, s; None for the rest of the recording.
         report: called with the seconds of audio done and in all.
+        spatial: refine the masks by the differences of several channels.
 
     Returns:
         The content of the page.
@@ -272,7 +274,7 @@ def picture_of(
         report(Progress(share.done / share.total * length, length, "s of audio"))
 
     with RecordingSeparation(
-        recording, separator, sources, report=report_seconds, scanned=scanned
+        recording, separator, sources, report=report_seconds, scanned=scanned, spatial=spatial
     ) as separation:
         stft = separation.band.stft
         hop = stft.hop / rate

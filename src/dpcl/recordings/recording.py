@@ -143,6 +143,9 @@ def as_floats(samples: ArrayLike | Tensor) -> NDArray[np.float32]:
             " dpcl.separate_file, or read the samples first"
         )
     if isinstance(samples, Tensor):
+        if samples.layout is not torch.strided or samples.is_meta or samples.is_quantized:
+            kind = f"{samples.layout}, {samples.dtype} on {samples.device}"
+            raise InputError(f"samples: are a tensor of {kind}; give a dense one with values")
         samples = samples.detach().cpu().float() if samples.is_floating_point() else samples.cpu()
     try:
         array = np.asarray(samples)

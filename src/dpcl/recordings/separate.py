@@ -7,7 +7,7 @@
 Loud sound below 70 Hz (DC, hum, rumble) is split off first: no separator gets it, no mask modulates
 it, and all sources (or the background) share it.
 
-Of several channels, those with speech are averaged; where their phases differ, their power.
+Of several channels, those with speech are averaged; their power where their mean would cancel.
 Differences of level and phase refine the masks (dpcl.separators.spatial). A call with one party in
 each channel is separated by its channels.
 
@@ -29,9 +29,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dpcl.errors import (
+    FLOOR_DB,
     MOST_CHANNELS,
     MOST_SOURCES,
     InputError,
+    check_floor,
     check_mixture,
     check_recording,
     check_sources,
@@ -83,9 +85,10 @@ class RecordingSeparation:
         background: False shares the background among the sources.
         timeline: measure who speaks when, for `timeline`.
         spatial: refine the masks by the differences of several channels.
+        floor: level in dB to which inactive sources of several windows are attenuated.
 
     Raises:
-        InputError: The recording is empty or cannot be read.
+        InputError: The recording is empty or cannot be read, or the floor is out of range.
     """
 
     def __init__(
@@ -100,9 +103,11 @@ class RecordingSeparation:
         background: bool = True,
         timeline: bool = False,
         spatial: bool = True,
+        floor: float = FLOOR_DB,
     ) -> None:
+        check_floor(floor)
         self.recording, self.wanted, self.most = recording, num_sources, most
-        self.background = background
+        self.background, self.floor = background, floor
         self.scan = scanned or scan(recording)
         if not separator.low_apart:
             self.scan = replace(self.scan, rumble=False)
@@ -129,7 +134,7 @@ class RecordingSeparation:
         if spatial and channels is not None and channels.differ and not fits:
             step = -(-len(channels.speech) // MOST_DIRECTIONS)
             self._array = channels.speech[::step]
-            separator = Spatial(separator, channels.in_phase)
+            separator = Spatial(separator, channels.cancels)
         self.separator = separator.prepared(self.windows.count)
         stft, rate = self.band.stft, recording.sample_rate
         first = first_bin(rate, stft.window)
@@ -170,7 +175,8 @@ class RecordingSeparation:
         if self._link is None:
             if not len(self._cache):
                 self.analyse()
-            self._link = self.separator.link(self._cache, self.wanted, self.most)
+            link = self.separator.link(self._cache, self.wanted, self.most)
+            self._link = replace(link, floor=self.floor)
             self._report(Progress(LINKED, 1))
         return self._link
 
@@ -366,6 +372,7 @@ def separate_recording(
     threads: int | None = None,
     report: Report = no_report,
     spatial: bool = True,
+    floor: float = FLOOR_DB,
 ) -> Separation:
     """Separate samples in memory with a separator.
 
@@ -378,6 +385,7 @@ def separate_recording(
         threads: number of threads; None for the number that torch uses.
         report: called with the share of the work that is done, of 1.
         spatial: refine the masks by the differences of several channels.
+        floor: level in dB to which inactive sources of several windows are attenuated.
 
     Returns:
         Sources (C, T) or (C, channels, T), masks (C, L, F) of the recording's own STFT, embeddings
@@ -386,7 +394,7 @@ def separate_recording(
 
     Raises:
         InputError: The samples are empty, not finite, of another shape or integers, or the number
-            of sources or the rate is out of range.
+            of sources, the rate or the floor is out of range.
     """
     check_sources(sources)
     recording = as_floats(samples)
@@ -403,6 +411,7 @@ def separate_recording(
         background=background,
         timeline=True,
         spatial=spatial,
+        floor=floor,
     ) as separation:
         pieces = list(separation.pieces())
         embeddings, link = separation.embeddings(), separation.link()
@@ -425,6 +434,7 @@ def separate(
     model: str = "default",
     progress: Any = None,
     spatial: bool = True,
+    floor: float = FLOOR_DB,
 ) -> Separation:
     """Separate a recording with a shipped model, another method, or a weights file.
 
@@ -436,6 +446,7 @@ def separate(
             of a weights file.
         progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
         spatial: refine the masks by differences of level and phase between channels.
+        floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
 
     Returns:
         Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
@@ -443,7 +454,7 @@ def separate(
 
     Raises:
         InputError: The samples are empty, not finite, of another shape or integers (which have no
-            full scale), the number of sources or the rate is out of range, or the model is unknown.
+            full scale), an argument is out of range, or the model is unknown.
 
     Example:
         >>> import dpcl, torch
@@ -459,9 +470,16 @@ def separate(
         """Report the share of the work as seconds of audio."""
         report(Progress(share.done * seconds, seconds, "s of audio"))
 
+    check_floor(floor)
     separator = build(model)
     return separate_recording(
-        samples, sample_rate, separator, sources, report=report_seconds, spatial=spatial
+        samples,
+        sample_rate,
+        separator,
+        sources,
+        report=report_seconds,
+        spatial=spatial,
+        floor=floor,
     )
 
 

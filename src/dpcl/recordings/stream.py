@@ -73,7 +73,7 @@ class StreamSeparator:
         if sample_rate is not None:
             check_recording((1,), sample_rate)
             sample_rate = int(sample_rate)  # a whole float is accepted
-        if isinstance(model, str):
+        if not isinstance(model, Model):
             model = load_network(model)
         self.separator = OnlineDeepClustering(model)
         self.num_sources = 2 if wanted is None else wanted

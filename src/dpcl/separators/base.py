@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from dpcl.errors import InputError
+from dpcl.errors import FLOOR_DB, InputError
 from dpcl.separators.presentation import Presentation
 from dpcl.signal.stft import STFT, Windows
 
@@ -128,6 +128,7 @@ class Link:
             None for a separator that does not estimate it.
         talkers: (L, classes), probabilities of 0, 1, 2, … active talkers in each frame; the last
             class stands for its number or more. None for a separator that does not estimate them.
+        floor: level in dB to which inactive sources are attenuated.
     """
 
     num_sources: int
@@ -136,6 +137,7 @@ class Link:
     confidence: tuple[float, ...] | None = None
     activity: Tensor | None = None
     talkers: Tensor | None = None
+    floor: float = FLOOR_DB
 
 
 class Analyses(Protocol):

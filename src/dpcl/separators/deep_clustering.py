@@ -179,23 +179,23 @@ class DeepClustering(Separator):
         clusters = link.state
         assert isinstance(clusters, Clusters)
         if clusters.odds is not None:
-            masks = self._gated(analysis[0], clusters.odds[window])
+            masks = self._gated(analysis[0], clusters.odds[window], link.floor)
             background = analysis[-1]
         else:
-            masks = self._own_masks(analysis, clusters)
+            masks = self._own_masks(analysis, clusters, link.floor)
             background = self._background(analysis[0]) if self.background else masks[0]
         if not self.background:
             return masks
         return torch.cat([masks * (1 - background), background[None]])
 
-    def _own_masks(self, analysis: Analysis, clusters: Clusters) -> Tensor:
+    def _own_masks(self, analysis: Analysis, clusters: Clusters, floor: float) -> Tensor:
         """Estimate masks (C, L, F) of one window, without the background."""
         encoded, magnitude = analysis[0][None], analysis[1][None]
         centroids = clusters.centroids[None]
         if clusters.several and self.soft:  # in one window of 10 s most sources are active
             reach = round(REACH * self.sample_rate / self.stft.hop)
             logits = self._logits(encoded, magnitude, centroids)
-            return active_masks(logits, self.audible(magnitude), reach)[0]
+            return active_masks(logits, self.audible(magnitude), reach, floor)[0]
         if self.model.settings.masks.head != "embedding":
             return self._joined(encoded, magnitude, centroids)[0]
         blocks = self._embedded(encoded)
@@ -380,12 +380,12 @@ class DeepClustering(Separator):
         kept = (own, self._background(encoded)) if self.background else (own,)
         return kept, (cues, Voices(voice(levels), loudness))
 
-    def _gated(self, logits: Tensor, odds: Tensor) -> Tensor:
+    def _gated(self, logits: Tensor, odds: Tensor, floor: float) -> Tensor:
         """Return masks of logits (C, L, F) without the sources inactive by log odds (C, l)."""
         around = round(STEADY * self.sample_rate / (self.stft.hop * STRIDE))
         odds = functional.pad(odds, (around, around), mode="replicate")
         steady = functional.avg_pool1d(odds, 2 * around + 1, 1)
-        return gate(logits, functional.logsigmoid(DECIDED * steady), STRIDE)
+        return gate(logits, functional.logsigmoid(DECIDED * steady), STRIDE, floor)
 
     def _whitening(self, like: Tensor) -> Tensor | None:
         """Return the model's whitening (K, K) in the type and on the device of `like`, or None."""

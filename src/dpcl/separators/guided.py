@@ -28,7 +28,7 @@ from dpcl.clustering.agglomerative import cluster_directions, smooth_posteriors
 from dpcl.model import Model
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
 from dpcl.separators.deep_clustering import DeepClustering
-from dpcl.separators.masks import mask_logits
+from dpcl.separators.masks import mask_logits, raise_to_floor
 from dpcl.signal.stft import Windows
 
 STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the next
@@ -304,6 +304,7 @@ class GuidedClustering(DeepClustering):
             [self._of_bins(mask_logits, x, seeds) for x in self._embedded(encoded)], dim=2
         )[0]  # (C, l, F)
         masks = (logits + guide.priors[window].clamp_min(FLOOR).log().unsqueeze(-1)).softmax(0)
+        masks = raise_to_floor(masks, logits.softmax(0), link.floor)
         if not self.background:
             return masks
         background = self._background(analysis[0])

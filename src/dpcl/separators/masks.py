@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.clustering.kmeans import kmeans
+from dpcl.errors import FLOOR_DB
 from dpcl.model import MaskSettings
 from dpcl.signal.stft import Windows
 
@@ -33,7 +34,6 @@ ENOUGH = 0.3
 EVEN = 0.9
 LEAST = 1e-3  # activity of a source that owns no bin
 SILENT = 1e-5  # least activity in `gate`
-LEAST_DB = -30.0  # level to which `gate` attenuates masks; stronger gates sound like pumping
 STEPS = 3  # number of updates of shares and masks
 STRIDE = 4  # frames from one activity estimate to the next
 
@@ -229,7 +229,7 @@ def geometric_mean(masks: Tensor, clustered: Tensor) -> Tensor:
     return (0.5 * (masks.clamp_min(1e-6).log() + clustered.clamp_min(1e-6).log())).softmax(1)
 
 
-def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
+def active_masks(scores: Tensor, audible: Tensor, reach: int, floor: float = FLOOR_DB) -> Tensor:
     """Compute masks in which sources with few bins near a frame are attenuated.
 
     The share of a source in the audible bins within reach, up to ENOUGH of them, scales its masks.
@@ -240,6 +240,7 @@ def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
         scores: (..., C, L, F), log of the masks, up to a term that all sources share.
         audible: (..., L, F), 1 for the bins that count, 0 for the others.
         reach: frames on each side of a frame.
+        floor: level in dB to which inactive sources are attenuated.
 
     Returns:
         Masks (..., C, L, F), summing to one in each bin.
@@ -258,10 +259,10 @@ def active_masks(scores: Tensor, audible: Tensor, reach: int) -> Tensor:
         ).view_as(owned)
         share = around / around.sum(-2, keepdim=True).clamp_min(torch.finfo(owned.dtype).tiny)
         activity = (share / enough).clamp(LEAST, 1).unsqueeze(-1)
-    return gate(scores, activity.squeeze(-1).log(), STRIDE)
+    return gate(scores, activity.squeeze(-1).log(), STRIDE, floor)
 
 
-def gate(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
+def gate(scores: Tensor, activity: Tensor, stride: int, floor: float = FLOOR_DB) -> Tensor:
     """Compute masks from scores and activity.
 
     Args:
@@ -269,17 +270,38 @@ def gate(scores: Tensor, activity: Tensor, stride: int) -> Tensor:
         activity: (..., C, l), log activity of every stride-th frame; linear in between, so that
             sources do not begin abruptly.
         stride: frames from one activity to the next.
+        floor: level in dB to which inactive sources are attenuated.
 
     Returns:
-        Masks (..., C, L, F), summing to one in each bin; activity attenuates none below LEAST_DB.
+        Masks (..., C, L, F), summing to one in each bin.
     """
     limited = activity.clamp_min(math.log(SILENT))
     following = torch.cat([limited[..., 1:], limited[..., -1:]], -1)
     place = torch.arange(stride, device=scores.device) / stride
     per_frame = torch.lerp(limited.unsqueeze(-1), following.unsqueeze(-1), place.to(limited))
     masks = (scores + per_frame.flatten(-2)[..., : scores.shape[-2], None]).softmax(-3)
-    masks = torch.maximum(masks, scores.softmax(-3).clamp_max(10 ** (LEAST_DB / 20)))
-    return masks / masks.sum(-3, keepdim=True)
+    return raise_to_floor(masks, scores.softmax(-3), floor)
+
+
+def raise_to_floor(masks: Tensor, ungated: Tensor, floor: float) -> Tensor:
+    """Raise the masks that a gate has attenuated below a floor.
+
+    Args:
+        masks: (..., C, L, F).
+        ungated: (..., C, L, F), masks without the gate; masks that are lower without it stay low.
+        floor: in dB.
+
+    Returns:
+        Masks (..., C, L, F), summing to one in each bin.
+
+    Example:
+        >>> raise_to_floor(torch.tensor([[[1.0]], [[0.0]]]), torch.full((2, 1, 1), 0.5), -20)
+        tensor([[[0.9091]],
+        <BLANKLINE>
+                [[0.0909]]])
+    """
+    raised = torch.maximum(masks, ungated.clamp_max(10 ** (floor / 20)))
+    return raised / raised.sum(-3, keepdim=True)
 
 
 def solo_centroids(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from dpcl.catalogue import shipped_models, weights_path
-from dpcl.errors import InputError
+from dpcl.errors import InputError, as_path
 from dpcl.model import Model, load_model
 from dpcl.separators.base import Context, Separator
 
+LONGEST = 255  # bytes of the name of a file or folder, in all common file systems
 LOCAL, LIVE, GUIDED, MORE = ":local", ":live", ":guided", ":more"  # suffixes to a model's name
 
 Needs = Literal["mixture", "references", "talkers", "timeline"]
@@ -81,6 +83,7 @@ def find_method(name: str, device: str = "cpu") -> Method:
         >>> find_method("ibm").needs
         'references'
     """
+    name = _checked(name)
     if name in _CLASSICAL:
         return _CLASSICAL[name]()
     model, suffix = split_name(name)
@@ -177,6 +180,7 @@ def load_network(name: str = "default") -> Model:
     Raises:
         InputError: The name is unknown, or dpcl did not write the file.
     """
+    name = _checked(name)
     path = _file(name)
     if path.suffix != ".safetensors" and not path.is_file():
         names = ", ".join(model.name for model in shipped_models())
@@ -191,6 +195,14 @@ def load_network(name: str = "default") -> Model:
 def _load(path: Path, written: int) -> Model:
     """Load a model; `written` is the time of the file, a part of the cache key."""
     return load_model(path)
+
+
+def _checked(name: object) -> str:
+    """Return the name of a model, or its path as a name; InputError for anything else."""
+    path = as_path(name, "model")
+    if any(len(os.fsencode(part)) > LONGEST for part in path.parts):
+        raise InputError(f"model: {str(path)[:80]}… is too long for the name of a file; correct it")
+    return name if isinstance(name, str) else str(path)
 
 
 def _file(name: str) -> Path:

@@ -37,22 +37,26 @@ FLOOR = 1e-4  # least prior
 LOADING = 1e-3  # share of the identity in a covariance
 FEW = 5.0  # frames of the common covariance that are added to those of a source
 SILENT = 1e-5  # level of a bin, relative to the loudest, below which its direction is ignored
+# Quantile of the levels of a channel in a frequency: its background; and level of a bin, relative
+# to it, from which the direction counts. Noise of one channel has a direction of its own.
+QUIET, STANDS_OUT = 0.1, 2.0
 TINY = 1e-10
 
 
 class Spatial(Separator):
     """Separator that refines the masks of another one by several channels.
 
-    The inner separator gets the mean of the channels, or the root of their mean power. The analysis
-    of a window is its own, with the spectra of the channels added.
+    The inner separator gets one channel, as it would without this stage: the mean of the channels,
+    or the root of their mean power. The analysis of a window is its own, with the spectra of the
+    channels added.
 
     Args:
         separator: any separator.
-        in_phase: the channels have similar phases, so that their mean loses nothing.
+        cancels: the mean of the channels would lose a part of the sound.
     """
 
-    def __init__(self, separator: Separator, in_phase: bool = False) -> None:
-        self.inner, self.in_phase = separator, in_phase
+    def __init__(self, separator: Separator, cancels: bool = True) -> None:
+        self.inner, self.cancels = separator, cancels
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.window_seconds = separator.window_seconds
         self.overlap_seconds = separator.overlap_seconds
@@ -71,10 +75,10 @@ class Spatial(Separator):
 
     def analyse(self, spectra: Tensor) -> Analysis:
         """Analyse one channel of windows (W, M, L, F), and keep the spectra of all."""
-        if self.in_phase:
-            one = spectra.mean(1)
-        else:
+        if self.cancels:
             one = power_mean(spectra.transpose(0, 1), range(spectra.shape[1]))
+        else:
+            one = spectra.mean(1)
         kept = torch.view_as_real(spectra.resolve_conj().contiguous())
         return (*self.inner.analyse(one[:, None]), kept)
 
@@ -131,8 +135,9 @@ def refine(
     """Refine masks by the directions of the channels, bin by bin.
 
     Priors and directions vote. The directions lose their vote where they do not distinguish the
-    sources: in frequencies whose components do not differ, and in a window whose components
-    contradict the priors, as they follow a moving microphone and not the talkers.
+    sources: in bins that do not stand out of the background of every channel, in frequencies whose
+    components do not differ, and in a window whose components contradict the priors, as they follow
+    a moving microphone and not the talkers.
 
     Args:
         masks: (C, L, F), not negative; they sum to one in every bin.
@@ -152,7 +157,11 @@ def refine(
         return masks
     vectors = spectra.permute(2, 1, 0)  # (F, L, M)
     level = torch.linalg.vector_norm(vectors, dim=-1)  # (F, L)
-    present = (level > SILENT * level.amax()).to(masks)
+    magnitudes = vectors.abs()
+    quiet = max(1, round(QUIET * magnitudes.shape[1]))
+    background = magnitudes.kthvalue(quiet, dim=1, keepdim=True).values  # (F, 1, M)
+    present = (magnitudes > STANDS_OUT * background).all(-1) & (level > SILENT * level.amax())
+    present = present.to(masks)
     directions = vectors / level.clamp_min(TINY).unsqueeze(-1)
     counted = present if weights is None else present * weights.T
     given = masks.transpose(1, 2).contiguous()  # (C, F, L)

@@ -112,6 +112,7 @@ class AVDecoder:
         stated: number of samples per channel that the container states; None if it does not.
         damaged: number of packets that could not be decoded so far.
         changed: true after a change of the sample rate or channels, which ends the samples.
+        omitted: number of other audio streams of the file.
         tags: metadata by name.
 
     Raises:
@@ -140,6 +141,7 @@ class AVDecoder:
             self._stream.thread_type = "NONE"
             self.damaged = 0
             self.changed = False
+            self.omitted = len(self._container.streams.audio) - 1
             self._frames = self._decoded()
             first = next(self._frames, None)
             if first is None:

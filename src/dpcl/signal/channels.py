@@ -4,7 +4,6 @@ speech    the level changes, and not all of it is below 200 Hz; noise and an LFE
 cancels   some of the sound has opposite phase in two channels, so their mean would lose it
 apart     the channels share little, as in a recorded call: each channel is one party
 differ    the channels are no copies of each other, so their differences may distinguish sources
-in phase  the sound has nearly equal phases in all channels, so their mean loses nothing
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ ALONE = 0.3  # least share of the energy of a party in bins that it dominates
 PAUSES = 0.05  # quantile of level differences: the other party pauses
 MOST_LEAK = 0.3  # largest gain of a party in the channel of another
 COPY = 0.9999  # coherence from which two channels are one, up to a filter
-IN_PHASE = 0.95  # least mean cosine of the phase differences of channels that are in phase
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class Channels:
         apart: each of these channels holds one party.
         leaks: (M, M), gain of the party of a column in the channel of a row.
         differ: two of these channels are no copies of each other, up to a filter.
-        in_phase: these channels have nearly equal phases.
     """
 
     speech: tuple[int, ...]
@@ -50,7 +47,6 @@ class Channels:
     apart: bool
     leaks: Tensor
     differ: bool = False
-    in_phase: bool = True
 
 
 class ChannelStatistics:
@@ -67,7 +63,7 @@ class ChannelStatistics:
         self._band = (bins >= BAND[0]) & (bins <= BAND[1])
         size = channels, channels
         self._cross = torch.zeros(int(self._band.sum()), *size, dtype=torch.complex128)
-        self._opposite, self._real, self._both = torch.zeros(3, *size, dtype=torch.float64)
+        self._opposite, self._both = torch.zeros(2, *size, dtype=torch.float64)
         self._alone, self._energy, self._own = torch.zeros(3, channels, dtype=torch.float64)
         self._levels: list[Tensor] = []
 
@@ -92,7 +88,6 @@ class ChannelStatistics:
             both = magnitude[one] * magnitude  # (M, l, F)
             real = (x[one] * x.conj()).real
             self._both[one] += both.sum((1, 2))
-            self._real[one] += real.sum((1, 2))
             self._opposite[one] += (both * (real < OPPOSITE * both)).sum((1, 2))
 
     def result(self) -> Channels:
@@ -118,9 +113,7 @@ class ChannelStatistics:
         )
         cancels = bool((share[rows, columns] > CANCELS).any())
         differ = bool((coherence[rows, columns] < COPY).any())
-        cosine = self._real / self._both.clamp_min(tiny)
-        in_phase = bool((cosine[rows, columns] > IN_PHASE).all())
-        return Channels(speech, cancels, apart, self._leaks(levels, pairs), differ, in_phase)
+        return Channels(speech, cancels, apart, self._leaks(levels, pairs), differ)
 
     def _speech(self, levels: Tensor) -> tuple[int, ...]:
         """Return the channels with speech; the loudest channel if none has."""

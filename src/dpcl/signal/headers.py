@@ -173,6 +173,16 @@ def _svx(data: BinaryIO) -> tuple[int, int]:
     raise ValueError("no BODY chunk")
 
 
+def sds_samples(data: BinaryIO) -> int:
+    """Count the samples in the packets of a MIDI sample dump, whose end libsndfile makes up.
+
+    The position of `data` changes.
+    """
+    (bits,) = _fields(data, 6, "B")
+    packets = (data.seek(0, io.SEEK_END) - 21) // 127
+    return packets * (120 // max(1, -(-bits // 7)))  # 7 bits in a byte
+
+
 _READERS = {
     "AVR": _avr, "MPC2K": _mpc2k, "VOC": _voc, "XI": _xi, "WVE": _wve, "MAT4": _mat4,
     "MAT5": _mat5, "W64": _w64, "SVX": _svx,

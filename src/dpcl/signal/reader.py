@@ -29,7 +29,7 @@ from dpcl.signal.formats import (
     states_its_length,
     unpacked,
 )
-from dpcl.signal.headers import sized_wav
+from dpcl.signal.headers import sds_samples, sized_wav
 from dpcl.signal.joined import Decoder, Joined, spans, tags_of
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -114,6 +114,9 @@ class AudioReader:
             self.frames: int | None = None
             if isinstance(file, soundfile.SoundFile):
                 self.frames = promised_frames(file, self._data)
+            self._limit = self.frames  # bytes after the samples are no samples
+            if self.format == "SDS" and self.frames is not None:
+                self._limit = min(self.frames, sds_samples(self._data))
             found = file.tags if isinstance(file, (av.AVDecoder, Joined)) else tags_of(file)
             self.tags = {name: value for name, value in found.items() if name in TAGS and value}
             if self.frames == 0:
@@ -141,6 +144,11 @@ class AudioReader:
                 " channels, which are omitted; split the file"
             )
         if isinstance(self._file, av.AVDecoder):
+            if self._file.omitted:
+                notes.append(
+                    f"{self.name} holds {self._file.omitted} more audio tracks, which are omitted;"
+                    " extract them to separate them"
+                )
             if self._file.damaged:
                 notes.append(
                     f"{self.name} is damaged; {self._file.damaged} packets of it are omitted"
@@ -169,7 +177,7 @@ class AudioReader:
         """
         file = self._file = self._decoder()
         self.read, self.cut_off = 0, False
-        limit = self.frames  # bytes after the samples are no samples
+        limit = self._limit
         error: Exception | None = None
         ended = False
         while not ended:

@@ -40,6 +40,7 @@ async function send(data, name) {
   $("work").hidden = false;
   $("progress").removeAttribute("value");
   const query = new URLSearchParams({ name, model: $("model").value });
+  query.set("spatial", $("spatial").checked);
   if ($("sources").value) query.set("sources", $("sources").value);
   const request = new XMLHttpRequest();
   upload = request;
