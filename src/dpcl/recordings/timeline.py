@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def estimate_timeline(levels: Tensor, link: Link, hop: float, seconds: float) ->
         seconds: length of the recording.
 
     Returns:
-        The timeline; its talkers are named s1, s2, …, in the order of the sources.
+        The timeline; its talkers have the names of the link, in the order of the sources.
     """
     if link.activity is not None:
         active = at_frames(link.activity, hop, seconds) > 0.5
@@ -95,7 +96,7 @@ def estimate_timeline(levels: Tensor, link: Link, hop: float, seconds: float) ->
     else:
         counts = None if link.talkers is None else at_frames(link.talkers.T, hop, seconds)
         active = active_sources(levels, counts)
-    return timeline_of(active, seconds)
+    return timeline_of(active, seconds, link.names)
 
 
 def active_sources(levels: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -131,15 +132,16 @@ def active_sources(levels: Tensor, counts: Tensor | None = None) -> Tensor:
     return active & ((ranks < allowed) | unlimited)
 
 
-def timeline_of(active: Tensor, seconds: float) -> Timeline:
+def timeline_of(active: Tensor, seconds: float, names: Sequence[str] = ()) -> Timeline:
     """Turn activity into segments: short gaps are closed, then short segments are omitted.
 
     Args:
         active: bool (C, n), in frames of a timeline.
         seconds: length of the recording in s.
+        names: of the talkers; s1, s2, … if omitted.
 
     Returns:
-        The timeline of talkers s1, s2, …
+        The timeline.
 
     Example:
         >>> active = torch.zeros(1, 100, dtype=torch.bool)
@@ -147,7 +149,7 @@ def timeline_of(active: Tensor, seconds: float) -> Timeline:
         >>> timeline_of(active, 2.0).segments
         (Segment(start=0.2, end=1.0, talker='s1'),)
     """
-    names = tuple(f"s{number + 1}" for number in range(len(active)))
+    names = tuple(names) or tuple(f"s{number + 1}" for number in range(len(active)))
     segments = []
     for name, row in zip(names, active, strict=True):
         runs: list[list[float]] = []
