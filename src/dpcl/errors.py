@@ -6,7 +6,9 @@ The limits are checked before slow imports and before anything is written.
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,6 +22,7 @@ MOST_SOURCES = 10  # largest number of sources
 MOST_CHANNELS = 64  # largest number of channels
 SAMPLE_RATES = (1_000, 1_000_000)  # Hz, lowest and highest
 FLOOR_DB = -30.0  # level to which gates attenuate inactive sources; lower ones sound like pumping
+LONGEST_NAME = 100  # bytes of the name of a voice
 
 
 class InputError(ValueError):
@@ -27,6 +30,33 @@ class InputError(ValueError):
 
     The command line prints the message, without a traceback, and exits with status 2.
     """
+
+
+def check_voices(names: Iterable[str]) -> None:
+    """Check the names of known voices, which become parts of file names.
+
+    Args:
+        names: name of each voice.
+
+    Raises:
+        InputError: A name occurs twice, is no part of a file name, or is the name of another
+            output.
+
+    Example:
+        >>> check_voices(["Ann", "Bob"])
+    """
+    seen: set[str] = set()
+    for name in names:
+        where = f"--voice {name}"
+        if not name or name != name.strip() or re.search(r'[/\\<>:"|?*+\x00-\x1f\x7f]|^\.', name):
+            raise InputError(f"{where}: {name!r} is no part of a file name; use letters and digits")
+        if len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
+            raise InputError(f"{where}: is longer than {LONGEST_NAME} bytes; give a shorter name")
+        if re.fullmatch("s[0-9]+|background|mixture", name.casefold()):
+            raise InputError(f"{where}: is the name of another output; give another name")
+        if name.casefold() in seen:
+            raise InputError(f"{where}: the name occurs twice; give every voice its own name")
+        seen.add(name.casefold())
 
 
 def need_package(extra: str, purpose: str, package: str) -> None:

@@ -374,6 +374,7 @@ def test_separate_as_json(tiny_model: Path, dpcl: Program, make_recording: MakeR
         "recording": "ä [b].wav",
         "outputs": [str(Path("out") / f"ä [b]_s{k}.wav") for k in (1, 2)],
         "background": None,
+        "names": ["s1", "s2"],
         "confidence": None,
         "sample_rate": 44100,
         "seconds": 0.5,

@@ -16,7 +16,7 @@ from dpcl.model import build_network as build
 from dpcl.networks.activity import VoiceNetwork
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
-from dpcl.separators import registry
+from dpcl.separators import guided, registry
 from dpcl.separators.base import Context, Segment, Timeline
 from dpcl.separators.guided import (
     STRIDE,
@@ -98,11 +98,11 @@ def test_inactive_talkers_are_attenuated_to_the_floor(floor: float, model: Model
 def test_a_model_without_voices_and_a_short_recording_are_clustered(model: Model) -> None:
     plain = registry.separator_of(replace(model, voice=None))
     assert type(plain).__name__ == "DeepClustering"
-    guided = registry.separator_of(model)
-    assert isinstance(guided, GuidedClustering)
+    voices = registry.separator_of(model)
+    assert isinstance(voices, GuidedClustering)
     mixture = noise(3)
     torch.testing.assert_close(
-        separate_recording(mixture, RATE, guided, 2).sources,
+        separate_recording(mixture, RATE, voices, 2).sources,
         separate_recording(mixture, RATE, plain, 2).sources,
     )
 
@@ -117,6 +117,18 @@ def test_talkers_are_estimated_from_voices(model: Model, sources: int | None) ->
     assert sum(part.shape[-1] for part in parts) == 23 * RATE
     assert link.activity is not None and link.activity.shape == (link.num_sources, 720)
     assert timeline.seconds == 23.0
+
+
+def test_talkers_who_are_never_alone_are_clustered(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = noise(13)
+    monkeypatch.setattr(guided, "LEAST_ALONE", 1.0)
+    plain = registry.separator_of(replace(model, voice=None))
+    torch.testing.assert_close(
+        separate_recording(mixture, RATE, GuidedClustering(model), 2).sources,
+        separate_recording(mixture, RATE, plain, 2).sources,
+    )
 
 
 def test_silence_is_separated(model: Model) -> None:

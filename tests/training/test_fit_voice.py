@@ -15,8 +15,8 @@ from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.model import Model, load_model, save_model
 from dpcl.networks.activity import VoiceNetwork
-from dpcl.training import fit_talkers as module
-from dpcl.training.fit_talkers import SPANS, draw_spans, fit_voice
+from dpcl.training import fit_voice as module
+from dpcl.training.fit_voice import SPANS, draw_spans, fit_voice, read_targets
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -67,10 +67,13 @@ def test_a_voice_network_is_fitted_saved_and_read(
         corpora=(str(talkers),), cache=str(tmp_path / "cache"), conditions=conditions
     )
     model, seen = load_model(tiny_model), []
-    fitted = fit_voice(
-        model, Fit(fit="voice", voice_steps=3), data, read_corpus(talkers), seen.append
-    )
-    assert [report.note[:11] for report in seen if report.unit == "steps"] == ["voice, loss"] * 3
+    teacher = tmp_path / "teacher.npz"
+    np.savez(teacher, names=["ann.wav", "bob.wav", "cy.wav"], vectors=np.eye(3, 5))
+    fit = Fit(fit="voice", voice_steps=3, teacher=str(teacher))
+    fitted = fit_voice(model, fit, data, read_corpus(talkers), seen.append)
+    notes = [report.note for report in seen if report.unit == "steps"]
+    assert len(notes) == 3 and all(note.startswith("voice, loss") for note in notes)
+    assert all("teacher" in note for note in notes)
     assert isinstance(fitted.voice, VoiceNetwork) and not fitted.voice.training
     save_model(fitted, tmp_path / "a.safetensors")
     read = load_model(tmp_path / "a.safetensors")
@@ -82,6 +85,20 @@ def test_a_voice_network_is_fitted_saved_and_read(
     )
     with pytest.raises(InputError, match="fit voice: needs rooms and noise"):
         fit_voice(model, Fit(fit="voice"), replace_data(data), read_corpus(talkers), seen.append)
+
+
+def test_vectors_of_a_teacher_are_means_of_talkers(talkers: Path, tmp_path: Path) -> None:
+    corpus, path = read_corpus(talkers), tmp_path / "teacher.npz"
+    np.savez(path, names=["cy.wav", "ann.wav", "bob.wav"], vectors=np.eye(3))
+    found = read_targets(path, talkers, corpus)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+    assert found.argmax(1).tolist() == [1, 2, 0]  # in the order of the corpus
+    np.savez(path, names=["ann.wav", "bob.wav"], vectors=np.eye(2))
+    with pytest.raises(InputError, match="has no utterance of x/cy"):
+        read_targets(path, talkers, corpus)
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match="holds no `names`"):
+        read_targets(path, talkers, corpus)
 
 
 def replace_data(data: DataSettings) -> DataSettings:

@@ -39,12 +39,16 @@ from dpcl.apps.console import (
     FileFormat,
     Floor,
     Force,
+    KnownVoices,
+    Language,
     Limit,
     MaxSources,
     Metrics,
     ModelName,
+    Only,
     Sources,
     Spatial,
+    Transcribe,
     detail,
     more_metrics,
     one_line,
@@ -195,6 +199,8 @@ def separate(
     spatial: Spatial = True,
     floor: Floor = FLOOR_DB,
     device: DeviceName = Device.cpu,
+    voice: KnownVoices = None,
+    only: Only = None,
     timeline: Annotated[
         bool,
         typer.Option(
@@ -202,22 +208,8 @@ def separate(
             help="Also write who speaks when: STEM_timeline.rttm, .txt (Audacity), .json.",
         ),
     ] = False,
-    transcribe: Annotated[
-        str | None,
-        typer.Option(
-            "--transcribe",
-            help="Also write who says what: STEM_transcript.srt, .vtt, .json. MODEL is a Whisper"
-            " model: a folder, or a name in its cache, such as base.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            help="Language of the transcript, such as en. Detected for each talker if omitted.",
-            metavar="CODE",
-        ),
-    ] = None,
+    transcribe: Transcribe = None,
+    language: Language = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -227,7 +219,7 @@ def separate(
 
     Example: **dpcl separate examples/two_talkers.flac --out talkers --sources 2**
     """
-    from dpcl.apps.files import Separated, separate_files
+    from dpcl.apps.files import Separated, read_voices, separate_files
 
     process.quick_exit = True
     finished: list[Separated] = []
@@ -260,6 +252,8 @@ def separate(
             language=language,
             spatial=spatial,
             floor=floor,
+            voices=read_voices(voice or []),
+            only=only,
         )
     if as_json:
         print_json([asdict(separated) for separated in finished])

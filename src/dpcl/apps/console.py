@@ -55,6 +55,36 @@ def complete_model(incomplete: str) -> list[str]:
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Limit = Annotated[int | None, typer.Option(help="Use only the first N mixtures.", min=1)]
 
+KnownVoices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--voice",
+        help="Recording of one talker alone, some seconds or more; repeatable. The source with this"
+        " voice gets the name: STEM_NAME.wav. Needs a model with a voice network.",
+        metavar="NAME=FILE",
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", help="Write only the source of this known voice.", metavar="NAME"),
+]
+Transcribe = Annotated[
+    str | None,
+    typer.Option(
+        "--transcribe",
+        help="Also write who says what: STEM_transcript.srt, .vtt, .json. MODEL is a Whisper"
+        " model: a folder, or a name in its cache, such as base.",
+        metavar="MODEL",
+    ),
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Language of the transcript, such as en. Detected for each talker if omitted.",
+        metavar="CODE",
+    ),
+]
 Sources = Annotated[
     int | None,
     typer.Option("--sources", "-n", help="Number of sources, 1 to 10. Estimated if omitted."),

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from dpcl.errors import (
     check_floor,
     check_recording,
     check_sources,
+    check_voices,
 )
 from dpcl.io import (
     Progress,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 STANDARD = Path("-")  # name of standard input
 POOR_DB = 2.0  # estimated SI-SDR of a source, dB, below which a sentence says so
+LEAST_SPEECH = 0.01  # energy of the talkers, relative to the background's, with any speech
 SOFTWARE = "dpcl"  # beginning of the metadata `software` of all outputs
 # Suffixes of the timeline (labels of Audacity, RTTM, JSON) and of the transcript. Files without a
 # mark come first, because `is_ours` finds it in the file of the same name with another suffix.
@@ -70,6 +72,7 @@ class Separated:
         took: time of the separation, s.
         warnings: sentences about problems, such as a recording that is cut off.
         confidence: estimated SI-SDR of each source, dB; None if the model does not estimate it.
+        names: names of the sources: of known voices, or s1, s2, ….
     """
 
     recording: Path
@@ -80,6 +83,7 @@ class Separated:
     took: float
     warnings: tuple[str, ...]
     confidence: tuple[float, ...] | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -109,6 +113,8 @@ def separate_files(
     language: str | None = None,
     spatial: bool = True,
     floor: float = FLOOR_DB,
+    voices: Mapping[str, Path] | None = None,
+    only: str | None = None,
 ) -> None:
     """Write out/STEM_s1.wav, … and out/STEM_background.wav of every recording.
 
@@ -138,6 +144,9 @@ def separate_files(
         language: of the speech, such as `en`; None to detect it for each talker.
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
+        voices: recording of a talker alone by name. Sources with these voices get the names:
+            out/STEM_NAME.wav, for a model with a voice network.
+        only: name of the only source to write, one of `voices`.
 
     Raises:
         InputError: A recording cannot be read, two share a name, an output exists, the folder
@@ -146,6 +155,12 @@ def separate_files(
     check_sources(sources)
     check_sources(most)
     check_floor(floor)
+    voices = voices or {}
+    check_voices(voices)
+    if only is not None and only not in voices:
+        raise InputError(f"--only {only}: has no recording; add --voice {only}=FILE")
+    for path in voices.values():
+        AudioReader(path).close()  # raises for a missing file
     recordings = expand_wildcards(recordings)
     with ExitStack() as stack:
         kept: dict[Path, AudioReader] = {}  # what can be read only once
@@ -161,17 +176,21 @@ def separate_files(
         targets, words = [], transcribe is not None
         for recording in recordings:
             with opened(recording) as reader:
-                targets.append(_target(recording, reader, out, file_format, timeline, words))
+                targets.append(
+                    _target(recording, reader, out, file_format, timeline, words, (*voices,))
+                )
         _check_outputs(recordings, targets, force, resume)
         with heavy_imports():  # after the checks: a mistyped name is reported at once
             from dpcl.networks.precision import single_thread
             from dpcl.recordings.recording import scan
-            from dpcl.recordings.separate import RecordingSeparation
+            from dpcl.recordings.separate import RecordingSeparation, enrol
             from dpcl.separators.registry import build
 
         threads = stack.enter_context(single_thread())  # busy cores then do not delay it
         recogniser = _recogniser(transcribe, language, device, threads)
         separator = build(model, device=device)
+        if voices:
+            separator = enrol(separator, voices)
         scans, lengths = [], []
         for recording in recordings:
             with opened(recording) as reader:
@@ -203,10 +222,13 @@ def separate_files(
             ):
                 report_words = _part(report_one, SEPARATING, 1)
                 outputs, notes = _write(
-                    target, reader, separation, force, resume, recogniser, report_words
+                    target, reader, separation, force, resume, recogniser, report_words, only
                 )
                 background_file = target.background if target.background in outputs else None
-                confidence = separation.link().confidence
+                link, confidence = separation.link(), separation.link().confidence
+                names = link.names if only is None else (only,)
+                if only is not None and confidence is not None:
+                    confidence = (confidence[link.names.index(only)],)
                 warnings = (*_warnings(reader), *notes, *_poor(outputs, confidence))
                 took = time.monotonic() - start
                 done(
@@ -219,6 +241,7 @@ def separate_files(
                         took,
                         warnings,
                         confidence,
+                        names,
                     )
                 )
 
@@ -233,6 +256,8 @@ def separate_file(
     transcribe: str | None = None,
     spatial: bool = True,
     floor: float = FLOOR_DB,
+    voices: Mapping[str, str | os.PathLike[str]] | None = None,
+    only: str | None = None,
 ) -> Separated:
     """Separate a recording from disk to disk, like `dpcl separate`.
 
@@ -247,6 +272,8 @@ def separate_file(
             cache.
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
+        voices: recording of a talker alone by name; sources with these voices get the names.
+        only: name of the only source to write, one of `voices`.
 
     Returns:
         The files (`outputs`), `sample_rate`, `seconds` and `warnings`.
@@ -275,8 +302,29 @@ def separate_file(
         transcribe=transcribe,
         spatial=spatial,
         floor=floor,
+        voices={name: Path(file) for name, file in (voices or {}).items()},
+        only=only,
     )
     return finished[0]
+
+
+def read_voices(options: Sequence[str]) -> dict[str, Path]:
+    """Read the option `--voice NAME=FILE`.
+
+    Raises:
+        InputError: An option has no name or no file, or a name occurs twice.
+    """
+    found: dict[str, Path] = {}
+    for option in options:
+        name, equals, file = option.partition("=")
+        if not (name and equals and file):
+            raise InputError(f"--voice {option}: has no name and file; give NAME=FILE")
+        if name in found:
+            raise InputError(
+                f"--voice {name}: the name occurs twice; give every voice its own name"
+            )
+        found[name] = Path(file)
+    return found
 
 
 def _recogniser(
@@ -334,10 +382,11 @@ class _Target:
     input_subtype: str
     timeline: bool
     transcript: bool
+    voices: tuple[str, ...] = ()
 
-    def path(self, number: int) -> Path:
-        """Return the file of source `number`, counted from 1."""
-        return self.folder / f"{self.stem}_s{number}{self.suffix}"
+    def path(self, name: str) -> Path:
+        """Return the file of a source."""
+        return self.folder / f"{self.stem}_{name}{self.suffix}"
 
     @property
     def background(self) -> Path:
@@ -355,13 +404,14 @@ class _Target:
         return tuple(self.folder / f"{self.stem}_transcript{suffix}" for suffix in TRANSCRIPTS)
 
     def existing(self) -> list[Path]:
-        """Return the outputs of earlier runs, also with more sources.
+        """Return the outputs of earlier runs, also with more sources; of known voices, these.
 
         Texts count if they are wanted now, or if dpcl wrote them for the sources.
         """
         timelines = [path for path in self.timelines if self.timeline or is_ours(path)]
         transcripts = [path for path in self.transcripts if self.transcript or is_ours(path)]
-        sources = (self.path(k + 1) for k in range(MOST_SOURCES))
+        names = (*(f"s{k + 1}" for k in range(MOST_SOURCES)), *self.voices)
+        sources = (self.path(name) for name in names)
         paths = (*sources, self.background, *timelines, *transcripts)
         return [path for path in paths if os.path.lexists(path)]
 
@@ -373,6 +423,7 @@ def _target(
     file_format: str,
     timeline: bool,
     transcript: bool,
+    voices: tuple[str, ...],
 ) -> _Target:
     """Return the outputs of a recording; check that their format can hold the sources."""
     check_reader(reader)
@@ -383,9 +434,9 @@ def _target(
         suffix = f".{reader.format.lower()}" if piped else recording.suffix
     stem = "stdin" if recording == STANDARD else recording.stem
     subtype = output_subtype(suffix[1:], reader.subtype)
-    target = _Target(out, stem, suffix, subtype, reader.subtype, timeline, transcript)
+    target = _Target(out, stem, suffix, subtype, reader.subtype, timeline, transcript, voices)
     try:
-        check_output(target.path(1), reader.sample_rate, reader.channels, target.subtype)
+        check_output(target.path("s1"), reader.sample_rate, reader.channels, target.subtype)
     except InputError as error:
         if file_format != "input":
             raise
@@ -436,7 +487,8 @@ def _check_outputs(
         if nearest.exists() and not nearest.is_dir():
             raise InputError(f"{nearest}: is a file, not a folder; give another --out")
         longest = target.transcripts[-1] if target.transcript else target.background
-        _check_name(longest, nearest)
+        for path in (longest, *map(target.path, target.voices)):
+            _check_name(path, nearest)
         other = stems.setdefault(target.stem, recording)
         if other is not recording:
             raise InputError(f"{other} and {recording} would share output names; rename one")
@@ -457,15 +509,29 @@ def _write(
     resume: bool,
     recogniser: Recogniser | None,
     report_words: Report,
+    only: str | None,
 ) -> tuple[tuple[Path, ...], list[str]]:
     """Write all outputs under temporary names, then rename them.
 
+    Args:
+        only: known voice of the only source to write; None for all sources and the background.
+
     Returns:
         The outputs, and sentences about them.
+
+    Raises:
+        InputError: The only source to write is not in the recording.
     """
     link = separation.link()
-    paths = tuple(target.path(k + 1) for k in range(link.num_sources))
-    if link.background and separation.background:
+    names = link.names if only is None else (only,)
+    if only is not None and only not in link.names:
+        raise InputError(
+            f"{reader.name}: --only {only}: this voice was not found; omit --only to write all"
+            " sources"
+        )
+    chosen = [link.names.index(name) for name in names]
+    paths = tuple(target.path(name) for name in names)
+    if link.background and separation.background and only is None:
         paths = (*paths, target.background)
     sounds = paths
     if target.timeline:
@@ -489,31 +555,45 @@ def _write(
             ]
             for writer in writers:
                 stack.enter_context(writer)
-            tracks = _tracks(folder, separation) if recogniser else None
+            tracks = _tracks(folder, separation, len(names)) if recogniser else None
+            spoken = rest = 0.0  # energy of the talkers and of the background
             for piece in separation.pieces():
-                signals = [*piece.sources] + (
-                    [] if piece.background is None else [piece.background]
-                )
+                sources = piece.sources[chosen]
+                signals = [*sources]
+                if piece.background is not None and only is None:
+                    signals.append(piece.background)
+                    spoken += float(sources.square().sum())
+                    rest += float(piece.background.square().sum())
                 peak = max(float(signal.abs().max()) if signal.numel() else 0 for signal in signals)
                 for writer, signal in zip(writers, signals, strict=True):
                     writer.write(signal.numpy(), peak)
                 if tracks:
-                    tracks.write(piece.sources)
+                    tracks.write(sources)
         if target.timeline:
             from dpcl.recordings.timeline import timeline_texts
 
-            texts = timeline_texts(target.stem, separation.timeline())
+            texts = timeline_texts(target.stem, separation.timeline().of(names))
             for path, text in zip(target.timelines, texts, strict=True):
                 (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
         if recogniser and tracks:
             from dpcl.recordings.transcript import transcribe_tracks, transcript_texts
 
             speech = tracks.arrays()
-            transcript = transcribe_tracks(speech, separation.timeline(), recogniser, report_words)
+            timeline = separation.timeline().of(names)
+            transcript = transcribe_tracks(speech, timeline, recogniser, report_words)
             written = transcript_texts(target.stem, transcript)
             for path, text in zip(target.transcripts, written, strict=True):
                 (folder / path.name).write_text(text, encoding="utf-8", newline="\n")
         notes = _place(folder, paths, target, force, resume)
+    notes += [
+        f"{reader.name}: the voice {name} was not found"
+        for name in target.voices
+        if name not in link.names and only is None
+    ]
+    if target.background in paths and spoken <= LEAST_SPEECH * rest:
+        notes.append(
+            f"{reader.name}: no talker was found; almost all sound is in {target.background.name}"
+        )
     clipped = sum(writer.clipped for writer in writers)
     if clipped:
         notes.append(
@@ -530,7 +610,7 @@ def _write(
     return paths, notes
 
 
-def _tracks(folder: Path, separation: RecordingSeparation) -> SpeechTracks:
+def _tracks(folder: Path, separation: RecordingSeparation, count: int) -> SpeechTracks:
     """Return the tracks for a transcript, of the channels with speech that do not cancel."""
     from dpcl.recordings.transcript import SpeechTracks
 
@@ -538,8 +618,7 @@ def _tracks(folder: Path, separation: RecordingSeparation) -> SpeechTracks:
     chosen = None
     if channels is not None:
         chosen = channels.speech[:1] if channels.cancels else channels.speech
-    count, rate = separation.link().num_sources, separation.recording.sample_rate
-    return SpeechTracks(folder, count, rate, chosen)
+    return SpeechTracks(folder, count, separation.recording.sample_rate, chosen)
 
 
 def _place(

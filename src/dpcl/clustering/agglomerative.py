@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,9 +11,9 @@ from torch.nn import functional
 
 MOST_POINTS = 4000  # vectors in the tree; of more, evenly spaced ones, and the rest joins clusters
 COMMON = 0.7  # share of the mean vector that is removed first: it is the room, not a talker
-STEPS = 5  # updates of the directions after the tree
 ONE = 0.8  # cosine of the means of two clusters from which they are one talker
-KEPT = 0.74  # separation that more clusters keep, relative to two, if they are talkers
+KNOWN = 0.6  # cosine of a talker and a known voice from which they are the same person
+KEPT = 0.82  # separation that more clusters keep, relative to two, if they are talkers
 
 
 def cluster_directions(
@@ -99,30 +101,47 @@ class _Tree:
 
 
 def _owners(vectors: Tensor, weights: Tensor, directions: Tensor) -> Tensor:
-    """Return the nearest direction of each vector, 0 or 1 (C, N), after some updates."""
-    for _ in range(STEPS):
-        owners = functional.one_hot((vectors @ directions.T).argmax(1), len(directions))
-        owned = owners.T.to(weights.dtype)
-        directions = _means(vectors, weights, owned, directions)
+    """Return the nearest direction of each vector, 0 or 1 (C, N), the heaviest first."""
+    owners = functional.one_hot((vectors @ directions.T).argmax(1), len(directions))
+    owned = owners.T.to(weights.dtype)
     order = (owned @ weights).argsort(descending=True)
     return owned[order]
 
 
-def _means(
-    vectors: Tensor, weights: Tensor, owners: Tensor, otherwise: Tensor | None = None
-) -> Tensor:
-    """Return the directions (C, D) of weighted sums; `otherwise` where there is nothing to sum."""
-    sums = (owners * weights) @ vectors
-    directions = functional.normalize(sums, dim=-1)
-    if otherwise is None:
-        return directions
-    return torch.where(sums.norm(dim=-1, keepdim=True) > 0, directions, otherwise)
+def _means(vectors: Tensor, weights: Tensor, owners: Tensor) -> Tensor:
+    """Return the directions (C, D) of weighted sums; zeros where there is nothing to sum."""
+    return functional.normalize((owners * weights) @ vectors, dim=-1)
 
 
 def _separation(vectors: Tensor, weights: Tensor, directions: Tensor) -> float:
     """Return the mean difference of the two largest cosines of a vector and the directions."""
     nearest = (vectors @ directions.T).topk(2, dim=1).values
     return float((nearest[:, 0] - nearest[:, 1]) @ weights / weights.sum())
+
+
+def assign_names(directions: Tensor, voices: Mapping[str, Tensor]) -> dict[int, str]:
+    """Find known voices among talkers: one talker for a voice, if they are similar enough.
+
+    Args:
+        directions: voice vectors (C, D) of talkers, of unit length or zeros.
+        voices: voice vector (D,) by name, of unit length.
+
+    Returns:
+        Name by number of the talker.
+
+    Example:
+        >>> assign_names(torch.eye(3)[:2], {"ann": torch.eye(3)[1], "bob": torch.eye(3)[2]})
+        {1: 'ann'}
+
+    Source: assignment of Kuhn 1955.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    names = list(voices)
+    cosines = directions @ torch.stack([voices[name] for name in names]).T  # (C, voices)
+    gain = (cosines - KNOWN).clamp_min(0)  # a voice below the limit takes no talker from another
+    pairs = zip(*linear_sum_assignment(gain.numpy(), maximize=True), strict=True)
+    return {int(talker): names[name] for talker, name in pairs if gain[talker, name] > 0}
 
 
 def smooth_posteriors(scores: Tensor, stay: float, shares: Tensor | None = None) -> Tensor:

@@ -19,8 +19,11 @@ channel at the recording's rate. So nothing is resampled, the stereo image is ke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ from dpcl.errors import (
     check_mixture,
     check_recording,
     check_sources,
+    check_voices,
     sources_or_alias,
 )
 from dpcl.io import Progress, Report, as_report, no_report
@@ -49,10 +53,12 @@ from dpcl.separators.spatial import Spatial
 from dpcl.signal.band import Band, bins_below, split_low
 from dpcl.signal.channels import party_masks, power_mean
 from dpcl.signal.features import first_bin
+from dpcl.signal.reader import AudioReader
 from dpcl.signal.stft import BlockISTFT, BlockSTFT, Windows
 
 ANALYSED, LINKED = 0.5, 0.9  # approximate shares of the time after these two steps
 VALUES = 1 << 22  # values of the masked spectra in one block
+LEAST_SPEECH = 0.5  # s of one talker in the recording of a known voice
 MOST_DIRECTIONS = 8  # channels whose differences count; others get the masks only
 
 
@@ -128,6 +134,7 @@ class RecordingSeparation:
         self._link: Link | None = None
         channels = self.scan.channels  # one party in each, if that many sources are wanted
         apart = channels is not None and channels.apart and len(channels.speech) <= most
+        apart = apart and not separator.knows_voices
         fits = apart and channels is not None and num_sources in (None, len(channels.speech))
         self._parties = channels if fits else None
         self._array: tuple[int, ...] = ()  # channels whose differences refine the masks
@@ -240,6 +247,12 @@ class RecordingSeparation:
             yield piece(synthesis.add(frames), wide)
             self._report(Progress(LINKED + (1 - LINKED) * done / self.windows.frames, 1))
         yield piece(synthesis.finish(), wide[:, :0])
+
+    @torch.no_grad()
+    def voice(self) -> tuple[Tensor, float]:
+        """Return the voice vector (D,) of a recording of one talker, and its speech in s."""
+        self.analyse()
+        return self.separator.voice(self._cache)
 
     def levels(self) -> Tensor:
         """Return levels (C, n) of the sources in dB, in frames of a timeline; after `pieces`."""
@@ -423,7 +436,7 @@ def separate_recording(
     if recording.ndim == 1:
         estimates, rest = estimates[:, 0], None if rest is None else rest[0]
     return Separation(
-        estimates, masks, embeddings, rest, link.confidence, timeline, sample_rate=sample_rate
+        estimates, masks, embeddings, rest, link.confidence, timeline, sample_rate, link.names
     )
 
 
@@ -435,6 +448,7 @@ def separate(
     progress: Any = None,
     spatial: bool = True,
     floor: float = FLOOR_DB,
+    voices: Mapping[str, Voice] | None = None,
 ) -> Separation:
     """Separate a recording with a shipped model, another method, or a weights file.
 
@@ -447,6 +461,8 @@ def separate(
         progress: function of the seconds of audio done and in all, or a bar of tqdm or rich.
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
+        voices: file of a talker alone, or its samples at `sample_rate`, by name. Sources with these
+            voices get the names, for a model with a voice network.
 
     Returns:
         Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
@@ -472,6 +488,8 @@ def separate(
 
     check_floor(floor)
     separator = build(model)
+    if voices:
+        separator = enrol(separator, voices, sample_rate)
     return separate_recording(
         samples,
         sample_rate,
@@ -481,6 +499,41 @@ def separate(
         spatial=spatial,
         floor=floor,
     )
+
+
+Voice = str | os.PathLike[str] | ArrayLike | Tensor  # file, or samples
+
+
+def enrol(separator: Separator, voices: Mapping[str, Voice], sample_rate: int = 8000) -> Separator:
+    """Return a separator that gives sources the names of known voices.
+
+    Args:
+        separator: with a voice network.
+        voices: file of a talker alone, or samples (T,) or (channels, T), by name.
+        sample_rate: of the samples, in Hz.
+
+    Raises:
+        InputError: The separator has no voice network, a name is no part of a file name, or a
+            recording cannot be read or has too little speech of one talker.
+    """
+    check_voices(voices)
+    vectors = {}
+    for name, voice in voices.items():
+        with ExitStack() as stack:
+            recording: Recording
+            if isinstance(voice, (str, os.PathLike)):
+                recording = stack.enter_context(AudioReader(Path(voice)))
+            else:
+                recording = InMemory(np.atleast_2d(as_floats(voice)), int(sample_rate))
+            run = RecordingSeparation(recording, separator, 1, spatial=False)
+            vector, seconds = stack.enter_context(run).voice()
+        if seconds < LEAST_SPEECH:
+            raise InputError(
+                f"--voice {name}: has {seconds:.1f} s of speech of one talker; give a recording"
+                " with some seconds of this talker alone"
+            )
+        vectors[name] = vector
+    return separator.with_voices(vectors)
 
 
 class LoadedSeparator:

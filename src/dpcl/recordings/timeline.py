@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def estimate_timeline(levels: Tensor, link: Link, hop: float, seconds: float) ->
         seconds: length of the recording.
 
     Returns:
-        The timeline; its talkers are named s1, s2, …, in the order of the sources.
+        The timeline; its talkers have the names of the link, in the order of the sources.
     """
     if link.activity is not None:
         active = at_frames(link.activity, hop, seconds) > 0.5
@@ -110,7 +110,7 @@ def estimate_timeline(levels: Tensor, link: Link, hop: float, seconds: float) ->
     else:
         counts = None if link.talkers is None else at_frames(link.talkers.T, hop, seconds)
         active = active_sources(levels, counts)
-    return timeline_of(active, seconds)
+    return timeline_of(active, seconds, link.names)
 
 
 def active_sources(levels: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -146,15 +146,16 @@ def active_sources(levels: Tensor, counts: Tensor | None = None) -> Tensor:
     return active & ((ranks < allowed) | unlimited)
 
 
-def timeline_of(active: Tensor, seconds: float) -> Timeline:
+def timeline_of(active: Tensor, seconds: float, names: Sequence[str] = ()) -> Timeline:
     """Turn activity into segments: short gaps are closed, then short segments are omitted.
 
     Args:
         active: bool (C, n), in frames of a timeline.
         seconds: length of the recording in s.
+        names: of the talkers; s1, s2, … if omitted.
 
     Returns:
-        The timeline of talkers s1, s2, …
+        The timeline.
 
     Example:
         >>> active = torch.zeros(1, 100, dtype=torch.bool)
@@ -162,7 +163,7 @@ def timeline_of(active: Tensor, seconds: float) -> Timeline:
         >>> timeline_of(active, 2.0).segments
         (Segment(start=0.2, end=1.0, talker='s1'),)
     """
-    names = tuple(f"s{number + 1}" for number in range(len(active)))
+    names = tuple(names) or tuple(f"s{number + 1}" for number in range(len(active)))
     segments = []
     for name, row in zip(names, active, strict=True):
         runs: list[list[float]] = []

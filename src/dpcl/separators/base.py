@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ from dpcl.signal.stft import STFT, Windows
 
 Analysis = tuple[Tensor, ...]  # the tensors that a separator keeps of one window
 Result = TypeVar("Result")
+NO_VOICES = "--voice: the model has no voice network; choose a --model with one (recipe `voices`)"
 
 
 @dataclass(frozen=True, order=True)
@@ -70,6 +71,11 @@ class Timeline:
                 found.append(Segment(start, end, "+".join(sorted(active))))
         return found
 
+    def of(self, names: Sequence[str]) -> Timeline:
+        """Return the timeline of these talkers only, in this order."""
+        segments = tuple(x for x in self.segments if x.talker in names)
+        return Timeline(segments, self.seconds, tuple(names))
+
     def activity(self, hop: float, frames: int) -> Tensor:
         """Return the activity of `talkers` in frames.
 
@@ -100,8 +106,9 @@ class Separation(Presentation):
         background: waveform (..., T) of the part that belongs to no source; None if the separator
             does not estimate it.
         confidence: estimated SI-SDR of each source, dB; None if the separator does not estimate it.
-        timeline: segments in which each source is active, named s1, s2, …; None for a batch.
+        timeline: segments in which each source is active; None for a batch.
         sample_rate: of the waveforms, in Hz; None for a batch.
+        names: names of the sources: of known voices, or s1, s2, …; empty for a batch.
 
     In a notebook, a separation shows players, waveforms and spectrograms.
     """
@@ -113,6 +120,7 @@ class Separation(Presentation):
     confidence: tuple[float, ...] | None = None
     timeline: Timeline | None = None
     sample_rate: int | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,7 @@ class Link:
         talkers: (L, classes), probabilities of 0, 1, 2, … active talkers in each frame; the last
             class stands for its number or more. None for a separator that does not estimate them.
         floor: level in dB to which inactive sources are attenuated.
+        known: name of each source, from 0, that has a known voice.
     """
 
     num_sources: int
@@ -138,6 +147,17 @@ class Link:
     activity: Tensor | None = None
     talkers: Tensor | None = None
     floor: float = FLOOR_DB
+    known: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the sources: of known voices, or s1, s2, ….
+
+        Example:
+            >>> Link(2, known={1: "ann"}).names
+            ('s1', 'ann')
+        """
+        return tuple(self.known.get(k, f"s{k + 1}") for k in range(self.num_sources))
 
 
 class Analyses(Protocol):
@@ -172,6 +192,7 @@ class Separator(ABC):
         window_seconds: length of the longest window in s; infinite for one window per recording.
         overlap_seconds: least overlap of two neighbouring windows in s.
         low_apart: loud sound below 70 Hz belongs to no source: the driver splits it off first.
+        knows_voices: sources get the names of known voices.
     """
 
     sample_rate: int
@@ -179,6 +200,7 @@ class Separator(ABC):
     window_seconds: float = 10.0
     overlap_seconds: float = 0.8
     low_apart: bool = True
+    knows_voices: bool = False
 
     @property
     def windows_at_once(self) -> int:
@@ -225,6 +247,25 @@ class Separator(ABC):
     def embeddings(self, analysis: Analysis) -> Tensor | None:
         """Return the embeddings (L, F, K) of one window; None for a separator without any."""
         return None
+
+    def voice(self, analyses: Analyses) -> tuple[Tensor, float]:
+        """Return the voice vector (D,) of a recording of one talker, and its speech in s.
+
+        Raises:
+            InputError: The separator has no voice network.
+        """
+        raise InputError(NO_VOICES)
+
+    def with_voices(self, voices: Mapping[str, Tensor]) -> Separator:
+        """Return a separator that gives sources the names of known voices.
+
+        Args:
+            voices: voice vector (D,) by name, from `voice`.
+
+        Raises:
+            InputError: The separator has no voice network.
+        """
+        raise InputError(NO_VOICES)
 
     def prepared(self, windows: int) -> Separator:
         """Return the form of this separator that is fastest for this number of windows."""

@@ -17,14 +17,14 @@ models; the steps of VBx, Landini et al. 2022, with clusters in place of a proba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dpcl.clustering.agglomerative import cluster_directions, smooth_posteriors
+from dpcl.clustering.agglomerative import assign_names, cluster_directions, smooth_posteriors
 from dpcl.model import Model
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
 from dpcl.separators.deep_clustering import DeepClustering
@@ -35,7 +35,8 @@ STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the 
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next
 BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
-LEAST, LEAST_SHARE = 2.0, 0.02  # s, and share of the clean speech, of a talker
+LEAST, LEAST_SHARE = 1.0, 0.02  # s, and share of the clean speech, of a talker
+LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
 SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
 STAY, STAY_BLOCK = 0.75, 0.945  # probability that a stretch or a block keeps the talker
 RARE = 0.02  # share of the time that every talker has at least, when they are drawn
@@ -78,11 +79,13 @@ class Talkers:
         priors: (C, L), prior of each talker in each frame, whether or not there is speech.
         activity: (C, L), probability that each talker is active.
         counts: (L, classes).
+        directions: (C, D), voice vectors of the talkers.
     """
 
     priors: Tensor
     activity: Tensor
     counts: Tensor
+    directions: Tensor
 
 
 def owned(windows: Windows, window: int) -> slice:
@@ -143,7 +146,7 @@ def find_talkers(
     reach = round(NEARBY / hop)
     nearby = functional.max_pool1d(frames[None], 2 * reach + 1, 1, reach)[0]
     priors = (1 - several) * frames + several * torch.maximum(frames, nearby * (nearby > 0.2))
-    return Talkers(priors, priors * (1 - counts[:, 0]), counts)
+    return Talkers(priors, priors * (1 - counts[:, 0]), counts, directions)
 
 
 def _refined(
@@ -272,6 +275,29 @@ class GuidedClustering(DeepClustering):
     def __init__(self, model: Model, timeline: Timeline | None = None) -> None:
         super().__init__(model)
         self.given = timeline
+        self.voices: Mapping[str, Tensor] = {}
+
+    @property
+    def knows_voices(self) -> bool:  # type: ignore[override]
+        """True if sources get the names of known voices."""
+        return bool(self.voices)
+
+    def with_voices(self, voices: Mapping[str, Tensor]) -> GuidedClustering:
+        """Return a separator that gives sources the names of known voices."""
+        other = GuidedClustering(self.model, self.given)
+        other.voices = voices
+        return other
+
+    def voice(self, analyses: Analyses) -> tuple[Tensor, float]:
+        """Return the voice vector (D,) of a recording of one talker, and its speech in s."""
+        windows = analyses.windows
+        summaries = list(analyses.map(lambda *pair: self._summary(windows, *pair)))
+        vectors, clean = (
+            torch.cat([getattr(x, name) for x in summaries]) for name in ("vectors", "clean")
+        )
+        audible = [x for x in summaries if float(x.masses.sum()) > 0]
+        seconds = sum(float(x.counts[:, 1].sum()) for x in audible) * self.hop
+        return functional.normalize(clean @ vectors, dim=-1), seconds
 
     @property
     def hop(self) -> float:
@@ -283,16 +309,45 @@ class GuidedClustering(DeepClustering):
         windows = analyses.windows
         guided = self.given is not None or (windows.count > 1 and self._finds_talkers)
         if not guided:
-            return super().link(analyses, num_sources, most)
+            return self._clustered(analyses, num_sources, most)
         summaries = list(analyses.map(lambda *pair: self._summary(windows, *pair)))
         if self.given is not None:
-            counts = None
+            counts, known = None, {}
             priors = activity = self.given.activity(self.hop, windows.frames).float()
         else:
+            counted = torch.cat([x.counts for x in summaries]).sum(0)  # (classes,)
+            if counted[1] < LEAST_ALONE * counted[1:].sum():
+                return self._clustered(analyses, num_sources, most)
             talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
+            known = assign_names(talkers.directions, self.voices) if self.voices else {}
         guide = Guide(window_seeds(summaries, priors, self.hop), in_windows(priors, windows))
-        return Link(len(priors), self.background, guide, activity=activity, talkers=counts)
+        return Link(
+            len(priors), self.background, guide, activity=activity, talkers=counts, known=known
+        )
+
+    def _clustered(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
+        """Cluster the bins of the recording as a whole, without a timeline."""
+        link = super().link(analyses, num_sources, most)
+        if not self.voices:
+            return link
+        return replace(link, known=assign_names(self._of_sources(analyses, link), self.voices))
+
+    def _of_sources(self, analyses: Analyses, link: Link) -> Tensor:
+        """Return the voice vectors (C, D) of the sources, from their masks."""
+        voice = self.model.voice
+        assert voice is not None
+
+        def pooled(window: int, analysis: Analysis) -> Tensor:
+            magnitude = analysis[1]
+            masks = self.masks(window, analysis, link)[: link.num_sources]
+            energy = (masks * magnitude).square().sum(-1)  # (C, L)
+            weights = energy.sqrt() * energy / energy.sum(0).clamp_min(1e-9)
+            levels, _ = voice.levels(masks, magnitude)
+            vectors = voice.pooled(levels[:-1], weights.unsqueeze(-1))[:, 0]
+            return weights.sum(1, keepdim=True) * vectors
+
+        return functional.normalize(sum(analyses.map(pooled), torch.zeros(())), dim=-1)
 
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
         """Estimate the masks of one window from its seeds and the priors of the talkers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class Presentation:
     sources: Tensor
     background: Tensor | None
     sample_rate: int | None
+    names: tuple[str, ...]
 
     def __repr__(self) -> str:
         """Return one line: number of sources, duration, rate and channels."""
@@ -78,7 +80,7 @@ class Presentation:
         most = round(PLAYED * self.sample_rate)
         rows = [
             {
-                "name": name.replace("s", "Source ") if name[1:].isdigit() else name.capitalize(),
+                "name": _title(name),
                 "sound": _sound(samples[:, :most], self.sample_rate),
                 "wave": _wave(samples / loudest),
                 "picture": _picture(samples, mixture, self.sample_rate),
@@ -142,10 +144,18 @@ class Presentation:
 
     def _named(self) -> dict[str, NDArray[np.float32]]:
         """Return the signals (channels, T) by the ends of their file names."""
-        signals = {f"s{k}": source for k, source in enumerate(self.sources, 1)}
+        names = self.names or [f"s{k + 1}" for k in range(len(self.sources))]
+        signals = dict(zip(names, self.sources, strict=True))
         if self.background is not None:
             signals["background"] = self.background
         return {name: np.atleast_2d(signal.numpy()) for name, signal in signals.items()}
+
+
+def _title(name: str) -> str:
+    """Return the title of a signal: Source 1 for s1, Mixture; names of voices unchanged."""
+    if re.fullmatch("s[0-9]+", name):
+        return f"Source {name[1:]}"
+    return name.capitalize() if name in ("mixture", "background") else name
 
 
 def _data(data: bytes, kind: str) -> str:

@@ -1,7 +1,7 @@
 """Parts of a model beside the network: the number of sources, the drift of embeddings, activity.
 
 Each is fitted on the separation of rendered mixtures and conversations by the trained network.
-Voices and activity are in dpcl.training.fit_talkers.
+Activity is in dpcl.training.fit_talkers, voices in dpcl.training.fit_voice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from dpcl.separators.masks import FAINTEST, STRETCH, whiten
 from dpcl.settings import read_settings
 from dpcl.signal.stft import Windows
 from dpcl.training.batches import read_data
-from dpcl.training.fit_talkers import fit_activity, fit_voice
+from dpcl.training.fit_talkers import fit_activity
+from dpcl.training.fit_voice import fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
