@@ -190,6 +190,24 @@ def test_documents_use_the_terms_of_the_field() -> None:
     assert misused(DOCS + PROJECT, markdown) == []
 
 
+def help_texts(command: Any) -> Iterator[str]:
+    """The help of a command, of its options and of the commands below it."""
+    for part in (command, *command.params):
+        yield getattr(part, "help", None) or ""
+    for below in getattr(command, "commands", {}).values():
+        yield from help_texts(below)
+
+
+def test_help_uses_the_terms_of_the_field() -> None:
+    from typer.main import get_command
+
+    from dpcl.apps.cli import app
+
+    texts = list(help_texts(get_command(app)))
+    assert len([text for text in texts if text]) > 100
+    assert [found.group() for text in texts for found in WORDS.finditer(text)] == []
+
+
 def test_words_are_found_in_docstrings_and_comments_alone(tmp_path: Path) -> None:
     file = tmp_path / "a.py"
     file.write_text(

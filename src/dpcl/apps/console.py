@@ -151,7 +151,7 @@ Verbose = Annotated[
 
 @dataclass
 class Verbosity:
-    """How much is printed on standard error, for one call of the program.
+    """Amount of text on standard error, for one call of the program.
 
     Attributes:
         quiet: print errors only.

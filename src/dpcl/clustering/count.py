@@ -7,7 +7,7 @@ So no threshold is right for every network. Instead, a small classifier of these
 on validation mixtures and stored with the weights.
 
 Embeddings of a talker whom the network separates well lie close to their centroid and far from
-the others, and a second clustering finds the same centroid. A linear model of such cues gives the
+the others. A second clustering finds the same centroid. A linear model of such cues gives the
 SI-SDR; it is fitted on validation mixtures with known sources and stored too.
 """
 

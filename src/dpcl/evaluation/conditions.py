@@ -118,14 +118,14 @@ def score_conditions(
 
 
 def _ways(separator: str, condition: Condition) -> list[Way]:
-    """The ways in which a separator is scored under a condition."""
+    """Return the ways in which a separator is scored under a condition."""
     if find_method(separator).needs != "mixture":
         return ["given"]
     return ["given", "estimated", *(["more"] if condition.noise else [])]  # type: ignore[list-item]
 
 
 def plain_condition(settings: ConditionLists, condition: Condition) -> str | None:
-    """The plain condition of the same talkers, or the one of one microphone; None for itself."""
+    """Return the condition to compare with: one microphone, or plain; None for a plain one."""
     if condition.microphones > 1:
         alone = condition.model_copy(update={"microphones": 1})
         names = {"name", "title"}
@@ -249,7 +249,7 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def conditions_markdown(experiment: Experiment, results: Sequence[Result]) -> str:
-    """A table for each system, ending in a newline."""
+    """Return a table for each system, ending in a newline."""
     titles = {system.name: system.title or system.name for system in experiment.systems}
     tables = []
     for name in dict.fromkeys(result.system for result in results):
@@ -276,7 +276,7 @@ def _cell(value: Interval | None) -> str:
 
 
 def conditions_report(experiment: Experiment, results: Sequence[Result]) -> dict[str, str]:
-    """The files of the report, by name."""
+    """Return the files of the report, by name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["system", "condition", "mixtures", "right", "measure", "mean", "low", "high"])

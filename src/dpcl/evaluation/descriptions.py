@@ -270,7 +270,7 @@ class Condition(Settings):
 
     @property
     def plain(self) -> bool:
-        """Whether the talkers of the base list are mixed without room, noise and channel."""
+        """True if the talkers of the base list are mixed without room, noise and channel."""
         return not (self.room or self.noise or self.channel or self.quieter_db is not None)
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ EXAMPLES = 2  # mixtures of a list that are shown
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything is."""
+    """Folders and files of an experiment."""
 
     corpus: Path
     out: Path
@@ -255,7 +255,7 @@ def _shown(
     group: Group,
     lines: Sequence[tuple[System, list[SourceResult] | None]],
 ) -> list[tuple[str, MixtureRow]]:
-    """The first mixture of each of the first groups of genders."""
+    """Return the first mixture of each of the first groups of genders."""
     results = next(found for _, found in lines if found is not None)
     by_id = {row.id: row for row in rows}
     first: dict[str, MixtureRow] = {}

@@ -154,7 +154,7 @@ class Channel:
 
     @property
     def distorts(self) -> bool:
-        """Whether the mixture differs from the sum of its parts."""
+        """True if the mixture differs from the sum of its parts."""
         return bool(self.clip or self.codec)
 
 
@@ -296,7 +296,7 @@ def coded(mixture: Samples, sample_rate: int, codec: str) -> Samples:
 
 
 def _codec(text: str) -> tuple[str, _SndfileCodec | _FFmpegCodec, float]:
-    """The name, the codec and the kbit/s of `NAME:KBITS`; ValueError for any other text."""
+    """Parse the name, the codec and the kbit/s of `NAME:KBITS`; ValueError for any other text."""
     name, colon, number = text.partition(":")
     codec: _SndfileCodec | _FFmpegCodec | None = _SNDFILE.get(name) or _FFMPEG.get(name)
     if codec is None:
@@ -330,7 +330,7 @@ def _through_sndfile(samples: Samples, rate: int, codec: _SndfileCodec, kbits: f
 
 
 def _level(kbits: float, low: float, high: float) -> float:
-    """The compression level of libsndfile, from 0 for the largest bit rate to 1."""
+    """Return the compression level of libsndfile, from 0 for the largest bit rate to 1."""
     return float(np.clip((high - kbits) / (high - low), 0.0, 1.0))
 
 

@@ -116,7 +116,7 @@ class ConditionSettings(Settings):
 
     @property
     def needs_rooms(self) -> bool:
-        """Whether responses of rooms are needed."""
+        """True if responses of rooms are needed."""
         return self.rooms.probability > 0
 
 
@@ -132,7 +132,7 @@ class ConditionedMixture(NamedTuple):
 
 @dataclass(frozen=True)
 class ConditionParts:
-    """What conditions are drawn from beside speech."""
+    """Sounds and rooms that conditions are drawn from, beside speech."""
 
     sounds: PackedCorpus | None
     rooms: RoomBank | None
@@ -274,7 +274,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         return self._talkers[1].talker(item)
 
     def _draw_talkers(self, rng: np.random.Generator, item: int, number: int) -> Samples:
-        """Images (C, T) of the talkers at the microphone, before band and equalisation."""
+        """Draw images (C, T) of the talkers at the microphone, before band and equalisation."""
         settings = self.settings
         sources = self._talkers[number][item].numpy()
         levels = settings.levels
@@ -309,7 +309,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         source *= ((sums[fade:] - sums[:-fade]) / fade).astype(np.float32)
 
     def _in_room(self, rng: np.random.Generator, signals: Samples) -> Samples:
-        """Each signal of (C, T) from a place of its own in one room."""
+        """Simulate each signal of (C, T) at a place of its own in one room."""
         assert self.rooms is not None
         responses = self.rooms.responses(int(rng.integers(len(self.rooms))))
         places = rng.permutation(len(responses))[np.arange(len(signals)) % len(responses)]
@@ -317,7 +317,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         return np.asarray(wet[:, : signals.shape[1]], np.float32)
 
     def _draw_background(self, rng: np.random.Generator, item: int, power: float) -> Samples:
-        """A background (T,) for talkers of this power together."""
+        """Draw a background (T,) for talkers of this power together."""
         settings = self.settings.background
         total = np.zeros(self.samples, np.float32)
         if rng.random() < settings.probability:
@@ -366,7 +366,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         return mixed
 
     def _equalised(self, rng: np.random.Generator, parts: Samples) -> Samples:
-        """Sources and background (C + 1, T) through one band and one shelf."""
+        """Filter sources and background (C + 1, T) with one band and one shelf."""
         band, shelf, rate = self.settings.band, self.settings.shelf, self.sample_rate
         chosen = rng.random()
         if chosen < band.telephone:
@@ -382,7 +382,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         return parts
 
     def _distorted(self, rng: np.random.Generator, mixture: Samples) -> Samples:
-        """The mixture (T,) clipped and coded."""
+        """Clip and code the mixture (T,)."""
         settings = self.settings
         if rng.random() < settings.clipping.probability:
             mixture = clipped(mixture, float(rng.uniform(*CLIPPED_PERCENT)))

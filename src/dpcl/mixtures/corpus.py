@@ -56,7 +56,7 @@ class Corpus:
 
 
 def has_index(path: Path) -> bool:
-    """Whether a corpus has an index, and so may have splits."""
+    """Return true if a corpus has an index, and so may have splits."""
     return (path / "index.csv").is_file() if path.is_dir() else path.suffix == ".csv"
 
 

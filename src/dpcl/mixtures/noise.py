@@ -56,7 +56,7 @@ class BackgroundSettings(Settings):
 
     @property
     def needs_sounds(self) -> bool:
-        """Whether some backgrounds are recordings of a corpus."""
+        """True if some backgrounds are recordings of a corpus."""
         return self.probability > 0 and any(self.shares.get(k) for k in ("sound", "sounds"))
 
 
@@ -113,7 +113,7 @@ def coloured_noise(
 
 
 def swelling(rng: np.random.Generator, samples: int, sample_rate: int) -> NDArray[np.float32]:
-    """A gain (samples,) that wanders within 6 dB."""
+    """Draw a gain (samples,) that wanders within 6 dB."""
     points = int(samples / sample_rate / _HUM_STEP) + 2
     gains_db = np.interp(
         np.linspace(0, points - 1, samples), np.arange(points), rng.uniform(-6.0, 6.0, points)
@@ -244,7 +244,7 @@ def draw_babble(
 
 
 def _talkers(rows: Sequence[MixtureRow]) -> set[tuple[str, ...]]:
-    """The talkers of the rows, by the first folder of their recordings and their name."""
+    """Return the talkers of the rows, by the first folder of their recordings and their name."""
     return {(PurePosixPath(s.paths[0]).parts[0], s.speaker) for row in rows for s in row.sources}
 
 
@@ -261,7 +261,7 @@ def _ratios(rows: Sequence[MixtureRow], seed: int, snr_db: tuple[float, float]) 
 
 
 def noise_paths(noise: NoiseRow) -> list[str]:
-    """The recordings that a noise is made of."""
+    """Return the recordings that a noise is made of."""
     if noise.path.startswith(PINK):
         return []
     return noise.path.removeprefix(BABBLE).split("|")

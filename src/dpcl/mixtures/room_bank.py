@@ -74,7 +74,7 @@ class RoomSettings(Settings):
 
 
 def shortest_rt60(size: Triple) -> float:
-    """The reverberation time by Sabine's formula where the walls absorb everything, in s."""
+    """Return the RT60 by Sabine's formula where the walls absorb everything, in s."""
     volume = math.prod(size)
     return SABINE * volume / (2.0 * sum(volume / side for side in size))
 
@@ -104,7 +104,7 @@ class RoomBank:
         return {key: value for key, value in self.__dict__.items() if key != "samples"}
 
     def responses(self, room: int) -> NDArray[np.float32]:
-        """The responses (P, n) of a room."""
+        """Return the responses (P, n) of a room."""
         found = self.samples[self.offsets[room] : self.offsets[room + 1]]
         return found.reshape(self.positions, -1).astype(np.float32)
 
@@ -145,7 +145,7 @@ def room_bank(
 
 
 def _load(data: Path, index: Path) -> RoomBank | None:
-    """The bank of these files; None where they are missing, cut or something else."""
+    """Load the bank of these files; None where they are missing, cut or something else."""
     try:
         entry = json.loads(index.read_text())
         length = len(np.load(data, mmap_mode="r"))
@@ -192,7 +192,7 @@ def _compute(
 def _draw_room(
     settings: RoomSettings, rng: np.random.Generator
 ) -> tuple[Triple, float, Triple, list[Triple]]:
-    """A room that can have its RT60, and the places in it of a microphone and of talkers."""
+    """Draw a room that can have its RT60, and the places in it of a microphone and of talkers."""
     rt60 = float(rng.uniform(*settings.rt60))
     size = settings.smallest
     for _ in range(_ATTEMPTS):
@@ -225,7 +225,7 @@ def _draw_room(
 def room_responses(
     size: Triple, rt60: float, microphone: Triple, places: Sequence[Triple], sample_rate: int
 ) -> NDArray[np.float32]:
-    """Impulse responses (P, n) of a shoebox from each place to the microphone.
+    """Compute impulse responses (P, n) of a shoebox from each place to the microphone.
 
     All images within the distance that sound travels in `rt60` seconds. The walls reflect such
     that the decay from -5 to -25 dB at the farthest place, extrapolated to 60 dB, takes `rt60`
@@ -264,7 +264,7 @@ def array_responses(
 
 
 def decay_time(response: NDArray[np.floating], sample_rate: int) -> float:
-    """The RT60 of a response (n,) in s, from its decay between -5 and -25 dB.
+    """Measure the RT60 of a response (n,) in s, from its decay between -5 and -25 dB.
 
     Source: Schroeder 1965, "New method of measuring reverberation time".
     """
@@ -281,7 +281,7 @@ _Axis = tuple[NDArray[np.float64], NDArray[np.int64]]  # squared distances, numb
 
 
 def _images(size: Triple, rt60: float, microphone: Triple, place: Triple) -> list[_Axis]:
-    """The images along each axis that sound reaches within `rt60` seconds."""
+    """Return the images along each axis that sound reaches within `rt60` seconds."""
     reach = SPEED_OF_SOUND * rt60
     axes = []
     for side, source, receiver in zip(size, place, microphone, strict=True):
@@ -296,7 +296,7 @@ def _images(size: Triple, rt60: float, microphone: Triple, place: Triple) -> lis
 def _impulses(
     axes: Sequence[_Axis], exponent: float, rt60: float, sample_rate: int
 ) -> NDArray[np.float64]:
-    """The images as impulses at `_OVERSAMPLING` times the sample rate, `_LEAD` samples late.
+    """Return the images as impulses at `_OVERSAMPLING` times the sample rate, `_LEAD` samples late.
 
     exponent: logarithm of the pressure that a wall reflects.
     """

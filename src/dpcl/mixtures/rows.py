@@ -64,7 +64,7 @@ class MixtureRow:
 
     @property
     def has_background(self) -> bool:
-        """Whether the mixture differs from the sum of its sources."""
+        """True if the mixture differs from the sum of its sources."""
         return self.noise is not None or (self.channel is not None and self.channel.distorts)
 
     @property

@@ -1,4 +1,4 @@
-"""Who says what: words of each talker from the separated sources, as SRT, WebVTT and JSON."""
+"""Transcripts: words of each talker from the separated sources, as SRT, WebVTT and JSON."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def run_plan(
 
 
 def _leads() -> bool:
-    """Whether this process writes: with several devices, one does."""
+    """Return true in the process that writes: with several devices, one does."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
