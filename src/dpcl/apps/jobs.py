@@ -25,7 +25,6 @@ PREFIX = "dpcl-serve-"  # beginning of the names of private folders
 POLL = 0.05  # s between two looks at a worker and at the wish to cancel
 COLUMNS = 2000  # columns of a waveform
 LOCK = "lock"  # file in a private folder, locked while its server runs
-
 Work = Callable[["Order", Path, Callable[[float], None]], dict[str, Any]]
 
 
@@ -38,8 +37,7 @@ class Order:
         sources: number of sources; None to estimate it.
         model: separator, as `dpcl.separate` takes it.
         seconds: longest recording that is accepted, s.
-        spatial: refine the masks by differences of level and phase between channels.
-        floor: level in dB to which inactive talkers are attenuated.
+        spatial, floor: as `dpcl.separate` takes them.
     """
 
     name: str
@@ -115,8 +113,7 @@ def separate_job(order: Order, folder: Path, report: Callable[[float], None]) ->
         seconds = (reader.frames or 0) / reader.sample_rate
     if seconds > order.seconds:
         raise InputError(
-            f"{order.name}: lasts {seconds:.0f} s, and {order.seconds:.0f} s is the limit of this"
-            " server; send a shorter part"
+            f"{order.name}: lasts {seconds:.0f} s, and {order.seconds:.0f} s is the limit; cut it"
         )
     finished: list[Separated] = []
     separate_files(

@@ -38,8 +38,9 @@ LOADING = 1e-3  # share of the identity in a covariance
 FEW = 5.0  # frames of the common covariance that are added to those of a source
 SILENT = 1e-5  # level of a bin, relative to the loudest, below which its direction is ignored
 # Quantile of the levels of a channel in a frequency: its background; and level of a bin, relative
-# to it, from which the direction counts. Noise of one channel has a direction of its own.
-QUIET, STANDS_OUT = 0.1, 2.0
+# to it, from which the direction counts, to the power of the number of channels: many channels
+# distinguish weak sounds. Noise of one channel has a direction of its own.
+QUIET, STANDS_OUT = 0.1, 4.0
 TINY = 1e-10
 
 
@@ -160,7 +161,8 @@ def refine(
     magnitudes = vectors.abs()
     quiet = max(1, round(QUIET * magnitudes.shape[1]))
     background = magnitudes.kthvalue(quiet, dim=1, keepdim=True).values  # (F, 1, M)
-    present = (magnitudes > STANDS_OUT * background).all(-1) & (level > SILENT * level.amax())
+    least = STANDS_OUT ** (1 / len(spectra)) * background
+    present = (magnitudes > least).all(-1) & (level > SILENT * level.amax())
     present = present.to(masks)
     directions = vectors / level.clamp_min(TINY).unsqueeze(-1)
     counted = present if weights is None else present * weights.T
