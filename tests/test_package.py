@@ -131,8 +131,9 @@ import json, dpcl
 from dpcl.evaluation.descriptions import experiment_names, list_settings, read_experiment
 from dpcl.catalogue import find_file, find_folder, shipped_models
 lists = {name for one in experiment_names() for name in read_experiment(one).lists}
+files = {f"{a}.yaml" if b else f"{a}.csv" for a, _, b in (name.partition("/") for name in lists)}
 print(json.dumps({
-    "lists": [str(find_folder("lists") / f"{name}.csv") for name in sorted(lists)],
+    "lists": [str(find_folder("lists") / name) for name in sorted(files)],
     "settings": sorted(list_settings()),
     "recipe": str(find_file("recipes", "quick.yaml")),
     "recipes": str(find_folder("recipes")),
