@@ -396,10 +396,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_in_the_weights(
     real = loop.batch_loss
     monkeypatch.setattr(loop, "batch_loss", loss)
     recipe = make_recipe(checkpoint_minutes=1e-9)
-    with pytest.raises(InputError, match=r"at step 8 .*nan.* lower optimiser.learning_rate"):
+    problem = r"at step 8 \(mixtures \d+ to \d+ of stage \d\) .*nan.* lower optimiser.learning_rate"
+    with pytest.raises(InputError, match=problem) as caught:
         train(recipe, tmp_path)
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
+    assert f"the last good weights are in {checkpoint};" in str(caught.value)
     model, state = load_checkpoint(checkpoint)
     assert state["step"] == 7
     assert all(value.isfinite().all() for value in model.network.state_dict().values())

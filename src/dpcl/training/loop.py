@@ -29,6 +29,7 @@ from dpcl.training.checkpoint import (
     RunLog,
     best_score,
     clear,
+    latest_checkpoint,
     load_checkpoint,
     result_of,
     save_checkpoint,
@@ -151,8 +152,9 @@ def train(
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1] + norm):  # before the weights change
                 raise InputError(
-                    f"{run}: at step {step + 1} the loss is {losses[-1]} and the norm of its "
-                    f"gradient {norm}; lower optimiser.learning_rate or optimiser.clip"
+                    f"{run}: at step {step + 1} ({recipe.place_of(step)}) the loss is {losses[-1]}"
+                    f" and the norm of its gradient {norm}; the last good weights are in"
+                    f" {latest_checkpoint(run)}; lower optimiser.learning_rate or optimiser.clip"
                 )
             for optimiser in fabric_optimisers:
                 optimiser.step()

@@ -242,6 +242,21 @@ class Recipe(Settings):
         """Return the number of steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
+    def place_of(self, step: int) -> str:
+        """Describe the mixtures of a step, from 0, for messages.
+
+        Example:
+            >>> short = Stage(frames=100, batch=8, steps=10)
+            >>> Recipe(stages=(short, Stage(frames=200, batch=4, steps=5))).place_of(11)
+            'mixtures 4 to 7 of stage 2'
+        """
+        for number, stage in enumerate(self.stages, 1):
+            if step < stage.steps:
+                first = step * stage.batch
+                return f"mixtures {first} to {first + stage.batch - 1} of stage {number}"
+            step -= stage.steps
+        raise ValueError(f"step {step}: is after the last")
+
     def difference(self, written: str) -> str | None:
         """Return the dotted key that differs in another recipe (JSON); None if none does.
 
