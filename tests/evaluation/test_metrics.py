@@ -90,21 +90,21 @@ def test_missing_package_names_the_extra(
         check_measures((measure,), RATE)
 
 
-def test_dnsmos_hears_the_estimate_at_16_khz_within_full_scale(
+def test_dnsmos_gets_the_estimate_at_16_khz_within_full_scale(
     monkeypatch: pytest.MonkeyPatch, speech: Tensor
 ) -> None:
-    heard = []
+    inputs = []
 
     def run(samples: np.ndarray, rate: int, return_df: bool) -> dict[str, float]:
-        heard.append((len(samples), rate, float(np.abs(samples).max())))
+        inputs.append((len(samples), rate, float(np.abs(samples).max())))
         return {"ovrl_mos": 3.5}
 
     package = SimpleNamespace(dnsmos=SimpleNamespace(run=run))
     monkeypatch.setitem(sys.modules, "speechmos", package)
     scores = perceptual_score("dnsmos", 10 * speech, speech, RATE)
     assert scores.tolist() == [3.5, 3.5]
-    assert [(length, rate) for length, rate, _ in heard] == [(6 * RATE, 2 * RATE)] * 2
-    assert max(peak for *_, peak in heard) <= 1
+    assert [(length, rate) for length, rate, _ in inputs] == [(6 * RATE, 2 * RATE)] * 2
+    assert max(peak for *_, peak in inputs) <= 1
 
 
 def test_unknown_measures_and_rates_are_refused() -> None:

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.errors import FLOOR_DB, InputError
-from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, SignalSettings
-from dpcl.model import build_network as build
-from dpcl.networks.activity import VoiceNetwork
+from dpcl.model import Model
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import guided, registry
@@ -32,27 +30,6 @@ from dpcl.signal.stft import Windows
 
 HOP = 0.032
 RATE = 8000
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    """A small network with background, numbers of talkers and voices, never trained."""
-    settings = ModelSettings(
-        signal=SignalSettings(window=512, hop=256, level="quantile"),
-        network=NetworkSettings(
-            kind="full_band", layers=1, width=8, embedding=6, activation="none", background=True,
-            counts=4, frame=16, frame_units=8, band_units=4,
-        ),
-        masks=MaskSettings(weighting="magnitude", sharpness=5.0),
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build(settings).eval()
-        network.background_head.bias.data.fill_(-2)  # mostly talkers
-        voice = VoiceNetwork(257, 12, 8).eval()
-    network.mean.fill_(-3)
-    network.std.fill_(2)
-    return Model(settings, network, {}, voice=voice)
 
 
 def noise(seconds: float) -> Tensor:

@@ -18,40 +18,13 @@ from dpcl.clustering import agglomerative
 from dpcl.clustering.agglomerative import assign_names
 from dpcl.errors import InputError, check_voices
 from dpcl.model import (
-    MaskSettings,
     Model,
-    ModelSettings,
-    NetworkSettings,
-    SignalSettings,
     save_model,
 )
-from dpcl.model import build_network as build
-from dpcl.networks.activity import VoiceNetwork
 from dpcl.recordings.separate import enrol, separate_recording
 from dpcl.separators.guided import GuidedClustering
 
 RATE = 8000
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    """A small network with background, numbers of talkers and voices, never trained."""
-    settings = ModelSettings(
-        signal=SignalSettings(window=512, hop=256, level="quantile"),
-        network=NetworkSettings(
-            kind="full_band", layers=1, width=8, embedding=6, activation="none", background=True,
-            counts=4, frame=16, frame_units=8, band_units=4,
-        ),
-        masks=MaskSettings(weighting="magnitude", sharpness=5.0),
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build(settings).eval()
-        network.background_head.bias.data.fill_(-2)  # mostly talkers
-        voice = VoiceNetwork(257, 12, 8).eval()
-    network.mean.fill_(-3)
-    network.std.fill_(2)
-    return Model(settings, network, {}, voice=voice)
 
 
 @pytest.fixture
