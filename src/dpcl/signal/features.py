@@ -65,8 +65,12 @@ def loud_level(magnitude: Tensor, first: int) -> Tensor:
         (..., 1, 1), above zero; the level of a frame is the square root of its energy.
     """
     frames = magnitude[..., first:].square().sum(-1).sqrt()  # (..., L)
-    level = torch.quantile(frames, LOUD, dim=-1)
-    return level[..., None, None].clamp_min(QUIETEST)
+    # torch.quantile, in operators that ONNX has, for any number of frames
+    ordered = frames.sort(dim=-1).values
+    place = LOUD * (torch.ones_like(frames).sum(-1, keepdim=True) - 1)
+    lower, upper = (ordered.gather(-1, end.long()) for end in (place.floor(), place.ceil()))
+    level = lower + (upper - lower) * (place - place.floor())
+    return level[..., None].clamp_min(QUIETEST)
 
 
 def level_log_magnitude(spectrum: Tensor, first: int, level: Tensor | None = None) -> Tensor:
