@@ -147,7 +147,7 @@ class StreamSeparator:
         magnitude = above.abs()
         masks, self.state.masks = self.separator.step(self.band.crop(magnitude), self.state.masks)
         wide = self.band.extend(masks, magnitude)
-        # Loud rumble leaks into the bins above 70 Hz. All sources share it, so no mask modulates it.
+        # Loud rumble leaks into the bins above 70 Hz. All sources share it: no mask modulates it.
         power = spectrum.abs().square().clamp_min(torch.finfo(torch.float32).tiny)
         own = (LEAKS * magnitude.square() / power).clamp(max=1)
         return self.state.synthesis.push((own * wide + (1 - own) / len(wide)) * spectrum)
