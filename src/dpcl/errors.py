@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.util import find_spec
 from numbers import Integral, Real
 from pathlib import Path
@@ -32,21 +32,26 @@ class InputError(ValueError):
     """
 
 
-def check_voices(names: Iterable[str]) -> None:
+def check_voices(voices: Mapping[str, object]) -> None:
     """Check the names of known voices, which become parts of file names.
 
     Args:
-        names: name of each voice.
+        voices: recording of each voice by name.
 
     Raises:
-        InputError: A name occurs twice, is no part of a file name, or is the name of another
-            output.
+        InputError: They are no mapping, a name occurs twice, is no part of a file name, or is the
+            name of another output.
 
     Example:
-        >>> check_voices(["Ann", "Bob"])
+        >>> check_voices({"Ann": "ann.wav", "Bob": "bob.wav"})
     """
+    if not isinstance(voices, Mapping):
+        kind = type(voices).__name__
+        raise InputError(f'voices: {kind} is no mapping; give {{"name": recording, ...}}')
     seen: set[str] = set()
-    for name in names:
+    for name in voices:
+        if not isinstance(name, str):
+            raise InputError(f"voices: {type(name).__name__} is no name; give a str")
         where = f"--voice {name}"
         if not name or name != name.strip() or re.search(r'[/\\<>:"|?*+\x00-\x1f\x7f]|^\.', name):
             raise InputError(f"{where}: {name!r} is no part of a file name; use letters and digits")

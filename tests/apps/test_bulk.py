@@ -346,10 +346,12 @@ def test_links_are_followed_without_loops(recordings: Path, make_recording: Make
     Path("d.wav").rename("elsewhere/d.wav")
     (recordings / "link").symlink_to(Path("elsewhere").resolve())
     (recordings / "deep" / "loop").symlink_to(recordings.resolve())
+    (recordings / "same.wav").symlink_to((recordings / "b.wav").resolve())
     omitted = Omitted()
     found = find_recordings([recordings], Path("out"), omitted)
     assert found.keys() - before.keys() == {str(Path("elsewhere/d.wav").resolve())}
     assert omitted.files["link to a folder that is already listed"] == ["in/deep/loop"]
+    assert omitted.files["the same recording as another one"] == ["in/same.wav"]
 
 
 def test_resumed_it_replaces_no_file_of_others(

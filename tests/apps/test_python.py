@@ -91,6 +91,10 @@ def test_dir_shows_the_public_names_only() -> None:
             "sparse_coo, torch.float32",
         ),
         (lambda: dpcl.separate(torch.zeros(9), 8000, floor=1), "a floor of 1 dB is no attenuation"),
+        (lambda: dpcl.separate(torch.zeros(9), 8000, voices="a.wav"), "voices: str is no mapping"),
+        (lambda: dpcl.separate_file("a.wav", voices={1: "b.wav"}), "voices: int is no name"),
+        (lambda: dpcl.separate_file("a.wav", voices={"Ann": 3}), "voices: Ann: int is no path"),
+        (lambda: dpcl.separate_file("a.wav", transcribe=3), "transcribe: int is no path"),
     ],
 )
 def test_arguments_of_other_types_are_one_sentence(call: Callable[[], Any], message: str) -> None:

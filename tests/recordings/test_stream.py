@@ -244,3 +244,14 @@ def test_bad_samples_leave_the_stream_where_it_was(
 def test_bad_arguments(causal_model: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         StreamSeparator(**{"model": str(causal_model), **arguments})
+
+
+def test_no_mask_modulates_loud_rumble(stream: StreamSeparator) -> None:
+    speech = noises(8000, 2)
+    hum = 30 * torch.sin(2 * torch.pi * 50 * torch.arange(len(speech)) / 8000)
+    sources = run(stream, speech + hum)
+    torch.testing.assert_close(sources.sum(0), speech + hum, rtol=0, atol=1e-3)
+    difference = (sources[0] - sources[1])[2000:-2000]  # of the same halves of the hum
+    level = torch.fft.rfft(difference * torch.hann_window(len(difference))).abs()
+    first, last = (round(f * len(difference) / 8000) for f in (40, 75))
+    assert float(level[first:last].max()) < 0.01 * 30 * len(difference) / 4  # of the hum

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from dpcl.signal.features import (
     FLOOR,
+    LOUD,
     first_bin,
     level_log_magnitude,
     level_weights,
     log_magnitude,
     loud_level,
     running_log_magnitude,
+    without_disturbances,
 )
 from dpcl.signal.stft import STFT
 
@@ -152,3 +154,18 @@ def test_levels_scale_with_the_recording_and_silence_is_finite() -> None:
     assert weights.min() >= 0
     assert weights.max() <= 1
     assert not weights.view(2, 30, 257)[..., :4].any()
+
+
+@pytest.mark.parametrize("quantile", [0.5, LOUD])
+def test_a_tone_far_louder_than_the_rest_is_muted_however_long_it_is(quantile: float) -> None:
+    frames, generator = 200, torch.Generator().manual_seed(0)
+    magnitude = torch.zeros(1, frames, 129)
+    magnitude[0, :, 10:100:10] = torch.rand(frames, 9, generator=generator)  # harmonics of a talker
+    assert torch.equal(without_disturbances(magnitude, 4, quantile), magnitude)
+    for length in (20, 150):
+        disturbed = magnitude.clone()
+        disturbed[:, :length] = 0
+        disturbed[:, :length, 32] = 50
+        muted = without_disturbances(disturbed, 4, quantile)
+        assert not muted[:, :length].any()
+        assert torch.equal(muted[:, length + 3 :], magnitude[:, length + 3 :])

@@ -349,7 +349,9 @@ def find_recordings(
             other = owners.setdefault((folder, recording.stem), recording)
             if other.resolve() != recording.resolve():
                 raise InputError(f"{other} and {recording} would share output names; rename one")
-            folders[str(recording.resolve())] = folder
+            if str(recording.resolve()) in folders:
+                omitted.add(recording, "the same recording as another one")
+            folders.setdefault(str(recording.resolve()), folder)
     return folders
 
 
@@ -374,6 +376,7 @@ def _below(root: Path, out: Path, omitted: Omitted) -> Iterator[Path]:
             continue
         read.add(real)
         if real == outputs:
+            omitted.add(folder, "folder of the outputs")
             folders.clear()
             continue
         folders.sort()

@@ -291,6 +291,9 @@ def separate_file(
     """
     finished: list[Separated] = []
     report = as_report(progress)
+    check_voices(voices or {})
+    if transcribe is not None:
+        transcribe = str(as_path(transcribe, "transcribe"))
     separate_files(
         [as_path(path, "path")],
         as_path(out, "out"),
@@ -302,7 +305,7 @@ def separate_file(
         transcribe=transcribe,
         spatial=spatial,
         floor=floor,
-        voices={name: Path(file) for name, file in (voices or {}).items()},
+        voices={name: as_path(file, f"voices: {name}") for name, file in (voices or {}).items()},
         only=only,
     )
     return finished[0]

@@ -51,7 +51,7 @@ from dpcl.separators.base import Link, Separation, Separator, Timeline
 from dpcl.separators.registry import build
 from dpcl.separators.spatial import Spatial
 from dpcl.signal.band import Band, bins_below, split_low
-from dpcl.signal.channels import party_masks, power_mean
+from dpcl.signal.channels import party_spectra, power_mean
 from dpcl.signal.features import first_bin
 from dpcl.signal.reader import AudioReader
 from dpcl.signal.stft import BlockISTFT, BlockSTFT, Windows
@@ -137,6 +137,8 @@ class RecordingSeparation:
         apart = apart and not separator.knows_voices
         fits = apart and channels is not None and num_sources in (None, len(channels.speech))
         self._parties = channels if fits else None
+        if fits:  # each party keeps the rumble of its channel
+            self.scan = replace(self.scan, rumble=False)
         self._array: tuple[int, ...] = ()  # channels whose differences refine the masks
         if spatial and channels is not None and channels.differ and not fits:
             step = -(-len(channels.speech) // MOST_DIRECTIONS)
@@ -210,13 +212,14 @@ class RecordingSeparation:
             return wide, synthesis.frames(wide[:, None] * spectrum), powers
 
         def divide(spectrum: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            """Apply the masks of a recording with one party in each channel."""
+            """Divide a recording with one party in each channel."""
             assert self._parties is not None
-            own = party_masks(spectrum, self._parties)  # (C, channels, l, F)
-            power = spectrum.abs().square() + torch.finfo(torch.float32).tiny
-            wide = (own * power).sum(1) / power.sum(0)
+            window = stft.window / self.recording.sample_rate
+            images = party_spectra(spectrum, self._parties, window)  # (C, channels, l, F)
+            power = images.abs().square().sum(1) + torch.finfo(torch.float32).tiny
+            wide = power / power.sum(0)
             powers = self._meter.measure(wide, spectrum) if self._meter else None
-            return wide, synthesis.frames(own * spectrum), powers
+            return wide, synthesis.frames(images), powers
 
         def piece(samples: Tensor, masks: Tensor) -> Piece:  # samples (rows, channels, n)
             sources = link.num_sources

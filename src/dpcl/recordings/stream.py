@@ -19,6 +19,7 @@ from dpcl.signal.band import Band, HighPass
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant
+LEAKS = 4.0  # power of a bin, relative to that without rumble, from which the rumble is shared
 LOUDEST = 1e14  # largest magnitude of a sample: squares of its spectrum stay within float32
 
 
@@ -145,7 +146,11 @@ class StreamSeparator:
             return spectrum.real.new_zeros(self.num_sources, 0)
         magnitude = above.abs()
         masks, self.state.masks = self.separator.step(self.band.crop(magnitude), self.state.masks)
-        return self.state.synthesis.push(self.band.extend(masks, magnitude) * spectrum)
+        wide = self.band.extend(masks, magnitude)
+        # Loud rumble leaks into the bins above 70 Hz. All sources share it: no mask modulates it.
+        power = spectrum.abs().square().clamp_min(torch.finfo(torch.float32).tiny)
+        own = (LEAKS * magnitude.square() / power).clamp(max=1)
+        return self.state.synthesis.push((own * wide + (1 - own) / len(wide)) * spectrum)
 
 
 def _checked(samples: ArrayLike | Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from dpcl.separators.masks import (
 from dpcl.signal.band import bins_below
 from dpcl.signal.features import (
     FLOOR,
+    LOUD,
     bin_weights,
     first_bin,
     level_weights,
@@ -128,14 +129,16 @@ class DeepClustering(Separator):
     def analyse(self, spectra: Tensor) -> Analysis:
         """Encode the frames of windows (W, 1, L, F): frames (W, L, H), magnitudes (W, L, F).
 
-        Loud tones and clicks are muted in the input of a network for talkers if its features are
-        relative to the loudest bin. If all bins below 70 Hz are zero, the driver has removed them;
+        Tones, clicks and claps that are far louder than the talkers are muted in the input of a
+        network for talkers. If all bins below 70 Hz are zero, the driver has removed them;
         they get the mean of the training.
         """
         magnitudes = spectra.abs().mean(1)  # (W, L, F)
         network, signal = self.model.network, self.model.settings.signal
         first = bins_below(signal.sample_rate, signal.window)
-        if signal.level == "whole" and self.model.activity is not None:
+        if signal.level == "quantile":
+            magnitudes = without_disturbances(magnitudes, first, LOUD)
+        elif signal.level == "whole" and self.low_apart:  # no network for sounds of any kind
             magnitudes = without_disturbances(magnitudes, first)
         features = self._features(magnitudes)
         removed = (magnitudes[..., :first] == 0).all(-1).all(-1)  # (W,)

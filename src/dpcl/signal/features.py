@@ -18,7 +18,7 @@ QUIETEST = 1e-7  # level of silence, which avoids a division by zero
 LINE = 2  # bins on each side of a line that belong to it
 TONE = 0.95  # least share of the energy of a frame in one line, of a tone
 NOISE = 0.75  # largest share of the energy in the strongest quarter of the bins, of a click
-OUTSTANDING_DB = 12.0  # least level of a disturbance relative to the median frame, by loudest bins
+OUTSTANDING_DB = 12.0  # least level of a disturbance relative to other frames, by loudest bins
 UNCOUNTED = 0.1  # gain of disturbed frames in the level of a stream
 EDGE = 3  # frames before and after a disturbance that its edges reach
 FORGETTING = 1.0  # dB/s, decay of the loudest bin so far
@@ -110,20 +110,22 @@ def disturbed_frames(magnitude: Tensor, first: int) -> Tensor:
     return (line > TONE * total) | (strongest < NOISE * total)
 
 
-def without_disturbances(magnitude: Tensor, first: int) -> Tensor:
+def without_disturbances(magnitude: Tensor, first: int, quantile: float = 0.5) -> Tensor:
     """Mute the tones, clicks and claps that are far louder than the rest of an item.
 
     Args:
         magnitude: (..., L, F).
         first: bins below this one do not count.
+        quantile: of the loudest bins of the other frames, to which the frames are compared.
 
     Returns:
         (..., L, F), zero in these frames and their neighbours; other frames are unchanged.
     """
     peaks = magnitude[..., first:].amax(-1)  # (..., L)
-    usual = torch.quantile(peaks, 0.5, dim=-1, keepdim=True)
-    loud = (peaks > usual * 10 ** (OUTSTANDING_DB / 20)) & (usual > 0)
-    found = (loud & disturbed_frames(magnitude, first)).to(magnitude.dtype)
+    shaped = disturbed_frames(magnitude, first)
+    others = torch.where(shaped, torch.nan, peaks)
+    usual = others.nanquantile(quantile, dim=-1, keepdim=True)  # NaN, and so no limit, for none
+    found = (shaped & (peaks > usual * 10 ** (OUTSTANDING_DB / 20)) & (usual > 0)).to(magnitude)
     if not found.any():
         return magnitude
     near = functional.max_pool1d(found.flatten(0, -2)[None], 2 * EDGE + 1, 1, EDGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, Protocol
 
@@ -16,6 +17,13 @@ _MP3_LEAST = 1 << 14  # bytes after the stated end that are more than a remainde
 _FLAC = b"fLaC\x00\x00\x00\x22"  # start of a file; the first block has 34 bytes
 _BLOCK = 1 << 20  # bytes searched at once
 _TAG = 128  # bytes of an ID3v1 tag
+_BOXES = 10_000  # upper limit of the boxes of an MP4 file
+# Beginnings of recordings, which samples do not hold by chance.
+_BEGINNING = re.compile(
+    rb"R(?:IFF|F64)....WAVE|fLaC\x00\x00\x00\x22|OggS\x00\x02|FORM....AIF[FC]|caff\x00\x01"
+    rb"|\.snd\x00\x00..|riff\x2e\x91\xcf\x11|....ftyp[\w ]{4}",
+    re.DOTALL,
+)
 
 
 class Decoder(Protocol):
@@ -61,24 +69,67 @@ def spans(data: BinaryIO) -> list[tuple[int, int]]:
     return [*zip(starts, [*starts[1:], end], strict=True)] if len(starts) > 1 else []
 
 
+def another_recording(data: BinaryIO, place: int) -> int:
+    """Return the number of bytes from the next beginning of a recording; 0 without one.
+
+    Args:
+        data: the file; its position changes.
+        place: first byte where it may begin.
+    """
+    end = data.seek(0, io.SEEK_END)
+    while place < end:
+        data.seek(place)
+        found = _BEGINNING.search(data.read(_BLOCK + 16))
+        if found:
+            return end - place - found.start()
+        place += _BLOCK
+    return 0
+
+
+def mp4_end(data: BinaryIO) -> int:
+    """Return the byte after the boxes of the first MP4 recording in a file.
+
+    Args:
+        data: the file; its position changes.
+    """
+    end = data.seek(0, io.SEEK_END)
+    place = 0
+    for _ in range(_BOXES):
+        data.seek(place)
+        head = data.read(16)
+        if len(head) < 16 or (place and head[4:8] == b"ftyp"):
+            return place
+        size = int.from_bytes(head[:4], "big")
+        size = int.from_bytes(head[8:], "big") if size == 1 else size
+        if size < 8 or place + size >= end:
+            break
+        place += size
+    return end
+
+
 def _ogg_starts(data: BinaryIO, end: int) -> list[int]:
     """Find pages that begin a stream after pages of another (RFC 3533, section 4)."""
     starts: list[int] = []
-    place, beginning = 0, False
+    place, beginning, previous = 0, False, 0
     while place < end:
         data.seek(place)
         head = data.read(27 + 255)
-        if head[:4] != b"OggS" or len(head) < 27:
-            following = _find(data, b"OggS", place + 1, min(end, place + _BLOCK))
-            if following is None:
-                break
-            place = following
-            continue
-        first = bool(head[5] & 2)
-        if first and not beginning:
-            starts.append(place)
-        beginning = first
-        place += 27 + head[26] + sum(head[27 : 27 + head[26]])
+        size = 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 26 else 0
+        if head[:4] == b"OggS":
+            previous = place
+            if size:
+                first = bool(head[5] & 2)
+                if first and not beginning:
+                    starts.append(place)
+                beginning = first
+                if size <= end - place:
+                    place += size
+                    continue
+        # The page may be cut off, and contain the beginning of the next recording.
+        following = _find(data, b"OggS", previous + 1, min(end, place + _BLOCK))
+        if following is None:
+            break
+        place = following
     return starts
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +30,16 @@ from dpcl.signal.formats import (
     states_its_length,
     unpacked,
 )
-from dpcl.signal.headers import sds_samples, sized_wav
-from dpcl.signal.joined import Decoder, Joined, spans, tags_of
+from dpcl.signal.headers import WIDTHS, sds_samples, sized_wav
+from dpcl.signal.joined import (
+    Decoder,
+    Joined,
+    another_recording,
+    mp3_end,
+    mp4_end,
+    spans,
+    tags_of,
+)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -121,6 +130,7 @@ class AudioReader:
             self.tags = {name: value for name, value in found.items() if name in TAGS and value}
             if self.frames == 0:
                 raise self._no_samples()
+            self._omitted = self._bytes_of_others()
         except InputError:
             self.close()
             raise
@@ -137,6 +147,11 @@ class AudioReader:
         notes = []
         if not self._stated:
             notes.append(f"{self.name} states no length in its header; it is read to its end")
+        if self._omitted:
+            notes.append(
+                f"{self.name} holds {self._omitted} bytes of another recording after the first one,"
+                " which are omitted; split the file"
+            )
         if isinstance(self._file, Joined) and self._file.omitted:
             notes.append(
                 f"{self.name} holds {self._file.omitted} more recordings after"
@@ -315,6 +330,21 @@ class AudioReader:
         """Open the recording with PyAV."""
         return av.AVDecoder(self._data)
 
+    def _bytes_of_others(self) -> int:
+        """Return the number of bytes of recordings after the one that is read."""
+        if self._parts:
+            return 0
+        place, end = self._data.tell(), None
+        if self.subtype in WIDTHS and self.frames is not None:
+            end = self.frames * self.channels * WIDTHS[self.subtype]
+        elif self.format == "MP3":
+            end = mp3_end(self._data, 0)
+        elif isinstance(self._file, av.AVDecoder) and self.format == "MOV":
+            end = mp4_end(self._data)
+        omitted = another_recording(self._data, max(end, 16)) if end else 0
+        self._data.seek(place)  # where the decoder was
+        return omitted
+
     def _is_cut_off(self, file: Decoder) -> bool:
         """Return true if samples are missing after the end of `file`."""
         if isinstance(file, av.AVDecoder):
@@ -357,6 +387,8 @@ def _part(data: BinaryIO) -> tuple[Decoder, int | None]:
     place = data.tell()
     stated = promised_frames(file, data)
     data.seek(place)  # where the decoder was
+    if file.format == "OGG" and stated is None:  # its last page is missing
+        return file, sys.maxsize
     tolerance = 2 * 1152 if file.format == "MP3" else 0  # as of `is_cut_off`
     return file, None if stated is None else stated - tolerance
 
