@@ -18,6 +18,7 @@ NEAR = 0.05  # weight of a pair of vectors that share audio; 1 for other pairs
 # talker nor two; its deviation between long clusters, and what one vector on each side adds.
 # Measured on conversations of `valid`, like the number below.
 ALIKE, DEVIATION, OF_ONE = 0.65, 0.18, 0.25
+FURTHER = 0.0  # evidence against one talker that a further talker needs
 OF_ALL = 30.0  # pairs of a cluster that weigh as much as the similarity within the recording
 KNOWN = 0.7  # cosine of a talker and a known voice; 1 % of other people on `valid` are above it
 
@@ -57,7 +58,7 @@ def cluster_directions(
     joins = _joins(*_pairs(vectors, weights, times, groups), (groups @ weights).numpy())
     wanted = number
     if wanted is None:
-        against = (n for n, join in enumerate(joins) if join[2] <= 0)
+        against = (n for n, join in enumerate(joins) if join[2] <= -FURTHER)
         wanted = len(groups) - next(against, len(joins))
     labels = torch.arange(len(groups))
     for kept, other, _ in joins[: max(0, len(groups) - wanted)]:

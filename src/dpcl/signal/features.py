@@ -14,6 +14,7 @@ FLOOR = 1e-4
 LOWEST = 70.0  # Hz; lower frequencies count neither for the level nor for weights
 LOUD = 0.9  # quantile of the frames' levels that defines the level of a recording
 LEVEL_FLOOR = 2e-4  # smallest magnitude of the features, relative to the level
+MOSTLY = 0.8  # share of digital silence from which only the other frames set the level
 QUIETEST = 1e-7  # level of silence, which avoids a division by zero
 LINE = 2  # bins on each side of a line that belong to it
 TONE = 0.95  # least share of the energy of a frame in one line, of a tone
@@ -55,7 +56,8 @@ def first_bin(sample_rate: int, window: int) -> int:
 def loud_level(magnitude: Tensor, first: int) -> Tensor:
     """Return the level of an item: a high quantile of the levels of its frames.
 
-    One loud second, a DC offset or rumble below `first` do not affect it.
+    One loud second, a DC offset or rumble below `first` do not affect it. If nearly all
+    frames are digital silence, as with one word in 10 s, only the others count.
 
     Args:
         magnitude: (..., L, F).
@@ -66,6 +68,9 @@ def loud_level(magnitude: Tensor, first: int) -> Tensor:
     """
     frames = magnitude[..., first:].square().sum(-1).sqrt()  # (..., L)
     level = torch.quantile(frames, LOUD, dim=-1)
+    silent = frames <= QUIETEST
+    few = torch.nanquantile(frames.masked_fill(silent, torch.nan), LOUD, dim=-1).nan_to_num()
+    level = torch.where(silent.to(level.dtype).mean(-1) < MOSTLY, level, few)
     return level[..., None, None].clamp_min(QUIETEST)
 
 
