@@ -49,7 +49,8 @@ def test_one_talker_is_one_cluster() -> None:
 def test_outliers_are_no_talkers() -> None:
     vectors = voices([30, 30, 2])  # the third would be a talker by number, but speaks too little
     assert len(cluster_directions(vectors, torch.ones(62), None, 4, 6)[0]) == 2
-    two, _ = cluster_directions(vectors, torch.ones(62), 2, 4, 6)
+    two, mass = cluster_directions(vectors, torch.ones(62), 2, 4, 6)
+    assert mass.tolist() == [30.0, 30.0]
     assert owners(vectors[:60], two) == [0] * 30 + [1] * 30
 
 
@@ -58,7 +59,7 @@ def test_a_talker_who_speaks_most_stays_whole(number: int | None) -> None:
     """Their voice drifts; the other talker speaks for 2 s, and is a little like both halves."""
     generator = torch.Generator().manual_seed(1)
     axes = torch.linalg.qr(torch.randn(24, 24, generator=generator))[0]
-    early, late, other = axes[0] + 0.65 * axes[1], axes[0] + 0.65 * axes[2], axes[3] + 0.4 * axes[0]
+    early, late, other = axes[0] + 0.5 * axes[1], axes[0] + 0.5 * axes[2], axes[3] + 0.4 * axes[0]
     rows = torch.cat([early.expand(30, -1), other.expand(4, -1), late.expand(30, -1)])
     noise = 0.13 * torch.randn(64, 24, generator=generator)
     vectors = functional.normalize(rows + noise, dim=-1)

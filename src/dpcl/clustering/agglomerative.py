@@ -14,12 +14,13 @@ MOST_POINTS = 4000  # vectors in the tree; of more, evenly spaced ones
 GROUPS = 120  # clusters of the tree that evidence joins further
 SHARED = 3  # vectors fewer steps apart share audio
 NEAR = 0.05  # weight of a pair of vectors that share audio; 1 for other pairs
-# Similarity of two clusters, relative to the similarity within each, that favours neither one
-# talker nor two; its deviation between long clusters, and what one vector on each side adds.
-# Measured on conversations of `valid`, like the number below.
-ALIKE, DEVIATION, OF_ONE = 0.65, 0.18, 0.25
-FURTHER = 0.0  # evidence against one talker that a further talker needs
-OF_ALL = 30.0  # pairs of a cluster that weigh as much as the similarity within the recording
+# Similarity of two clusters, relative to the similarity within each, from which on they are one
+# talker; its deviation between long clusters, and what one vector on each side adds. Measured on
+# conversations of `valid`, like the numbers below.
+ALIKE, DEVIATION, OF_ONE = 0.72, 0.18, 0.25
+# The similarity within a cluster is drawn to the one usual in the recording: by this share, since
+# alike vectors were joined first, and by this number of pairs.
+DRAWN, PAIRS = 0.7, 30.0
 KNOWN = 0.7  # cosine of a talker and a known voice; 1 % of other people on `valid` are above it
 
 
@@ -29,10 +30,10 @@ def cluster_directions(
     """Cluster vectors of unit length by the evidence that two clusters are one talker.
 
     Evidence compares the mean cosine of two clusters with the cosines within each of them, so that
-    room and network cancel. It grows with the size of the clusters: a large part of a talker who
-    speaks most of the time joins the other part before a short, uncertain cluster stands for a
-    talker. The estimate ends where evidence is against one talker; a larger given number undoes
-    the least evident joins, a smaller one continues.
+    room and network cancel. It grows with the size of the clusters: two large parts of a talker
+    who speaks most of the time join before a short, uncertain cluster does. Joins end where
+    evidence is against one talker. A larger given number undoes the least evident joins; a smaller
+    one keeps the heaviest clusters.
 
     Args:
         vectors: (N, D), one for each step of time.
@@ -50,16 +51,15 @@ def cluster_directions(
     depends on the amount of speech as in probabilistic LDA, Kenny 2010.
     """
     times = (weights > 0).nonzero()[:, 0]
-    times = times[:: max(1, -(-len(times) // MOST_POINTS))]
-    vectors, weights = vectors[times], weights[times]
+    step = max(1, -(-len(times) // MOST_POINTS))
+    times = times[::step]
+    vectors, weights = vectors[times], weights[times] * step
     if not len(vectors):
         return torch.zeros(1, vectors.shape[1]), torch.zeros(1)
     groups = _first_groups(vectors)  # (G, N)
     joins = _joins(*_pairs(vectors, weights, times, groups), (groups @ weights).numpy())
-    wanted = number
-    if wanted is None:
-        against = (n for n, join in enumerate(joins) if join[2] <= -FURTHER)
-        wanted = len(groups) - next(against, len(joins))
+    against = (n for n, join in enumerate(joins) if join[2] <= 0)
+    wanted = max(number or 0, len(groups) - next(against, len(joins)))
     labels = torch.arange(len(groups))
     for kept, other, _ in joins[: max(0, len(groups) - wanted)]:
         labels[labels == other] = kept
@@ -67,7 +67,8 @@ def cluster_directions(
     mass = owners @ weights
     order = mass.argsort(descending=True)
     if number is None:
-        order = order[: max(1, min(most, int((mass >= least).sum())))]
+        number = max(1, min(most, int((mass >= least).sum())))
+    order = order[:number]
     return _means(vectors, weights, owners[order]), mass[order]
 
 
@@ -138,8 +139,8 @@ def _joins(
     """
     numbers, joins = list(range(len(mass))), []
     while len(numbers) > 1:
-        own = (cosines.diagonal() + OF_ALL * usual) / (pairs.diagonal() + OF_ALL)
-        own = np.sqrt(own.clip(0.05))
+        own = (cosines.diagonal() + PAIRS * usual) / (pairs.diagonal() + PAIRS)
+        own = np.sqrt((own + DRAWN * (usual - own)).clip(0.05))
         alike = cosines / pairs.clip(1e-6) / np.outer(own, own)
         one = OF_ONE**2 * SHARED / (mass + SHARED - 1)
         evidence = (alike - ALIKE) / (DEVIATION**2 + one[:, None] + one)

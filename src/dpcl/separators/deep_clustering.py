@@ -62,7 +62,8 @@ REACH = 3.0  # s on each side of a frame that decide if a source is active in it
 STEADY = 0.5
 DECIDED = 2.0
 # Share of the power of a frame that is not background, and s of such frames, that show a talker.
-# A word of 0.6 s in noise of 0 dB has 0.3 s; noise, most music and most sounds have less than 0.1 s.
+# A word of 0.6 s in noise of 0 dB has 0.3 s; noise, most music and most sounds have less than
+# 0.1 s.
 EVIDENT, LEAST_SPEECH = 0.6, 0.2
 
 Finish = Callable[[Tensor, Tensor, MaskSettings], Tensor]

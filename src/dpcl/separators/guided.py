@@ -35,7 +35,7 @@ STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the 
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next
 BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
-LEAST, LEAST_SHARE = 1.0, 0.02  # s, and share of the clean speech, of a talker
+LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
 LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
 SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
 FEW = 2.0  # clean stretches of a talker whose voice counts half: a short sample is uncertain
@@ -324,7 +324,8 @@ class GuidedClustering(DeepClustering):
             talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
             known = assign_names(talkers.directions, self.voices) if self.voices else {}
-        guide = Guide(window_seeds(summaries, priors, self.hop), in_windows(priors, windows))
+        own = torch.stack([priors[:, s : s + windows.length] for s in windows.starts])
+        guide = Guide(window_seeds(summaries, priors, self.hop), own)
         return Link(
             len(priors), self.background, guide, activity=activity, talkers=counts, known=known
         )
@@ -396,8 +397,3 @@ class GuidedClustering(DeepClustering):
             clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
         own = owned(windows, window)
         return Summary(vectors, clean, counts[own], sums, weights.sum(1))
-
-
-def in_windows(values: Tensor, windows: Windows) -> Tensor:
-    """Cut values (C, L) of all frames into windows (W, C, l)."""
-    return torch.stack([values[:, s : s + windows.length] for s in windows.starts])
