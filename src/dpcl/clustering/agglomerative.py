@@ -63,7 +63,7 @@ def cluster_directions(
     labels = torch.arange(len(groups))
     for kept, other, _ in joins[: max(0, len(groups) - wanted)]:
         labels[labels == other] = kept
-    owners = torch.stack([groups[labels == label].sum(0) for label in labels.unique()])
+    owners = torch.stack([groups[labels == label].sum(0) for label in torch.unique(labels)])
     mass = owners @ weights
     order = mass.argsort(descending=True)
     if number is None:
