@@ -75,6 +75,21 @@ def background_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def nobody_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a small network that takes every sound for background."""
+    from dpcl.model import load_model, save_model
+
+    network = {"kind": "full_band", "layers": 1, "width": 8, "embedding": 6, "background": True}
+    network |= {"counts": 4, "frame": 6, "frame_units": 5, "band_units": 3}
+    settings = {"signal": {"window": 64, "hop": 32, "level": "quantile"}, "network": network}
+    path = write_model(tmp_path_factory.mktemp("model") / "nobody.safetensors", settings)
+    model = load_model(path)
+    model.network.background_head.bias.data.fill_(50)
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def causal_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a small network that looks back in time only, as streams need it."""
     return write_model(tmp_path_factory.mktemp("model") / "causal.safetensors", CAUSAL)

@@ -36,6 +36,20 @@ def test_the_background_is_no_source_in_the_journal(
     assert len([*(folder / "out").iterdir()]) == 3
 
 
+def test_a_recording_without_talkers_is_done(
+    make_recording: MakeRecording, nobody_model: Path, folder: Path, dpcl: Program, separated: Any
+) -> None:
+    recording = make_recording("wind.wav", seconds=0.5)
+    (folder / "in").mkdir()
+    recording.rename(folder / "in" / "wind.wav")
+    command = ("bulk", "in", "--out", "out", "--model", nobody_model)
+    assert dpcl(*command).status == 0
+    assert [path.name for path in (folder / "out").glob("*.wav")] == ["wind_background.wav"]
+    separated.clear()
+    assert dpcl(*command).status == 0
+    assert separated == []  # the journal has it
+
+
 @pytest.fixture
 def separated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Work is done here, one after the other, and the last handed out is the first to come back.

@@ -406,3 +406,37 @@ def test_transcripts_are_written_replaced_and_removed(
     run("base", force=True)
     run(None, force=True)  # stale transcripts of other sources
     assert not any(path.exists() for path in names)
+
+
+@pytest.mark.parametrize("timeline", [False, True])
+def test_without_a_talker_one_file_and_one_sentence(
+    timeline: bool, nobody_model: Path, make_recording: MakeRecording, folder: Path
+) -> None:
+    recording, out = make_recording("wind.wav", channels=2), folder / "out"
+    finished: list[Separated] = []
+    separate_files([recording], out, str(nobody_model), done=finished.append, timeline=timeline)
+    (done,) = finished
+    sounds = [path.name for path in done.outputs if path.suffix == ".wav"]
+    assert sounds == ["wind_background.wav"] and done.sources == () and done.names == ()
+    (sentence,) = (x for x in done.warnings if "talker" in x)
+    assert sentence.endswith("no talker was found; all sound is in wind_background.wav")
+    np.testing.assert_allclose(
+        read_audio(out / "wind_background.wav")[0], read_audio(recording)[0], atol=1e-5
+    )
+    if timeline:
+        document = json.loads((out / "wind_timeline.json").read_text(encoding="utf-8"))
+        assert document["talkers"] == document["segments"] == []
+
+
+def test_without_a_talker_and_without_a_background(
+    nobody_model: Path, make_recording: MakeRecording, folder: Path
+) -> None:
+    finished: list[Separated] = []
+    separate_files(
+        [make_recording("wind.wav")],
+        folder / "out",
+        str(nobody_model),
+        done=finished.append,
+        background=False,
+    )
+    assert [path.name for path in finished[0].outputs] == ["wind_s1.wav"]

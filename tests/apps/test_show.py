@@ -88,6 +88,18 @@ def drawn_page(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return drawn
 
 
+def test_a_recording_without_talkers(
+    nobody_model: Path, dpcl: Program, make_recording: MakeRecording, folder: Path
+) -> None:
+    make_recording("wind.wav")
+    ran = dpcl("show", "wind.wav", "--out", "wind.png", "--model", nobody_model)
+    assert ran.status == 2
+    assert "wind.wav: no talker was found; give --sources 1 to show the recording" in ran.err
+    assert not (folder / "wind.png").exists()
+    ran = dpcl("show", "wind.wav", "--out", "wind.png", "--model", nobody_model, "--sources", 1)
+    assert ran.status == 0 and (folder / "wind.png").exists()
+
+
 def test_the_whole_recording_is_shown_and_all_panels_have_one_frequency_axis(
     tiny_model: Path, dpcl: Program, make_recording: MakeRecording, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,48 @@ def test_a_batch_has_a_background_each(separator: DeepClustering) -> None:
     assert found.background.shape == (2, 4000)
 
 
+@pytest.fixture
+def nobody(separator: DeepClustering) -> DeepClustering:
+    """A separator that takes every sound for background."""
+    network = separator.model.network
+    assert isinstance(network, FullBandEmbedding)
+    with torch.no_grad():
+        network.background_head.bias.fill_(50.0)
+    return separator
+
+
+@pytest.mark.parametrize("seconds", [1.0, 25.0])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_without_a_talker_all_sound_is_background(
+    nobody: DeepClustering, seconds: float, channels: int
+) -> None:
+    x = torch.stack([recording(seconds, seed) for seed in range(channels)])
+    found = separate_recording(x, 8000, nobody)
+    assert found.sources.shape == (0, channels, x.shape[1]) and found.names == ()
+    assert found.background is not None
+    torch.testing.assert_close(found.background, x, rtol=0, atol=1e-5)
+    assert found.timeline is not None and found.timeline.talkers == ()
+
+
+def test_without_a_talker_and_without_a_background_one_source_has_all(
+    nobody: DeepClustering,
+) -> None:
+    x = recording(1.0)
+    found = separate_recording(x, 8000, nobody, background=False)
+    torch.testing.assert_close(found.sources, x[None], rtol=0, atol=1e-5)
+
+
+def test_talkers_are_there_if_some_frames_are_theirs(separator: DeepClustering) -> None:
+    network = separator.model.network
+    assert isinstance(network, FullBandEmbedding)
+    with torch.no_grad():
+        network.background_head.bias.fill_(-50.0)
+        network.count_head.leave.bias[0] = -50.0
+    assert len(separate_recording(recording(0.3), 8000, separator).sources) > 0
+    # The least time is LEAST_SPEECH.
+    assert len(separate_recording(recording(0.05), 8000, separator).sources) == 0
+
+
 def test_silence(separator: DeepClustering) -> None:
     found = separate_recording(torch.zeros(4000), 8000, separator)
     assert found.sources.isfinite().all()

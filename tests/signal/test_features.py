@@ -125,6 +125,15 @@ def test_running_silence_is_at_the_floor() -> None:
     assert loudest.isinf().all()
 
 
+def test_a_word_in_digital_silence_has_its_own_level() -> None:
+    word = torch.rand(20, 33, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([torch.zeros(200, 33), word, torch.zeros(100, 33)])
+    both = torch.stack([padded, torch.cat([word] * 16)])  # of a batch each for itself
+    torch.testing.assert_close(loud_level(padded, 4), loud_level(word, 4))
+    torch.testing.assert_close(loud_level(both, 4)[0], loud_level(word, 4))
+    assert loud_level(torch.zeros(9, 33), 4) == pytest.approx(1e-7)
+
+
 @pytest.mark.parametrize("nuisance", ["dc", "rumble", "clap"])
 def test_the_loud_level_does_not_follow_what_lies_below_70_hz_or_is_short(nuisance: str) -> None:
     """A DC offset or one loud moment took 5 dB and more from the separation."""

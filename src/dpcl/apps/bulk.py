@@ -118,8 +118,8 @@ class Outcome:
 
     Attributes:
         recording: absolute name of the file.
-        sources: number of sources; 0 if the recording could not be separated.
-        seconds: duration of the recording, s.
+        sources: number of sources; 0 without any talker, or if the recording failed.
+        seconds: duration of the recording, s; 0 if it failed.
         took: time of the separation, s.
         told: error message or warnings; empty if none. <!-- word -->
     """
@@ -193,7 +193,7 @@ def separate_on_cluster(
             for name in remaining
         )
         for number, outcome in enumerate(_as_completed(tasks, AHEAD * cores), 1):
-            failed += not outcome.sources
+            failed += not (outcome.sources or outcome.seconds)
             writer.writerow(
                 [
                     outcome.recording,
@@ -275,7 +275,10 @@ def _done(journal: Path, order: str) -> set[str]:
         raise InputError(f"{journal}: is not a journal of `dpcl bulk`; give another --out")
     # A damaged line counts as not separated.
     whole = [row for row in rows if row["order"] == order and f"{row['sources']}".isdecimal()]
-    return {row["recording"] for row in whole if int(row["sources"])}
+    # Without sources, a recording failed (0.00 s) or holds no talker.
+    return {
+        row["recording"] for row in whole if int(row["sources"]) or row["seconds"] != f"{0:.2f}"
+    }
 
 
 def _open_journal(journal: Path, restart: bool) -> TextIO:

@@ -594,8 +594,9 @@ def _write(
         if name not in link.names and only is None
     ]
     if target.background in paths and spoken <= LEAST_SPEECH * rest:
+        share = "almost all" if names else "all"
         notes.append(
-            f"{reader.name}: no talker was found; almost all sound is in {target.background.name}"
+            f"{reader.name}: no talker was found; {share} sound is in {target.background.name}"
         )
     clipped = sum(writer.clipped for writer in writers)
     if clipped:

@@ -149,6 +149,9 @@ def score_alone(reference: Timeline, levels: Tensor) -> AloneScore:
         The scores.
     """
     active = reference.activity(FRAME, levels.shape[1])  # (R, n)
+    if not len(levels):  # no talker was found
+        seconds = int((active.sum(0) == 1).sum()) * FRAME
+        return AloneScore(seconds, seconds, QUIET, 0, (-1,) * len(active))
     power = (levels.double() / 10 * math.log(10)).exp()
     total = power.sum(0)
     audible = total > AUDIBLE * total.quantile(0.95)  # in silence no output is the loudest

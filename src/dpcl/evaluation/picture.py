@@ -258,12 +258,12 @@ def picture_of(
         The content of the page.
 
     Raises:
-        InputError: The recording ends before `start`, or holds no samples.
+        InputError: The recording ends before `start`, holds no samples, or no talker was found.
     """
     rate, scanned = recording.sample_rate, scan(recording)
     length = scanned.samples / rate
+    name = getattr(recording, "name", "the recording")
     if start >= length:
-        name = getattr(recording, "name", "the recording")
         raise InputError(
             f"{name} lasts {length:.2f} s: nothing starts at {start} s; give a smaller --start"
         )
@@ -276,6 +276,8 @@ def picture_of(
     with RecordingSeparation(
         recording, separator, sources, report=report_seconds, scanned=scanned, spatial=spatial
     ) as separation:
+        if not separation.link().num_sources:
+            raise InputError(f"{name}: no talker was found; give --sources 1 to show the recording")
         stft = separation.band.stft
         hop = stft.hop / rate
         first = min(math.ceil(start / hop), separation.windows.frames - 1)

@@ -185,6 +185,8 @@ class RecordingSeparation:
             if not len(self._cache):
                 self.analyse()
             link = self.separator.link(self._cache, self.wanted, self.most)
+            if not link.num_sources and not self.background:  # one source gets all sound
+                link = self.separator.link(self._cache, 1, self.most)
             self._link = replace(link, floor=self.floor)
             self._report(Progress(LINKED, 1))
         return self._link

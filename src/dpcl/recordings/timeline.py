@@ -104,6 +104,8 @@ def estimate_timeline(levels: Tensor, link: Link, hop: float, seconds: float) ->
     Returns:
         The timeline; its talkers have the names of the link, in the order of the sources.
     """
+    if not link.num_sources:
+        return Timeline((), seconds)
     if link.activity is not None:
         active = at_frames(link.activity, hop, seconds) > 0.5
         active &= levels > max(float(levels.amax()) + 2 * BELOW_ALL, SILENCE)

@@ -35,9 +35,10 @@ STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the 
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next
 BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
-LEAST, LEAST_SHARE = 1.0, 0.02  # s, and share of the clean speech, of a talker
+LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
 LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
 SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
+FEW = 2.0  # clean stretches of a talker whose voice counts half: a short sample is uncertain
 STAY, STAY_BLOCK = 0.75, 0.945  # probability that a stretch or a block keeps the talker
 RARE = 0.02  # share of the time that every talker has at least, when they are drawn
 PASSES = 3  # of posteriors and directions, and of posteriors and seeds
@@ -132,15 +133,17 @@ def find_talkers(
     counts = smooth_frames(torch.cat([x.counts for x in summaries]).T, round(SMOOTH / hop)).T
     pure = torch.where(clean >= min(PURE, float(clean.amax())), clean, 0.0)
     least = max(LEAST / STEP, LEAST_SHARE * float(pure.sum()))
-    directions = cluster_directions(vectors, pure, number, least, most)
-    missing = (number or 0) - len(directions)  # sources that stay empty
-    directions = functional.pad(directions, (0, 0, 0, max(0, missing)))
-    shares = None
+    directions, mass = cluster_directions(vectors, pure, number, least, most)
+    missing = max(0, (number or 0) - len(directions))  # sources that stay empty
+    directions = functional.pad(directions, (0, 0, 0, missing))
+    mass = functional.pad(mass, (0, missing))
     for _ in range(PASSES):
-        cosines = clean * (directions @ vectors.T)  # unclean stretches say little
+        trust = (mass / (mass + FEW)).unsqueeze(-1)
+        cosines = clean * trust * (directions @ vectors.T)  # unclean stretches say little
+        shares = mass + RARE * float(clean.sum())
         posteriors = smooth_posteriors(SHARPNESS * cosines, STAY, shares)
         directions = functional.normalize((posteriors * pure) @ vectors, dim=-1)
-        shares = (posteriors * clean).sum(1) + RARE * float(clean.sum())
+        mass = (posteriors * pure).sum(1)
     frames = _refined(summaries, posteriors, cosines, counts, hop)
     several = counts[:, 2:].sum(1)  # (L,)
     reach = round(NEARBY / hop)
@@ -321,7 +324,8 @@ class GuidedClustering(DeepClustering):
             talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
             known = assign_names(talkers.directions, self.voices) if self.voices else {}
-        guide = Guide(window_seeds(summaries, priors, self.hop), in_windows(priors, windows))
+        own = torch.stack([priors[:, s : s + windows.length] for s in windows.starts])
+        guide = Guide(window_seeds(summaries, priors, self.hop), own)
         return Link(
             len(priors), self.background, guide, activity=activity, talkers=counts, known=known
         )
@@ -329,7 +333,7 @@ class GuidedClustering(DeepClustering):
     def _clustered(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
         """Cluster the bins of the recording as a whole, without a timeline."""
         link = super().link(analyses, num_sources, most)
-        if not self.voices:
+        if not self.voices or not link.num_sources:
             return link
         return replace(link, known=assign_names(self._of_sources(analyses, link), self.voices))
 
@@ -393,8 +397,3 @@ class GuidedClustering(DeepClustering):
             clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
         own = owned(windows, window)
         return Summary(vectors, clean, counts[own], sums, weights.sum(1))
-
-
-def in_windows(values: Tensor, windows: Windows) -> Tensor:
-    """Cut values (C, L) of all frames into windows (W, C, l)."""
-    return torch.stack([values[:, s : s + windows.length] for s in windows.starts])

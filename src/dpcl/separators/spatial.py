@@ -93,6 +93,8 @@ class Spatial(Separator):
         spectra = torch.view_as_complex(analysis[-1])
         if not link.background:
             return refine(masks, spectra)
+        if not link.num_sources:
+            return masks
         talkers, background = masks[:-1], masks[-1:]
         share = talkers.sum(0)
         even = torch.full_like(talkers, 1 / len(talkers))

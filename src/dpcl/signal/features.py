@@ -14,6 +14,7 @@ FLOOR = 1e-4
 LOWEST = 70.0  # Hz; lower frequencies count neither for the level nor for weights
 LOUD = 0.9  # quantile of the frames' levels that defines the level of a recording
 LEVEL_FLOOR = 2e-4  # smallest magnitude of the features, relative to the level
+MOSTLY = 0.8  # share of digital silence from which only the other frames set the level
 QUIETEST = 1e-7  # level of silence, which avoids a division by zero
 LINE = 2  # bins on each side of a line that belong to it
 TONE = 0.95  # least share of the energy of a frame in one line, of a tone
@@ -55,7 +56,8 @@ def first_bin(sample_rate: int, window: int) -> int:
 def loud_level(magnitude: Tensor, first: int) -> Tensor:
     """Return the level of an item: a high quantile of the levels of its frames.
 
-    One loud second, a DC offset or rumble below `first` do not affect it.
+    One loud second, a DC offset or rumble below `first` do not affect it. If nearly all
+    frames are digital silence, as with one word in 10 s, only the others count.
 
     Args:
         magnitude: (..., L, F).
@@ -67,7 +69,10 @@ def loud_level(magnitude: Tensor, first: int) -> Tensor:
     frames = magnitude[..., first:].square().sum(-1).sqrt()  # (..., L)
     # torch.quantile, in operators that ONNX has, for any number of frames
     ordered = frames.sort(dim=-1).values
-    place = LOUD * (torch.ones_like(frames).sum(-1, keepdim=True) - 1)
+    count = torch.ones_like(frames).sum(-1, keepdim=True)
+    silent = (frames <= QUIETEST).to(frames.dtype).sum(-1, keepdim=True)
+    start = torch.where(silent < MOSTLY * count, 0.0, silent)
+    place = torch.minimum(start + LOUD * (count - 1 - start), count - 1)
     lower, upper = (ordered.gather(-1, end.long()) for end in (place.floor(), place.ceil()))
     level = lower + (upper - lower) * (place - place.floor())
     return level[..., None].clamp_min(QUIETEST)
