@@ -31,10 +31,20 @@ frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
 spectrum = np.fft.rfft(frames * taper)  # (L, F)
 magnitude = np.abs(spectrum).astype(np.float32)
 
-# k-means on the embeddings; bins that are all but silent pull no centroid
-(embeddings,) = network.run(["embeddings"], {"magnitude": magnitude})  # (L, F, K)
-relative = magnitude / magnitude.max()
-weights = np.where(relative >= 10 ** (float(about["floor_db"]) / 20), relative, 0)
+names = [output.name for output in network.get_outputs()]
+found = dict(zip(names, network.run(names, {"magnitude": magnitude}), strict=True))
+embeddings = found["embeddings"]  # (L, F, K)
+talkers = 1 - found.get("background", np.zeros_like(magnitude))  # (L, F), share of the talkers
+
+# k-means on the embeddings; bins of the background, or all but silent, pull no centroid
+if about["level"] == "quantile":  # relative to the loud frames, above 70 Hz
+    first = max(1, round(70 * window / rate))
+    level = np.quantile(np.linalg.norm(magnitude[:, first:], axis=1), 0.9)
+    relative = np.minimum(magnitude / level, 1)
+    relative[:, :first] = 0
+else:  # relative to the loudest bin
+    relative = magnitude / magnitude.max()
+weights = talkers * np.where(relative >= 10 ** (float(about["floor_db"]) / 20), relative, 0)
 points = embeddings.reshape(-1, embeddings.shape[-1])
 clusters = KMeans(2, n_init=4, random_state=0).fit(points, sample_weight=weights.ravel())
 centroids = clusters.cluster_centers_
@@ -42,7 +52,7 @@ centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
 
 # masks: softmax over the sources; then back to samples, frame upon frame
 shares = np.exp(float(about["sharpness"]) * (embeddings @ centroids.T))  # (L, F, C)
-masks = shares / shares.sum(-1, keepdims=True)
+masks = talkers[..., None] * shares / shares.sum(-1, keepdims=True)
 Path(out).mkdir(parents=True, exist_ok=True)
 for source in range(2):
     pieces = np.fft.irfft(spectrum * masks[..., source], window) * taper

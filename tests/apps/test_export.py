@@ -62,15 +62,18 @@ def test_without_onnx_it_says_what_to_install(
     assert 'pip install "dpcl[onnx]"' in ran.err
 
 
-def test_a_program_without_torch_separates_as_we_do(dpcl: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["default", "rooms"])
+def test_a_program_without_torch_separates_as_we_do(
+    dpcl: Program, tmp_path: Path, model: str
+) -> None:
     pytest.importorskip("sklearn")
-    graph, separated = tmp_path / "default.onnx", tmp_path / "separated"
-    assert dpcl("export", "default", "--out", graph).status == 0
+    graph, separated = tmp_path / f"{model}.onnx", tmp_path / "separated"
+    assert dpcl("export", model, "--out", graph).status == 0
     command = [EXAMPLES / "onnx_separation.py", graph, EXAMPLES / "two_talkers.flac", separated]
     subprocess.run([sys.executable, *command], check=True)
     found = [read_audio(path)[0][0] for path in sorted(separated.iterdir())]
     samples, rate = read_audio(EXAMPLES / "two_talkers.flac")
     mixture = torch.from_numpy(resample(samples[0], rate, 8000))
-    ours = load_separator("default")(mixture, 2).sources
+    ours = load_separator(model)(mixture, 2).sources
     theirs = torch.from_numpy(np.stack(found))
     assert si_sdr(theirs[best_permutation(theirs, ours)], ours).min() > 40  # dB

@@ -53,6 +53,16 @@ def test_where_torch_has_no_int8_it_is_not_chosen(monkeypatch: pytest.MonkeyPatc
         fastest.cache_clear()
 
 
+def test_a_network_may_leave_int8_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    times: dict[Precision, float] = {"float32": 2.0, "bfloat16": 1.9, "int8": 0.1}
+    monkeypatch.setattr(precision, "_seconds", times.__getitem__)
+    fastest.cache_clear()
+    try:
+        assert fastest(integers=False) == "float32" and fastest() == "int8"
+    finally:
+        fastest.cache_clear()
+
+
 @pytest.mark.parametrize("which", ["float32", "int8"])
 def test_products_take_time(which: Precision) -> None:
     assert 0 < precision._seconds(which) < 1

@@ -286,7 +286,7 @@ def test_the_fast_one_gives_nearly_the_same_masks(
     torch.manual_seed(0)
     chosen = ModelSettings(network=NetworkSettings(layers=2, width=30, embedding=8))
     exact = DeepClustering(Model(chosen, build_network(chosen).eval(), {}))
-    monkeypatch.setattr(deep_clustering, "fastest", lambda: precision)
+    monkeypatch.setattr(deep_clustering, "fastest", lambda integers: precision)
     prepared = exact.prepared(FEW + 1)
     assert (prepared is exact) == (precision == "float32")
     assert prepared is exact.prepared(100)  # converted once, for all recordings

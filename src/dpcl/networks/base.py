@@ -154,6 +154,7 @@ class EmbeddingNetwork(nn.Module):
     background_head: nn.Linear
     anchors: nn.Parameter
     causal = False  # encodes forward in time only; `encode_next` is then available for streams
+    integers = True  # products of 8-bit integers may be the fastest
 
     def __init__(
         self, bins: int, width: int, heads: Heads, dropout: float = 0.0, per_bin: bool = False

@@ -67,6 +67,7 @@ class FullBandEmbedding(EmbeddingNetwork):
     """
 
     count_head: CountHead
+    integers = False  # a narrow LSTM in int8 takes twice its time in bfloat16
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class FullBandEmbedding(EmbeddingNetwork):
         normal, bands = self._parts(encoded)
         joined = self._to_bins(self.project(bands), size)  # (B, L, F, K)
         near = self.near(normal.to(self.near.weight.dtype).reshape(-1, 1, normal.shape[-1]))
-        vectors = joined.float() + near.view(batch, frames, size, -1).mT.float()
+        vectors = joined.float() + near.view(batch, frames, size, -1).transpose(2, 3).float()
         return unit_length(vectors.reshape(batch, -1, size))
 
     def background(self, encoded: Tensor) -> Tensor:
@@ -195,6 +196,13 @@ class Local(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (B, L, N, D) after the step."""
+        if torch.is_grad_enabled():
+            return self._step(x)
+        # One recording at a time: the values of several exceed the block of memory that is
+        # reused from call to call, and fetching new memory takes longer than the step.
+        return torch.cat([self._step(one) for one in x.split(1)])
+
+    def _step(self, x: Tensor) -> Tensor:
         values, gate = self.up(self.norm(x)).chunk(2, -1)
         values = self.conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         result: Tensor = x + self.down(functional.silu(values) * gate)

@@ -48,11 +48,14 @@ PRODUCT = 256, 512, 1024  # rows, inner size and columns of the timed product, a
 
 
 @cache
-def fastest() -> Precision:
+def fastest(integers: bool = True) -> Precision:
     """Return the precision in which matrix products of the networks' size take the least time.
 
     It is measured, because flags do not show it: processors with only AVX-512 bfloat16 took from
     half to twice the time of float32. Takes some milliseconds, once per process.
+
+    Args:
+        integers: int8 is among the choices.
     """
     best: Precision = "float32"
     with single_thread():
@@ -60,7 +63,7 @@ def fastest() -> Precision:
         if torch.ops.mkldnn._is_mkldnn_bf16_supported():
             best, seconds = _quicker("bfloat16", best, seconds)
         with suppress(ImportError, AttributeError, RuntimeError):  # a later torch may drop it
-            if torch.backends.quantized.engine in ("x86", "fbgemm", "onednn"):
+            if integers and torch.backends.quantized.engine in ("x86", "fbgemm", "onednn"):
                 best, seconds = _quicker("int8", best, seconds)
     return best
 

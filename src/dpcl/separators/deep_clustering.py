@@ -55,7 +55,7 @@ FEW = 5  # largest number of windows for which conversion to a faster precision 
 # hour. In bfloat16 they take half of that, and with only 8 windows an LSTM takes up to twice the
 # time.
 BATCH, BATCH_BFLOAT16 = 12, 20
-BATCH_PER_BIN = 2  # the same limit for a network that keeps values of every bin: they are many
+BATCH_PER_BIN = 4  # the same limit for a network that keeps values of every bin: they are many
 REACH = 3.0  # s on each side of a frame that decide if a source is active in it
 # Smoothing and sharpening of activity: masks use the mean of its log odds within STEADY s,
 # multiplied by DECIDED. On conversations of `valid` this gains 0.5 to 1.1 dB SI-SDRi.
@@ -133,7 +133,7 @@ class DeepClustering(Separator):
 
     @cached_property
     def _fast(self) -> DeepClustering:
-        precision = fastest()
+        precision = fastest(self.model.network.integers)
         if precision == "float32":
             return self
         other, network = copy(self), self.model.network

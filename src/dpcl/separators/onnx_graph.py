@@ -23,7 +23,8 @@ def onnx_graph(model: Model) -> bytes:
 
     STFT and k-means remain for the calling program.
     For a network of whole recordings, the input is `magnitude` (L, F) of a mixture's STFT, any L.
-    The outputs are `embeddings` (L, F, K) and, from a mask head, `masks` (L, C, F).
+    The outputs are `embeddings` (L, F, K) and, from heads for them, `masks` (L, C, F) and
+    `background` (L, F), the probability that no talker dominates a bin.
     A network for streams takes one frame: `magnitude` (F,), `loudest` (), `state_0`, `state_1`, …
     Its outputs are `embeddings` (F, K), `masks` (C, F), `next_loudest`, `next_state_0`, … The
     `next_` outputs are inputs with the next frame; at the start they are zeros.
@@ -90,15 +91,21 @@ class _Graph(nn.Module):
         self.network, self.signal = model.network, model.settings.signal
         heads = model.network.heads
         self.outputs = ["embeddings"] * bool(heads.embedding) + ["masks"] * bool(heads.masks)
+        self.outputs += ["background"] * heads.background
 
     def read(self, encoded: Tensor) -> list[Tensor]:
-        """Read the heads from encoded frames (1, L, H): embeddings (L, F, K), masks (L, C, F)."""
+        """Read the heads from encoded frames (1, L, H), in the order of `outputs`.
+
+        Embeddings (L, F, K), masks (L, C, F), probability of background (L, F).
+        """
         network, heads = self.network, self.network.heads
         outputs = []
         if heads.embedding:
             outputs.append(network.embed(encoded).view(-1, len(network.mean), heads.embedding))
         if heads.masks:
             outputs.append(network.infer_masks(encoded, heads.masks)[0].transpose(0, 1))
+        if heads.background:
+            outputs.append(network.background(encoded).view(-1, len(network.mean)).sigmoid())
         return outputs
 
 

@@ -67,11 +67,15 @@ def loud_level(magnitude: Tensor, first: int) -> Tensor:
         (..., 1, 1), above zero; the level of a frame is the square root of its energy.
     """
     frames = magnitude[..., first:].square().sum(-1).sqrt()  # (..., L)
-    level = torch.quantile(frames, LOUD, dim=-1)
-    silent = frames <= QUIETEST
-    few = torch.nanquantile(frames.masked_fill(silent, torch.nan), LOUD, dim=-1).nan_to_num()
-    level = torch.where(silent.to(level.dtype).mean(-1) < MOSTLY, level, few)
-    return level[..., None, None].clamp_min(QUIETEST)
+    # torch.quantile, in operators that ONNX has, for any number of frames
+    ordered = frames.sort(dim=-1).values
+    count = torch.ones_like(frames).sum(-1, keepdim=True)
+    silent = (frames <= QUIETEST).to(frames.dtype).sum(-1, keepdim=True)
+    first_one = torch.where(silent < MOSTLY * count, 0.0, silent)
+    place = torch.minimum(first_one + LOUD * (count - 1 - first_one), count - 1)
+    lower, upper = (ordered.gather(-1, end.long()) for end in (place.floor(), place.ceil()))
+    level = lower + (upper - lower) * (place - place.floor())
+    return level[..., None].clamp_min(QUIETEST)
 
 
 def level_log_magnitude(spectrum: Tensor, first: int, level: Tensor | None = None) -> Tensor:
