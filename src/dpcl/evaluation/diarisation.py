@@ -350,6 +350,7 @@ def _vectors(
         if condition is not None:
             part, noise = in_room(part, seed + number % 2, rate, *condition)
         magnitude = model.settings.signal.stft()(part[0] + noise).abs()
-        levels, _ = model.voice.levels(magnitude[None][:0], magnitude)
-        vectors.append(model.voice.pooled(levels, torch.ones(1, len(magnitude), 1))[0, 0])
+        encoded = model.network.encode(model.settings.signal.features(magnitude[None]).float())
+        frames = model.network.frame_values(encoded)
+        vectors.append(model.voice.pooled(frames, torch.ones(1, len(magnitude), 1))[0, 0])
     return torch.stack(vectors)
