@@ -92,7 +92,9 @@ def test_the_mean_rate_is_that_of_all_words() -> None:
     def source(number: int, rate: float, words: float) -> SourceResult:
         more = {"wer": rate, "weri": rate - 100.0, "wer_weight": words}
         scores = dict.fromkeys(METRICS, 1.0)
-        return SourceResult(str(number), "within", "same", 1, "a", silent=False, more=more, **scores)
+        return SourceResult(
+            str(number), "within", "same", 1, "a", silent=False, more=more, **scores
+        )
 
     averaged = means([source(1, 300.0, 1.0), source(2, 0.0, 9.0)], ("si_sdr", "wer", "weri"))
     assert averaged.more == {"wer": 30.0, "weri": -70.0}
