@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dpcl.errors import InputError
 from dpcl.evaluation import metrics
 from dpcl.evaluation.metrics import check_measures, perceptual_score
+from dpcl.evaluation.summary import METRICS, SourceResult, means, weights
 from dpcl.recordings.recogniser import RATE, Word
 
 SAID = {0.0: "", 0.1: " Good, bad", 0.2: " good day", 0.3: " GOOD  bad."}  # by the first sample
@@ -83,3 +84,23 @@ def test_a_missing_model_is_named_before_any_work(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dpcl.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"WER needs jiwer.*dpcl\[asr\]"):
         check_measures(("wer",), 8000)
+
+
+def test_the_mean_rate_is_that_of_all_words() -> None:
+    """Three errors in one word and none in nine: 30 %, whatever the mean of both rates is."""
+
+    def source(number: int, rate: float, words: float) -> SourceResult:
+        more = {"wer": rate, "weri": rate - 100.0, "wer_weight": words}
+        scores = dict.fromkeys(METRICS, 1.0)
+        return SourceResult(str(number), "within", "same", 1, "a", silent=False, more=more, **scores)
+
+    averaged = means([source(1, 300.0, 1.0), source(2, 0.0, 9.0)], ("si_sdr", "wer", "weri"))
+    assert averaged.more == {"wer": 30.0, "weri": -70.0}
+    assert averaged.si_sdr == 1.0
+    assert averaged.intervals["wer"] == (0.0, 300.0)
+    assert weights(["stoi", "wer"]) == ("wer_weight",)
+
+
+def test_words_of_a_reference_are_counted(calls: list[int]) -> None:
+    assert [metrics.number_of_words(level(loud), RATE) for loud in (0.0, 0.1)] == [0, 2]
+    assert metrics.MEASURES["wer"].weight is metrics.number_of_words

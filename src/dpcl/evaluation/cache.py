@@ -25,7 +25,7 @@ import torch
 from dpcl.errors import InputError
 from dpcl.evaluation.evaluate import KnownTalkers, UnknownTalker, score_mixture
 from dpcl.evaluation.metrics import recogniser_name
-from dpcl.evaluation.summary import METRICS, SourceResult, improvements
+from dpcl.evaluation.summary import METRICS, SourceResult, improvements, weights
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.render import row_files
 from dpcl.mixtures.rows import MixtureRow
@@ -97,7 +97,7 @@ class ScoreStore:
 
     def __init__(self, folder: Path, root: Path, metrics: tuple[str, ...]) -> None:
         self.folder, self.root, self.metrics = folder, root, metrics
-        self.columns = METRICS + improvements(metrics)
+        self.columns = METRICS + improvements(metrics) + weights(metrics)
         self._paths: dict[str, Path] = {}  # by separator
         self._known: dict[Path, dict[str, list[dict[str, Any]]]] = {}
         try:
@@ -155,7 +155,7 @@ class ScoreStore:
                 for pieces in talkers
             ]
         if "wer" in self.metrics:
-            speech = [speech, recogniser_name()]
+            speech = [speech, recogniser_name(), "weights"]
         return row_key(row, self.root, speech)
 
     def _path(self, name: str) -> Path:

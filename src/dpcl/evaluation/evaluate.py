@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.evaluation.metrics import check_measures, perceptual_score, score
+from dpcl.evaluation.metrics import MEASURES, check_measures, perceptual_score, score
 from dpcl.evaluation.summary import METRICS, SourceResult, Summary, improvements, summarise
 from dpcl.io import Progress, Report, atomic, no_report
 from dpcl.mixtures.corpus import Utterance, read_corpus
@@ -175,6 +175,9 @@ def score_mixture(
         separated = torch.where(scores.estimate >= 0, separated, torch.nan)
         unprocessed = perceptual_score(metric, mixture.expand_as(references), references, rate)
         more |= {metric: separated, f"{metric}i": separated - unprocessed}
+        if weight := MEASURES[metric].weight:
+            found = [weight(reference, rate) for reference in references.double().numpy()]
+            more[f"{metric}_weight"] = torch.tensor(found, dtype=torch.float64)
     return [
         SourceResult(
             id=row.id,

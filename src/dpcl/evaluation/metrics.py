@@ -157,6 +157,11 @@ def word_error_rate(
     return error_rate(expected, _words(estimate.astype(np.float32).tobytes(), sample_rate))
 
 
+def number_of_words(reference: NDArray[np.float64], sample_rate: int) -> float:
+    """Return the number of words that the recogniser finds in a reference (T,)."""
+    return len(_words(reference.astype(np.float32).tobytes(), sample_rate).split())
+
+
 def error_rate(expected: str, found: str) -> float:
     """Return the word error rate of a text in percent.
 
@@ -191,6 +196,7 @@ class Measure:
         extra: extra of dpcl that installs the package.
         sample_rates: Hz; empty for any.
         prepare: function that raises InputError if anything else is missing.
+        weight: function of reference (T,) and sample rate by which means weigh a score.
     """
 
     title: str
@@ -199,6 +205,7 @@ class Measure:
     extra: str
     sample_rates: tuple[int, ...] = ()
     prepare: Callable[[], None] = lambda: None
+    weight: Callable[[np.ndarray, int], float] | None = None
 
 
 # pesq: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. stoi: from 0 to 1, at 10 kHz, to which
@@ -208,7 +215,14 @@ MEASURES = {
     "pesq": Measure("PESQ", _pesq, "pesq", "pesq", tuple(_PESQ_MODES)),
     "stoi": Measure("STOI", _stoi, "pystoi", "eval"),
     "dnsmos": Measure("DNSMOS", _dnsmos, "speechmos", "mos"),
-    "wer": Measure("WER", word_error_rate, "jiwer", "asr", prepare=prepare_recogniser),
+    "wer": Measure(
+        "WER",
+        word_error_rate,
+        "jiwer",
+        "asr",
+        prepare=prepare_recogniser,
+        weight=number_of_words,  # all errors over all words, as is usual
+    ),
 }
 
 

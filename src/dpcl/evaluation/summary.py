@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ class SourceResult:
         silent: the reference is silent.
         kind: kind of the mixture in a list of kinds, such as speech+environment.
         group: group of the source in a list of kinds, such as speech.
-        more: scores of further metrics, and their improvements over the mixture.
+        more: scores of further metrics, their improvements over the mixture, and weights.
     """
 
     id: str
@@ -58,12 +59,17 @@ class SourceResult:
         """Return the score of a metric; NaN if it was not measured."""
         return getattr(self, column) if column in METRICS else self.more.get(column, math.nan)
 
+    def weight(self, column: str) -> float:
+        """Return the weight of a metric, or of its improvement, in a mean."""
+        return self.more.get(f"{column.removesuffix('i')}_weight", 1.0)
+
 
 @dataclass(frozen=True)
 class Means:
     """Means over all sources with a score, of all mixtures of a condition.
 
-    Each mean is None if no source has a score.
+    Each mean is None if no source has a score. The word error rate is weighed by the words of the
+    references, so that its mean is that of the whole text.
 
     Attributes:
         mixtures: number of mixtures.
@@ -123,6 +129,16 @@ def improvements(metrics: Sequence[str]) -> tuple[str, ...]:
         ('pesq', 'pesqi')
     """
     return tuple(column for metric in metrics for column in (metric, f"{metric}i"))
+
+
+def weights(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that means weigh these metrics by.
+
+    Example:
+        >>> weights(["pesq", "wer"])
+        ('wer_weight',)
+    """
+    return tuple(f"{name}_weight" for name in metrics if name in MEASURES and MEASURES[name].weight)
 
 
 def summarise(
@@ -242,8 +258,11 @@ def means(results: Sequence[SourceResult], metrics: Sequence[str] = METRICS) -> 
     def mean(metric: str) -> float | None:
         """Average one metric, to four decimals."""
         # fsum: its result does not depend on the order of the results.
-        values = [value for result in scored if not math.isnan(value := result.value(metric))]
-        return round(math.fsum(values) / len(values), 4) + 0.0 if values else None
+        found = [result for result in scored if not math.isnan(result.value(metric))]
+        if not found:
+            return None
+        total = math.fsum(result.value(metric) * result.weight(metric) for result in found)
+        return round(total / math.fsum(result.weight(metric) for result in found), 4) + 0.0
 
     return Means(
         mixtures=len({result.id for result in results}),
@@ -262,22 +281,27 @@ def _intervals(
     """Return 95 % intervals by metric, for metrics with scores of at least two mixtures."""
     found = {}
     for metric in metrics:
-        by_mixture: dict[str, list[float]] = {}
+        values: dict[str, list[float]] = {}  # by mixture
+        weighed: dict[str, list[float]] = {}
         for result in sorted(scored, key=lambda result: (result.id, result.source)):
             if not math.isnan(value := result.value(metric)):
-                by_mixture.setdefault(result.id, []).append(value)
-        if len(by_mixture) > 1:
-            found[metric] = bootstrap_interval(list(by_mixture.values()))
+                values.setdefault(result.id, []).append(value)
+                weighed.setdefault(result.id, []).append(result.weight(metric))
+        if len(values) > 1:
+            found[metric] = bootstrap_interval(list(values.values()), list(weighed.values()))
     return found
 
 
-def bootstrap_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+def bootstrap_interval(
+    groups: Sequence[Sequence[float]], weights: Sequence[Sequence[float]] | None = None
+) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap of the mean over all values, resampling whole groups.
 
     The seed is fixed, so that the same scores give the same interval.
 
     Args:
         groups: values of each mixture; at least two mixtures.
+        weights: of the values; None for equal ones.
 
     Example:
         >>> bootstrap_interval([[1.0, 2.0], [1.5]])
@@ -287,7 +311,10 @@ def bootstrap_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]
     """
     from scipy.stats import bootstrap  # slow to import
 
-    data = [math.fsum(group) for group in groups], [len(group) for group in groups]
+    if weights is None:
+        weights = [[1.0] * len(group) for group in groups]
+    sums = [math.fsum(map(operator.mul, *pair)) for pair in zip(groups, weights, strict=True)]
+    data = sums, [math.fsum(group) for group in weights]
     found = bootstrap(
         data,
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
