@@ -11,7 +11,7 @@ from dpcl.catalogue import WEIGHTS, ShippedModel, shipped_models
 from dpcl.model import Model, load_model
 from dpcl.training.run import describe
 
-BY_HAND = {"causal", "default", "general"}  # made before a recipe made a whole model; no others
+BY_HAND = {"causal", "clean", "general"}  # made before a recipe made a whole model; no others
 # Figures of a card that `describe` states: each is compared where the metadata have it.
 STATED = (
     r"K = \d+",

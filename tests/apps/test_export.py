@@ -62,7 +62,7 @@ def test_without_onnx_it_says_what_to_install(
     assert 'pip install "dpcl[onnx]"' in ran.err
 
 
-@pytest.mark.parametrize("model", ["default", "rooms"])
+@pytest.mark.parametrize("model", ["default", "clean"])
 def test_a_program_without_torch_separates_as_we_do(
     dpcl: Program, tmp_path: Path, model: str
 ) -> None:

@@ -306,7 +306,7 @@ def test_the_network_that_ships_hears_who_is_silent() -> None:
         ]
     )
     recording = InMemory(sources.sum(0, keepdims=True), RATE)
-    model = load_network("default")
+    model = load_network("clean")
     leaks = []
     for knows in (model, replace(model, activity=None)):
         with RecordingSeparation(recording, DeepClustering(knows), 2) as separation:

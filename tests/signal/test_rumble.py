@@ -57,7 +57,7 @@ def test_a_recording_with_rumble_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "apart"), [("default", True), ("rooms", True), ("general", False)]
+    ("name", "apart"), [("default", True), ("clean", True), ("general", False)]
 )
 def test_sounds_of_any_kind_keep_what_is_below(name: str, apart: bool) -> None:
     humming = InMemory((tone(300, 8000) + tone(50, 8000)).numpy(), 8000)
