@@ -43,7 +43,7 @@ TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbeddi
     "dual_path": DualPathEmbedding,
 }
 ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
-VOICE = "voice."  # prefix of the weights of the voice network
+VOICE = "voice."  # prefix of the weights of the voice head
 LARGEST = 100_000  # size of a layer; beyond it, numbers of weights overflow
 LAYOUT = 2  # of a model file; a newer program may write a higher number
 # Beginnings of the names of weights in files of layout 1, and their names today.

@@ -1,4 +1,4 @@
-"""Equal error rates of voice networks."""
+"""Equal error rates of voice heads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_rates_of_known_distributions() -> None:
 
 def test_noises_of_other_bands_differ_for_any_network(noises: Path, tiny_model: Path) -> None:
     model = load_model(tiny_model)
-    with pytest.raises(InputError, match="the model has no voice network; fit one"):
+    with pytest.raises(InputError, match="the model has no voice head; fit one"):
         score_voices(model, read_corpus(noises))
     torch.manual_seed(0)
     values = model.network.frame_values(model.network.encode(torch.zeros(1, 2, 129))).shape[-1]

@@ -1,4 +1,4 @@
-"""A model with a voice network, for masks that follow a timeline and for known voices."""
+"""A model with a voice head, for masks that follow a timeline and for known voices."""
 
 from __future__ import annotations
 

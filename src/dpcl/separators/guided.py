@@ -59,7 +59,7 @@ class Summary:
     """Facts of one window; frames are those that the window owns.
 
     Attributes:
-        vectors: voice vectors (n, D) of its stretches; n is 0 without a voice network.
+        vectors: voice vectors (n, D) of its stretches; n is 0 without a voice head.
         clean: (n,), share of frames with one talker in each stretch.
         counts: (l, classes), probabilities of 0, 1, 2, … talkers in each frame.
         sums: (m, K), weighted sums of the embeddings of every STRIDE-th frame.
