@@ -82,7 +82,7 @@ class Scan:
         block = block / self.peak
         if self.channels is None or len(self.channels.speech) == len(block):
             return block.mean(0)
-        return block[list(self.channels.speech)].mean(0)
+        return self.channels.mean(block[list(self.channels.speech)])
 
 
 def scan(recording: Recording) -> Scan:

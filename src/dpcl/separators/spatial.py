@@ -54,10 +54,16 @@ class Spatial(Separator):
     Args:
         separator: any separator.
         cancels: the mean of the channels would lose a part of the sound.
+        mean: mean (...) of the channels of spectra (M, ...).
     """
 
-    def __init__(self, separator: Separator, cancels: bool = True) -> None:
-        self.inner, self.cancels = separator, cancels
+    def __init__(
+        self,
+        separator: Separator,
+        cancels: bool = True,
+        mean: Callable[[Tensor], Tensor] = lambda spectra: spectra.mean(0),
+    ) -> None:
+        self.inner, self.cancels, self.mean = separator, cancels, mean
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.window_seconds = separator.window_seconds
         self.overlap_seconds = separator.overlap_seconds
@@ -79,7 +85,7 @@ class Spatial(Separator):
         if self.cancels:
             one = power_mean(spectra.transpose(0, 1), range(spectra.shape[1]))
         else:
-            one = spectra.mean(1)
+            one = self.mean(spectra.transpose(0, 1))
         kept = torch.view_as_real(spectra.resolve_conj().contiguous())
         return (*self.inner.analyse(one[:, None]), kept)
 

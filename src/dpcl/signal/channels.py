@@ -5,7 +5,7 @@ cancels   some of the sound has opposite phase in two channels, so their mean wo
 apart     the channels share little, as in a recorded call: each channel is one party
 differ    the channels are no copies of each other, so their differences may distinguish sources
 
-Channels that are equal up to a gain count once.
+Channels that are equal up to a gain are compared with others once.
 """
 
 from __future__ import annotations
@@ -56,6 +56,18 @@ class Channels:
     differ: bool = False
     equal: tuple[int, ...] = ()
     delays: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def mean(self, samples: Tensor) -> Tensor:
+        """Return the mean (...) of channels `speech` (C, ...), each with the number of its copies.
+
+        Copies count here: the other channels are often noisier.
+        """
+        counts = [self.equal.count(channel) for channel in self.speech]
+        if len({*counts}) == 1:
+            return samples.mean(0)
+        weights = torch.tensor(counts).to(samples) / sum(counts)
+        mean: Tensor = torch.tensordot(weights, samples, dims=1)
+        return mean
 
 
 class ChannelStatistics:
