@@ -200,7 +200,7 @@ class Local(nn.Module):
             return self._step(x)
         # One recording at a time: the values of several exceed the block of memory that is
         # reused from call to call, and fetching new memory takes longer than the step.
-        return torch.cat([self._step(one) for one in x.split(1)])
+        return torch.cat([self._step(one) for one in torch.split(x, 1)])
 
     def _step(self, x: Tensor) -> Tensor:
         values, gate = self.up(self.norm(x)).chunk(2, -1)

@@ -1,8 +1,8 @@
 """Voice head: vectors that identify talkers, pooled from the frames of a trunk.
 
-A trunk that learned to separate talkers in rooms and noise already knows much about a voice, and
-little about the noise. The head reduces the values of each frame, and attentive statistics over any
-frames of one talker become one vector. Fitted by the phase `fit: voice` of a recipe.
+The values of a trunk that learned to separate talkers in rooms and noise depend much on the voice,
+and little on the noise. The head reduces the values of each frame, and attentive statistics over
+any frames of one talker become one vector. Fitted by the phase `fit: voice` of a recipe.
 
 Sources: attentive statistics, Okabe et al. 2018; x-vectors, Snyder et al. 2018.
 """
@@ -27,6 +27,12 @@ class VoiceHead(nn.Module):
         values: values of each group.
         width: channels of the convolutions.
         size: values D of a vector.
+
+    Example:
+        >>> head = VoiceHead(groups=34, values=64).eval()
+        >>> frames = torch.randn(1, 100, 34, 64)
+        >>> head.pooled(frames, torch.ones(1, 100, 1)).shape
+        torch.Size([1, 1, 96])
     """
 
     def __init__(self, groups: int, values: int, width: int = WIDTH, size: int = SIZE) -> None:

@@ -49,7 +49,6 @@ SMOOTH = 0.15  # s on each side over which the numbers of talkers are averaged
 OWN = 1e-2  # weight of frames with other talkers in a seed: they matter if a talker is never alone
 REACH = 2  # windows on each side whose frames enter a seed
 ENOUGH = 0.5  # s alone nearby that a seed needs; less is filled up from the whole recording
-
 ALONE = 3  # exponent of a source's share of the energy in the weight of a frame for its voice
 FLOOR = 1e-5  # least prior of a talker in the masks
 
@@ -193,13 +192,14 @@ def window_seeds(summaries: Sequence[Summary], priors: Tensor, hop: float) -> Te
         hop: time between frames in s.
     """
     silent = 1 - priors[:, ::STRIDE]  # (C, m)
+    sizes = [len(x.masses) for x in summaries]
     numbers = torch.arange(len(silent))
     others = torch.stack([silent[numbers != number].prod(0) for number in numbers])
     alone = (1 - silent) * others
-    weights = torch.split((1 - silent) * (others + OWN * (1 - others)), _sizes(summaries), 1)
+    weights = torch.split((1 - silent) * (others + OWN * (1 - others)), sizes, 1)
     sums = torch.stack([w @ x.sums for w, x in zip(weights, summaries, strict=True)])
     masses = torch.stack([w @ x.masses for w, x in zip(weights, summaries, strict=True)])
-    frames = torch.stack([x.sum(1) for x in torch.split(alone, _sizes(summaries), 1)])
+    frames = torch.stack([x.sum(1) for x in torch.split(alone, sizes, 1)])
     return local_seeds(sums, masses, frames, ENOUGH / (STRIDE * hop))
 
 
@@ -223,11 +223,6 @@ def local_seeds(sums: Tensor, masses: Tensor, frames: Tensor, least: float) -> T
     share = ((near @ frames) / least).clamp(0, 1).unsqueeze(-1)  # (W, C, 1)
     local = own / mass.clamp_min(tiny).unsqueeze(-1)
     return share * local + (1 - share) * (whole / all_mass.clamp_min(tiny).unsqueeze(-1))
-
-
-def _sizes(summaries: Sequence[Summary]) -> list[int]:
-    """Return the number of summed frames of every window."""
-    return [len(x.masses) for x in summaries]
 
 
 def _blocks(values: Tensor, size: int) -> Tensor:
