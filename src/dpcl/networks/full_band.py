@@ -125,10 +125,6 @@ class FullBandEmbedding(EmbeddingNetwork):
         counts: Tensor = self.count_head(self._parts(encoded)[1])
         return counts.float()
 
-    def frame_values(self, encoded: Tensor) -> Tensor:
-        """Return the values of the bands (B, L, N, D) of encoded frames."""
-        return self._parts(encoded)[1].float()
-
     def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Split encoded frames into normalised features (B, L, F) and bands (B, L, N, D)."""
         bins = len(self.mean)
