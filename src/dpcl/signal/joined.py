@@ -90,12 +90,14 @@ def _opened(data: BinaryIO) -> _Part | None:
         file = open_with_libsndfile(data)
     except soundfile.SoundFileError:
         try:
-            coded = av.AVDecoder(data) if av.available() else None
+            if not av.available():
+                return None
+            coded = av.AVDecoder(data)
         except (ValueError, OSError):
             return None
-        return coded and _Part(coded, coded.stated or 0, sys.maxsize)
+        return _Part(coded, coded.stated or 0, sys.maxsize)
     place = data.tell()
-    stated = promised_frames(file, data)  # type: ignore[arg-type]
+    stated = promised_frames(file, data)
     data.seek(place)  # where the decoder was
     if file.format == "OGG" and stated is None:  # its last page is missing
         return _Part(file, sys.maxsize, sys.maxsize)
