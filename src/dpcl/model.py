@@ -16,7 +16,7 @@ from torch import Tensor
 from dpcl.clustering.count import CUES, FRAME_CUES, SOURCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
-from dpcl.networks.activity import TalkerActivity
+from dpcl.networks.activity import TalkerActivity, VoiceNetwork
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
@@ -24,7 +24,6 @@ from dpcl.networks.full_band import FullBandEmbedding, Sizes
 from dpcl.networks.lstm import BLSTMEmbedding
 from dpcl.networks.precision import expect_forks
 from dpcl.networks.unfolded import UnfoldedClustering, UnfoldedSettings
-from dpcl.networks.voice import VoiceHead
 from dpcl.settings import Settings
 from dpcl.signal.features import (
     Weighting,
@@ -43,7 +42,7 @@ TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbeddi
     "dual_path": DualPathEmbedding,
 }
 ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
-VOICE = "voice."  # prefix of the weights of the voice head
+VOICE = "voice."  # prefix of the weights of the voice network
 LARGEST = 100_000  # size of a layer; beyond it, numbers of weights overflow
 LAYOUT = 2  # of a model file; a newer program may write a higher number
 # Beginnings of the names of weights in files of layout 1, and their names today.
@@ -261,14 +260,14 @@ class Model:
         network: embedding or mask network.
         notes: notes for people: recipe, data, scores.
         activity: activity network for long recordings; None without one.
-        voice: voice head for conversations; None without one.
+        voice: voice network for conversations; None without one.
     """
 
     settings: ModelSettings
     network: EmbeddingNetwork
     notes: dict[str, Any]
     activity: TalkerActivity | None = None
-    voice: VoiceHead | None = None
+    voice: VoiceNetwork | None = None
 
 
 def build_network(settings: ModelSettings) -> EmbeddingNetwork:
@@ -353,7 +352,7 @@ def load_model(path: Path) -> Model:
         with torch.device("meta"):  # the weights are replaced: spend no time and no random numbers
             network = build_network(settings)
         activity = _activity(tensors, settings.signal.stft().bins)
-        voice = _voice(tensors)
+        voice = _voice(tensors, settings.signal.stft().bins)
         network.load_state_dict(tensors, assign=True)
         notes = json.loads(metadata.get("notes", "{}"))
     # A ValidationError is a ValueError.
@@ -397,16 +396,14 @@ def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:
     return activity.eval()
 
 
-def _voice(tensors: dict[str, Tensor]) -> VoiceHead | None:
-    """Move the weights of the voice head out of `tensors` and build it; None without any."""
+def _voice(tensors: dict[str, Tensor], bins: int) -> VoiceNetwork | None:
+    """Move the weights of the voice network out of `tensors` and build it; None without any."""
     own = _part(tensors, VOICE)
     if not own:
         return None
     size, width = own["out.weight"].shape
-    squeezed, values = own["squeeze.weight"].shape
-    groups = own["gather.weight"].shape[1] // squeezed
     with torch.device("meta"):
-        voice = VoiceHead(groups, values, width // 2, size)
+        voice = VoiceNetwork(bins, width // 2, size)
     voice.load_state_dict(own, assign=True)
     return voice.eval()
 

@@ -113,5 +113,5 @@ def test_some_systems_in_the_order_of_the_table_and_unknown_names() -> None:
     assert [system.name for system in experiment.systems] == ["ibm", "mixture"]
     with pytest.raises(InputError, match=r"no experiment is called 'nothing'.*two-speakers"):
         read_experiment("nothing")
-    with pytest.raises(InputError, match=r"no system 'irm2'.*default"):
+    with pytest.raises(InputError, match=r"no system 'irm2'.*clean"):
         read_experiment("baselines", ("irm2",))

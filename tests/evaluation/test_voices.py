@@ -1,4 +1,4 @@
-"""Equal error rates of voice heads."""
+"""Equal error rates of voice networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.diarisation import equal_error_rate, rejected_at, score_voices
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import load_model
-from dpcl.networks.voice import VoiceHead
+from dpcl.networks.activity import VoiceNetwork
 
 
 def test_rates_of_known_distributions() -> None:
@@ -26,11 +26,10 @@ def test_rates_of_known_distributions() -> None:
 
 def test_noises_of_other_bands_differ_for_any_network(noises: Path, tiny_model: Path) -> None:
     model = load_model(tiny_model)
-    with pytest.raises(InputError, match="the model has no voice head; fit one"):
+    with pytest.raises(InputError, match="the model has no voice network; fit one"):
         score_voices(model, read_corpus(noises))
     torch.manual_seed(0)
-    values = model.network.frame_values(model.network.encode(torch.zeros(1, 2, 129))).shape[-1]
-    model = replace(model, voice=VoiceHead(1, values, 16, 8).eval())
+    model = replace(model, voice=VoiceNetwork(129, 16, 8).eval())
     conditions = {"clean": None, "room": (0.2, 20.0)}
     scores = score_voices(model, read_corpus(noises), 0.5, 4, conditions)
     assert [(s.condition, s.talkers) for s in scores] == [("clean", 4), ("room", 4)]

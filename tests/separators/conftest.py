@@ -1,4 +1,4 @@
-"""A model with a voice head, for masks that follow a timeline and for known voices."""
+"""A model with a voice network, for masks that follow a timeline and for known voices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, SignalSettings
 from dpcl.model import build_network as build
-from dpcl.networks.voice import VoiceHead
+from dpcl.networks.activity import VoiceNetwork
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def model() -> Model:
         torch.manual_seed(0)
         network = build(settings).eval()
         network.background_head.bias.data.fill_(-2)  # mostly talkers
-        voice = VoiceHead(network.bands, 8, 12, 8).eval()
+        voice = VoiceNetwork(257, 12, 8).eval()
     network.mean.fill_(-3)
     network.std.fill_(2)
     return Model(settings, network, {}, voice=voice)

@@ -159,7 +159,7 @@ def test_voices_that_cannot_be_used(
     for name, voices, only, message in (
         (weights, {"ann": tmp_path / "no.wav"}, None, "no.wav"),
         (weights, {}, "ann", "--only ann: has no recording; add --voice ann=FILE"),
-        (plain, {"ann": recording}, None, "--voice: the model has no voice head"),
+        (plain, {"ann": recording}, None, "--voice: the model has no voice network"),
     ):
         with pytest.raises(InputError, match=message):
             separate_file(recording, tmp_path / "out", 2, str(name), voices=voices, only=only)

@@ -60,7 +60,7 @@ KnownVoices = Annotated[
     typer.Option(
         "--voice",
         help="Recording of one talker alone, some seconds or more; repeatable. The source with this"
-        " voice gets the name: STEM_NAME.wav. Needs a model with a voice head.",
+        " voice gets the name: STEM_NAME.wav. Needs a model with a voice network.",
         metavar="NAME=FILE",
     ),
 ]

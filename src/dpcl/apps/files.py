@@ -145,7 +145,7 @@ def separate_files(
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
         voices: recording of a talker alone by name. Sources with these voices get the names:
-            out/STEM_NAME.wav, for a model with a voice head.
+            out/STEM_NAME.wav, for a model with a voice network.
         only: name of the only source to write, one of `voices`.
 
     Raises:
@@ -287,7 +287,7 @@ def separate_file(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     done = dpcl.separate_file("examples/two_talkers.flac", folder, sources=2)
         ...     [path.name for path in done.outputs]
-        ['two_talkers_s1.wav', 'two_talkers_s2.wav']
+        ['two_talkers_s1.wav', 'two_talkers_s2.wav', 'two_talkers_background.wav']
     """
     finished: list[Separated] = []
     report = as_report(progress)

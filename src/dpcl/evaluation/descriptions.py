@@ -179,8 +179,8 @@ def read_experiment(name: str, systems: tuple[str, ...] | None = None) -> Experi
         InputError: There is no experiment or no system of a given name.
 
     Example:
-        >>> [system.name for system in read_experiment("two-speakers", ("ibm", "default")).systems]
-        ['default', 'ibm']
+        >>> [system.name for system in read_experiment("two-speakers", ("ibm", "clean")).systems]
+        ['clean', 'ibm']
     """
     if name not in experiment_names():
         names = ", ".join(experiment_names())

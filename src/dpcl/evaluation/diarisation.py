@@ -230,7 +230,7 @@ def _changes(alone: Tensor, loudest: Tensor) -> int:
 
 @dataclass(frozen=True)
 class VoiceScore:
-    """Scores of a voice head under one condition.
+    """Scores of a voice network under one condition.
 
     Attributes:
         condition: name of the condition.
@@ -281,13 +281,13 @@ def score_voices(
     conditions: Mapping[str, tuple[float, float] | None] = VOICE_CONDITIONS,
     seed: int = 0,
 ) -> list[VoiceScore]:
-    """Score the voice head of a model on talkers that it did not learn.
+    """Score the voice network of a model on talkers that it did not learn.
 
     Every talker of the corpus speaks alone. Half of their stretches are in one room, half in
     another one; only pairs from two rooms are compared, as for an enrolled talker.
 
     Args:
-        model: with a voice head.
+        model: with a voice network.
         corpus: utterances of the talkers.
         seconds: length of a stretch.
         stretches: number of stretches of a talker, even.
@@ -298,10 +298,10 @@ def score_voices(
         One score per condition.
 
     Raises:
-        InputError: The model has no voice head, or the corpus has fewer than two talkers.
+        InputError: The model has no voice network, or the corpus has fewer than two talkers.
     """
     if model.voice is None:
-        raise InputError("the model has no voice head; fit one with the phase `fit: voice`")
+        raise InputError("the model has no voice network; fit one with the phase `fit: voice`")
     speakers = sorted({u.speaker for u in corpus.utterances})
     if len(speakers) < 2:
         raise InputError(f"{corpus.root}: has one speaker; give a corpus of two or more")
@@ -350,7 +350,6 @@ def _vectors(
         if condition is not None:
             part, noise = in_room(part, seed + number % 2, rate, *condition)
         magnitude = model.settings.signal.stft()(part[0] + noise).abs()
-        encoded = model.network.encode(model.settings.signal.features(magnitude[None]).float())
-        frames = model.network.frame_values(encoded)
-        vectors.append(model.voice.pooled(frames, torch.ones(1, len(magnitude), 1))[0, 0])
+        levels, _ = model.voice.levels(magnitude[None][:0], magnitude)
+        vectors.append(model.voice.pooled(levels, torch.ones(1, len(magnitude), 1))[0, 0])
     return torch.stack(vectors)

@@ -69,7 +69,7 @@ class Means:
     """Means over all sources with a score, of all mixtures of a condition.
 
     Each mean is None if no source has a score. The word error rate is weighed by the words of the
-    references, so that its mean is that of the whole text.
+    references: all errors over all words.
 
     Attributes:
         mixtures: number of mixtures.

@@ -300,17 +300,6 @@ class EmbeddingNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def frame_values(self, encoded: Tensor) -> Tensor:
-        """Return the values of each frame, for a voice head.
-
-        Args:
-            encoded: (B, L, H).
-
-        Returns:
-            Values (B, L, G, values), float32, in groups such as bands.
-        """
-        return encoded.unsqueeze(2).float()
-
     def gives_masks(self, num_sources: int) -> bool:
         """Return True if `infer_masks` can predict masks of this number of sources."""
         if self.unfolded is not None:

@@ -125,10 +125,6 @@ class FullBandEmbedding(EmbeddingNetwork):
         counts: Tensor = self.count_head(self._parts(encoded)[1])
         return counts.float()
 
-    def frame_values(self, encoded: Tensor) -> Tensor:
-        """Return the values of the bands (B, L, N, D) of encoded frames."""
-        return self._parts(encoded)[1].float()
-
     def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Split encoded frames into normalised features (B, L, F) and bands (B, L, N, D)."""
         bins = len(self.mean)
@@ -200,7 +196,7 @@ class Local(nn.Module):
             return self._step(x)
         # One recording at a time: the values of several exceed the block of memory that is
         # reused from call to call, and fetching new memory takes longer than the step.
-        return torch.cat([self._step(one) for one in x.split(1)])
+        return torch.cat([self._step(one) for one in torch.split(x, 1)])
 
     def _step(self, x: Tensor) -> Tensor:
         values, gate = self.up(self.norm(x)).chunk(2, -1)

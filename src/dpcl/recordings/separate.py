@@ -471,7 +471,7 @@ def separate(
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
         voices: file of a talker alone, or its samples at `sample_rate`, by name. Sources with these
-            voices get the names, for a model with a voice head.
+            voices get the names, for a model with a voice network.
 
     Returns:
         Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
@@ -517,12 +517,12 @@ def enrol(separator: Separator, voices: Mapping[str, Voice], sample_rate: int = 
     """Return a separator that gives sources the names of known voices.
 
     Args:
-        separator: with a voice head.
+        separator: with a voice network.
         voices: file of a talker alone, or samples (T,) or (channels, T), by name.
         sample_rate: of the samples, in Hz.
 
     Raises:
-        InputError: The separator has no voice head, a name is no part of a file name, or a
+        InputError: The separator has no voice network, a name is no part of a file name, or a
             recording cannot be read or has too little speech of one talker.
     """
     check_voices(voices)

@@ -50,7 +50,6 @@ OWN = 1e-2  # weight of frames with other talkers in a seed: they matter if a ta
 REACH = 2  # windows on each side whose frames enter a seed
 ENOUGH = 0.5  # s alone nearby that a seed needs; less is filled up from the whole recording
 
-ALONE = 3  # exponent of a source's share of the energy in the weight of a frame for its voice
 FLOOR = 1e-5  # least prior of a talker in the masks
 
 
@@ -59,7 +58,7 @@ class Summary:
     """Facts of one window; frames are those that the window owns.
 
     Attributes:
-        vectors: voice vectors (n, D) of its stretches; n is 0 without a voice head.
+        vectors: voice vectors (n, D) of its stretches; n is 0 without a voice network.
         clean: (n,), share of frames with one talker in each stretch.
         counts: (l, classes), probabilities of 0, 1, 2, … talkers in each frame.
         sums: (m, K), weighted sums of the embeddings of every STRIDE-th frame.
@@ -340,14 +339,17 @@ class GuidedClustering(DeepClustering):
 
     def _of_sources(self, analyses: Analyses, link: Link) -> Tensor:
         """Return the voice vectors (C, D) of the sources, from their masks."""
+        voice = self.model.voice
+        assert voice is not None
 
         def pooled(window: int, analysis: Analysis) -> Tensor:
-            encoded, magnitude = analysis[0], analysis[1]
+            magnitude = analysis[1]
             masks = self.masks(window, analysis, link)[: link.num_sources]
             energy = (masks * magnitude).square().sum(-1)  # (C, L)
-            share = energy / energy.sum(0).clamp_min(1e-9)
-            weights = energy.sqrt() * share**ALONE
-            return weights.sum(1, keepdim=True) * self._voices(encoded, weights.T)
+            weights = energy.sqrt() * energy / energy.sum(0).clamp_min(1e-9)
+            levels, _ = voice.levels(masks, magnitude)
+            vectors = voice.pooled(levels[:-1], weights.unsqueeze(-1))[:, 0]
+            return weights.sum(1, keepdim=True) * vectors
 
         return functional.normalize(sum(analyses.map(pooled), torch.zeros(())), dim=-1)
 
@@ -367,13 +369,6 @@ class GuidedClustering(DeepClustering):
         background = self._background(analysis[0])
         return torch.cat([masks * (1 - background), background[None]])
 
-    def _voices(self, encoded: Tensor, weights: Tensor) -> Tensor:
-        """Return voice vectors (n, D) of frames (L, H), for each weighting (L, n) of them."""
-        assert self.model.voice is not None
-        network = self.model.network
-        frames = network.frame_values(encoded[None].to(network.mean.device)).cpu()
-        return self.model.voice.pooled(frames, weights[None])[0]
-
     @property
     def _finds_talkers(self) -> bool:
         """True if the model has all that `find_talkers` needs."""
@@ -382,7 +377,7 @@ class GuidedClustering(DeepClustering):
     def _summary(self, windows: Windows, window: int, analysis: Analysis) -> Summary:
         """Return voices, numbers of talkers and sums of embeddings of one window."""
         encoded, magnitude = analysis
-        network = self.model.network
+        network, voice = self.model.network, self.model.voice
         chosen = own_multiples(windows, window, STRIDE)
         weights = self.weights(magnitude).view_as(magnitude)[chosen]
         weights = self._of_talkers(encoded[chosen], weights)
@@ -391,12 +386,14 @@ class GuidedClustering(DeepClustering):
         counts = torch.zeros(len(encoded), 0)
         vectors, clean = torch.zeros(0, 0), torch.zeros(0)
         if self.given is None:
+            assert voice is not None
             device = network.mean.device
             counts = network.frame_counts(encoded[None].to(device))[0].softmax(-1).cpu()
             step, reach = (max(1, round(x / self.hop)) for x in (STEP, STRETCH / 2))
             centres = own_multiples(windows, window, step)
             near = stretch_weights(centres, len(magnitude), reach, counts[:, 1])
-            vectors = self._voices(encoded, near)
+            levels, _ = voice.levels(magnitude[None][:0], magnitude)
+            vectors = voice.pooled(levels, near[None])[0]
             clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
         own = owned(windows, window)
         return Summary(vectors, clean, counts[own], sums, weights.sum(1))
