@@ -126,7 +126,7 @@ def _tags_at_end(data: BinaryIO) -> int:
     return end - place
 
 
-# Beginnings of files whose length is that of the file: XI, IRCAM, PAF, PVF, AU and HTK.
+# Beginnings of files that state no length: XI, IRCAM, PAF, PVF, AU and HTK.
 _UNSIZED = re.compile(
     rb"Extended Instrument|\x00[\x01-\x04]\xa3\x64|\x64\xa3[\x01-\x04]\x00| paf|fap |PVF1"
     rb"|\.snd|.{8}\x00\x02\x00\x00",
