@@ -36,6 +36,26 @@ def test_imports_are_not_searched_for_garbage_and_all_that_follows_is(
         gc.unfreeze()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
+def test_too_little_memory_is_one_sentence_and_no_crash(make_recording: MakeRecording) -> None:
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (200 << 20,) * 2)\n"
+        "sys.argv = ['dpcl', 'separate', sys.argv[1]]\n"
+        "from dpcl.apps.cli import main\nmain()"
+    )
+    source = str(Path(package.__file__).parents[1])
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(make_recording())],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == "dpcl: not enough memory; free some, or allow this process more\n"
+
+
 def test_what_others_chose_about_garbage_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     with heavy_imports():  # torch is there: nothing to gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
@@ -152,6 +153,33 @@ def test_bad_orders_are_one_sentence_and_leave_nothing(
     for body in (content, iter([content])):  # with and without Content-Length
         answer = client.post(f"/v1/jobs?{query}", content=body)
         assert answer.status_code == status and message in answer.json()["detail"]
+    assert [path for path in jobs.root.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("%C3%A9" * 250 + ".wav", "é" * 98 + ".wav"),
+        ("a%00b%0A.wav", "ab.wav"),
+        ("%00", "recording"),
+        ("..%2F..%2Fb.wav", "b.wav"),
+    ],
+)
+def test_recordings_of_any_name_are_taken(name: str, expected: str, jobs: Jobs) -> None:
+    answer = client_of(jobs).post(f"/v1/jobs?name={name}", content=b"data")
+    assert (answer.status_code, answer.json()["name"]) == (202, expected)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    answer = client_of(jobs).post("/v1/jobs?name=a.wav", content=b"data")
+    assert answer.status_code == 507
+    assert "a.wav: cannot be stored (No space left on device)" in answer.json()["detail"]
     assert [path for path in jobs.root.iterdir() if path.is_dir()] == []
 
 

@@ -129,3 +129,29 @@ def test_a_model_that_needs_the_whole_recording(kind: str, level: str) -> None:
 def test_bad_samples(separator: OnlineDeepClustering, bad: Tensor) -> None:
     with pytest.raises(InputError, match="empty or holds NaN"):
         LoadedSeparator(separator)(bad)
+
+
+def test_a_loud_tone_raises_no_level_and_is_modulated_by_no_mask(
+    separator: OnlineDeepClustering,
+) -> None:
+    rate = separator.sample_rate
+    speech = torch.cat([torch.zeros(rate), noises(2)])
+    times = torch.arange(rate) / rate
+    fades = (50 * torch.minimum(times, 1 - times)).clamp(max=1)
+    tone = fades * torch.sin(2 * torch.pi * 1000 * times)
+    tone = torch.nn.functional.pad(tone, (0, len(speech) - rate))
+    magnitudes = [separator.stft(x).abs() for x in (speech, speech + tone)]
+    frames = rate // separator.stft.hop
+    levels, masks = [], []
+    for magnitude in magnitudes:
+        state = separator.start(2)
+        for part in (magnitude[: frames + 3], magnitude[frames + 3 :]):
+            estimated, state = separator.step(part, state)
+            masks.append(estimated)
+        assert state.loudest is not None
+        levels.append(float(state.loudest))
+    assert abs(levels[0] - levels[1]) < 0.5  # neper
+    line = round(1000 * separator.stft.window / rate)
+    assert masks[2][:, 5 : frames - 5, line].eq(0.5).all()
+    whole, _ = separator.step(magnitudes[1], separator.start(2))
+    torch.testing.assert_close(torch.cat(masks[2:], 1), whole)

@@ -225,10 +225,10 @@ def separate_files(
                     target, reader, separation, force, resume, recogniser, report_words, only
                 )
                 background_file = target.background if target.background in outputs else None
-                link, confidence = separation.link(), separation.link().confidence
-                names = link.names if only is None else (only,)
-                if only is not None and confidence is not None:
-                    confidence = (confidence[link.names.index(only)],)
+                names, chosen = _chosen(reader.name, separation, only)
+                confidence = separation.link().confidence
+                if confidence is not None:
+                    confidence = tuple(confidence[number] for number in chosen)
                 warnings = (*_warnings(reader), *notes, *_poor(outputs, confidence))
                 took = time.monotonic() - start
                 done(
@@ -504,6 +504,24 @@ def _check_outputs(
                 )
 
 
+def _chosen(
+    name: str, separation: RecordingSeparation, only: str | None
+) -> tuple[tuple[str, ...], list[int]]:
+    """Return the names and the numbers of the sources to write.
+
+    Raises:
+        InputError: The only source to write is not in the recording of this name.
+    """
+    names = separation.link().names
+    if only is None:
+        return names, [*range(len(names))]
+    if only not in names:
+        raise InputError(
+            f"{name}: --only {only}: this voice was not found; omit --only to write all sources"
+        )
+    return (only,), [names.index(only)]
+
+
 def _write(
     target: _Target,
     reader: AudioReader,
@@ -526,13 +544,7 @@ def _write(
         InputError: The only source to write is not in the recording.
     """
     link = separation.link()
-    names = link.names if only is None else (only,)
-    if only is not None and only not in link.names:
-        raise InputError(
-            f"{reader.name}: --only {only}: this voice was not found; omit --only to write all"
-            " sources"
-        )
-    chosen = [link.names.index(name) for name in names]
+    names, chosen = _chosen(reader.name, separation, only)
     paths = tuple(target.path(name) for name in names)
     if link.background and separation.background and only is None:
         paths = (*paths, target.background)

@@ -17,6 +17,12 @@ from types import FrameType
 
 import dpcl
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+LEAST_MEMORY = 288 << 20  # bytes that torch needs to be imported and to run, at least
 quick_exit = False  # flag, set by commands that close all their files
 TRACEBACK = "DPCL_TRACEBACK"  # environment variable that adds the traceback to a report
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")  # signals that end a command as Ctrl-C does
@@ -136,10 +142,17 @@ def heavy_imports() -> Iterator[None]:
     """Suspend garbage collection while torch is imported, as all imported objects stay.
 
     Later collections skip the imported objects too.
+
+    Raises:
+        MemoryError: the limit of this process (`ulimit -d`) is so low that torch would crash.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+            raise MemoryError
     gc.disable()
     try:
         yield

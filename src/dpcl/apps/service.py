@@ -56,6 +56,9 @@ class Limits:
     streams: int = 4
 
 
+NAME_BYTES = 200  # of a recording; its outputs have longer names
+
+
 def make_app(
     jobs: Jobs,
     limits: Limits | None = None,
@@ -158,7 +161,9 @@ def make_app(
         names = [model.name for model in shipped_models()]
         if model not in names:
             raise InputError(f"unknown model {model!r}; give one of: {', '.join(names)}")
-        stem = Path(name.replace("\\", "/")).name.lstrip(".")[-200:] or "recording"
+        stem = Path(name.replace("\\", "/")).name.lstrip(".")
+        stem = "".join(letter for letter in stem if letter.isprintable())
+        stem = stem.encode("utf-8", "ignore")[-NAME_BYTES:].decode("utf-8", "ignore") or "recording"
         most = round(limits.megabytes * 1e6)
         too_long = HTTPException(
             413, f"{stem}: is larger than {limits.megabytes:g} MB, the limit of this server"
@@ -184,6 +189,10 @@ def make_app(
             shutil.rmtree(job.folder, ignore_errors=True)
             if isinstance(error, ClientDisconnect):
                 raise HTTPException(400, f"{stem}: the upload broke off; send it again") from error
+            if isinstance(error, OSError):
+                raise HTTPException(
+                    507, f"{stem}: cannot be stored ({error.strerror}); try again later"
+                ) from error
             raise
         jobs.submit(job)
         return document(job)

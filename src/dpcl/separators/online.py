@@ -28,7 +28,13 @@ from dpcl.model import Model
 from dpcl.separators.base import WindowSeparator
 from dpcl.separators.masks import masks_from_centroids
 from dpcl.signal.band import bins_below
-from dpcl.signal.features import disturbed_frames, running_log_magnitude, weigh
+from dpcl.signal.features import (
+    UNCOUNTED,
+    disturbed_frames,
+    running_log_magnitude,
+    tone_bins,
+    weigh,
+)
 
 START = 0.2  # s of frames with weight before the first clustering
 AGAIN = 0.2  # s of frames with weight between searches for missing sources
@@ -37,6 +43,7 @@ POINTS = 4096  # upper limit of the points for these seconds: enough, and quick 
 BLOCK = 0.2  # s between steps of the centroids
 ROUNDS = 3  # k-means rounds in each step
 MEMORY = 5.0  # s of activity of a source after which its settled mean has decayed to 1/e
+LOUDER = 0.7  # natural log of a bin relative to the level from which it disturbs: 6 dB
 APART = 0.9  # largest cosine of the centroids of two sources; 0.7 loses 2.5 dB on valid2
 
 
@@ -47,6 +54,7 @@ class StreamState:
     clusters: OnlineClusters
     network: Any = None  # state of `encode_next`
     loudest: Tensor | None = None  # () natural log of the loudest bin so far
+    last: Tensor | None = None  # (1, F), magnitudes of the last frame
 
 
 class OnlineDeepClustering(WindowSeparator):
@@ -101,9 +109,18 @@ class OnlineDeepClustering(WindowSeparator):
         with torch.no_grad():
             hop = self.stft.hop / self.sample_rate
             # Tones and clicks raise no level and move no centroid: they may come before a talker.
-            speech = ~disturbed_frames(magnitude, self.first)
-            features, loudest = running_log_magnitude(magnitude, hop, state.loudest, speech)
-            features[..., : self.first] = self.model.network.mean.flatten()[: self.first]
+            before = torch.zeros_like(magnitude[:1]) if state.last is None else state.last
+            tones = tone_bins(torch.cat([before, magnitude]), self.first)[1:]
+            toned = tones.any(-1)
+            speech = toned | ~disturbed_frames(magnitude, self.first)
+            counted = magnitude * torch.where(speech, 1.0, UNCOUNTED)[:, None]
+            counted = torch.where(tones, 0.0, counted)
+            features, loudest = running_log_magnitude(magnitude, hop, state.loudest, counted)
+            loud = features.amax(-1) >= LOUDER  # or the tone is a harmonic of a voice
+            tones &= loud[:, None]
+            neutral = self.model.network.mean.flatten().expand_as(features)
+            features = torch.where(tones, neutral.to(features), features.clamp_max(0.0))
+            features[..., : self.first] = neutral[..., : self.first]
             encoded, network = self.model.network.encode_next(features.float(), state.network)
             embeddings = self.model.network.embed(encoded[:, None])  # (L, F, K)
             # Levels are relative to the loudest bin so far, like the features; bin_weights would
@@ -112,13 +129,16 @@ class OnlineDeepClustering(WindowSeparator):
             relative = torch.where(audible, features.exp(), torch.zeros_like(features))
             relative[..., : self.first] = 0
             relative[~speech & (relative.amax(-1) >= 1)] = 0
+            relative[tones] = 0
             weights = weigh(relative, settings.weighting)
             centroids, clusters = follow(embeddings, weights, state.clusters, hop)  # (L, C, K)
             masks = masks_from_centroids(embeddings, centroids, settings)  # (L, C, F)
             found = centroids.any(-1).any(-1)  # (L,)
             masks = torch.where(found[:, None, None], masks, 1 / centroids.shape[1])
             masks[..., : self.first] = 1 / centroids.shape[1]  # no mask modulates rumble
-        return masks.transpose(0, 1), StreamState(clusters, network, loudest)
+            masks = torch.where(tones[:, None], 1 / centroids.shape[1], masks)  # nor a tone
+        last = torch.cat([before, magnitude])[-1:]
+        return masks.transpose(0, 1), StreamState(clusters, network, loudest, last)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ TONE = 0.95  # least share of the energy of a frame in one line, of a tone
 NOISE = 0.75  # largest share of the energy in the strongest quarter of the bins, of a click
 OUTSTANDING_DB = 12.0  # least level of a disturbance relative to other frames, by loudest bins
 UNCOUNTED = 0.1  # gain of disturbed frames in the level of a stream
+SKIRT = 5  # bins on each side of a loud tone that its window reaches
+RISE = 4.0  # least ratio of the loudest bins of two frames where a tone begins
+PARTLY = 0.7  # least share of the energy in one line of a frame in which a tone begins or ends
 EDGE = 3  # frames before and after a disturbance that its edges reach
 FORGETTING = 1.0  # dB/s, decay of the loudest bin so far
 
@@ -137,6 +140,27 @@ def without_disturbances(magnitude: Tensor, first: int, quantile: float = 0.5) -
     return magnitude * (1 - near.view(found.shape)).unsqueeze(-1)
 
 
+def tone_bins(magnitude: Tensor, first: int) -> Tensor:
+    """Find the bins of loud tones in frames that hold one, and where it begins or ends.
+
+    Args:
+        magnitude: (L, F); a frame depends on itself and the one before it.
+        first: bins below this one do not count.
+
+    Returns:
+        True for the bins of a tone, (L, F), of any level.
+    """
+    heights, places = magnitude[..., first:].max(-1)
+    energy = magnitude[..., first:].square()
+    line = functional.avg_pool1d(energy[None], 2 * LINE + 1, 1, LINE)[0].amax(-1)
+    share = (2 * LINE + 1) * line / energy.sum(-1).clamp_min(QUIETEST**2)
+    tone = share > TONE
+    edge = share > PARTLY
+    edge[1:] &= tone[:-1] | (heights[1:] > RISE * heights[:-1])
+    near = (torch.arange(magnitude.shape[-1]) - (places + first)[:, None]).abs() <= SKIRT
+    return near & (tone | edge)[:, None]
+
+
 def running_log_magnitude(
     spectrum: Tensor, hop: float, loudest: Tensor | None = None, counted: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -150,8 +174,8 @@ def running_log_magnitude(
         spectrum: complex (..., L, F).
         hop: seconds between frames.
         loudest: (...), natural log of the loudest bin before this spectrum; None at the beginning.
-        counted: (..., L), False for frames that count 20 dB less for the level; None for none.
-            Bins above the level then have features of 0.
+        counted: magnitudes (..., L, F) that set the level, without disturbances; the spectrum's
+            if omitted.
 
     Returns:
         The features (..., L, F), and `loudest` (...) after the last frame.
@@ -161,18 +185,14 @@ def running_log_magnitude(
     fade = FORGETTING * hop / 20 * math.log(10) * frames  # (L,)
     # Maximum over s <= t of (m_s - fade (t - s)) as one cumulative maximum. In float32 the level
     # would lose its precision next to the fade after hours.
-    raised = magnitude
-    if counted is not None:
-        raised = torch.where(counted.unsqueeze(-1), magnitude, UNCOUNTED * magnitude)
-    levels = raised.amax(-1).double().log() + fade  # (..., L)
+    levels = (magnitude if counted is None else counted).amax(-1).double().log() + fade  # (..., L)
     if loudest is not None:
         levels = torch.cat([loudest.double().unsqueeze(-1), levels], dim=-1)
     levels = levels.cummax(-1).values[..., -spectrum.shape[-2] :] - fade
     # Reference 0 instead of -inf in initial silence: log(0) - 0 is below the floor.
     reference = torch.where(levels.isfinite(), levels, torch.zeros_like(levels))
     relative = magnitude.log() - reference.to(magnitude.dtype).unsqueeze(-1)
-    relative = relative.clamp_min(math.log(FLOOR))
-    return relative if counted is None else relative.clamp_max(0.0), levels[..., -1]
+    return relative.clamp_min(math.log(FLOOR)), levels[..., -1]
 
 
 def ideal_assignments(source_spectra: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from dpcl.errors import InputError
 from dpcl.signal.headers import WIDTHS, stated_samples
-from dpcl.signal.joined import id3_size
+from dpcl.signal.spans import id3_size
 
-_MP3_FRAME = 1152  # samples of a frame; this number of bytes contains the table
+MP3_FRAME = 1152  # samples of a frame; this number of bytes contains the table
 _LONGER = 64  # factor on the size; the bit rates of one recording lie between 8 and 320 kbit/s
 _TAG = 128  # bytes of an ID3v1 tag
 
@@ -35,7 +35,7 @@ def states_its_length(data: BinaryIO) -> bool:
     place = data.tell()
     data.seek(0)
     data.seek(id3_size(data.read(10)))
-    first = data.read(_MP3_FRAME)
+    first = data.read(MP3_FRAME)
     data.seek(place)
     return any(table in first for table in (b"Xing", b"Info", b"VBRI"))
 
@@ -188,7 +188,7 @@ def is_cut_off(file_format: str, frames: int | None, read: int, data: BinaryIO) 
     if file_format == "OGG" and not _ogg_has_its_end(data):
         return True  # Ogg states no length, but marks its last page
     # Tolerance, since MP3 encoders differ in the padding and may count the frame with the length.
-    tolerance = 2 * _MP3_FRAME if file_format == "MP3" else 0
+    tolerance = 2 * MP3_FRAME if file_format == "MP3" else 0
     return frames is not None and read < frames - tolerance
 
 

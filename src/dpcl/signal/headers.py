@@ -189,15 +189,123 @@ _READERS = {
 }  # fmt: skip
 
 
-def sized_wav(data: BinaryIO) -> Span | None:
-    """Return a WAV file whose header states no size with the header completed.
+def walk_caf(data: BinaryIO, start: int, end: int) -> tuple[int, int]:
+    """Find the samples of a CAF file, and the end of its chunks.
+
+    Args:
+        data: the file; its position changes.
+        start: first byte of the file.
+        end: byte after the last one.
+
+    Returns:
+        Place of the chunk of the samples, 0 without one, and the byte after the last chunk.
+    """
+    samples, place = 0, start + 8
+    for _ in range(_CHUNKS):
+        data.seek(place)
+        head = data.read(12)
+        if len(head) < 12 or head[:4] == b"caff" or not head[:4].isalnum():
+            break
+        size = int.from_bytes(head[4:], "big", signed=True)
+        if head[:4] == b"data":
+            samples = place
+        elif size < 0 or place + 12 + size > end:
+            break
+        if size < 0:
+            return samples, end
+        place += 12 + size
+    return samples, place
+
+
+def sized(data: BinaryIO) -> Span | None:
+    """Return a file whose header states no size with the header completed.
 
     Programs that write to a pipe cannot return to the header. They leave the size 0, or the
     largest number. The position of `data` changes.
 
     Returns:
-        The file with the true size; None for other files and for files that state their size.
+        WAV, AIFF, AU, CAF or W64 with the true size; None for other files and for files that
+        state their size.
     """
+    end = data.seek(0, io.SEEK_END)
+    data.seek(0)
+    start = data.read(40)
+    changes: dict[int, bytes] = {}
+    first = 0  # byte of the samples
+    if start[:4] in (b"RIFF", b"RF64"):
+        return _sized_wav(data)
+    if start[:4] == b".snd" and len(start) > 24:
+        first = int.from_bytes(start[4:8], "big")
+        size = int.from_bytes(start[8:12], "big")
+        unknown = size == 0 or (_is_unknown(size) and first + size != end)
+        if unknown and end - first < 2**32 - 1:
+            changes = {8: struct.pack(">I", end - first)}
+    elif start[:4] == b"caff":
+        place, _ = walk_caf(data, 0, end)
+        first = place + 12 if place else end
+        data.seek(place + 4)
+        size = int.from_bytes(data.read(8), "big", signed=True)
+        data.seek(first)
+        following = data.read(12)  # a chunk if there are no samples
+        empty = size == 0 and following[:4].isalnum() and following[4:8] == bytes(4)
+        if (size <= 0 or size >= 2**62) and not empty:
+            changes = {place + 4: struct.pack(">q", end - first)}
+    elif start[:16] == _W64:
+        place, size = _chunk(data, 40, b"data", 16, "<Q", 24, 8)
+        first = place + 24 if place else end
+        if size <= 24 or size >= 2**62 or (_is_unknown(size) and place + size != end):
+            changes = {16: struct.pack("<Q", end), place + 16: struct.pack("<Q", end - place)}
+    elif start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
+        place, size = _chunk(data, 12, b"SSND", 4, ">I", 0, 2)
+        first = place + 16 if place else end
+        unknown = size <= 8 or (_is_unknown(size) and place + 8 + size != end)
+        if unknown and end - place < 2**32 - 9:
+            changes = {4: struct.pack(">I", end - 8), place + 4: struct.pack(">I", end - place - 8)}
+    if not changes or not 0 < first < min(end, _SLACK):
+        return None
+    data.seek(0)
+    header = bytearray(data.read(first))
+    for place, value in changes.items():
+        header[place : place + len(value)] = value
+    return Span(data, first, end, bytes(header))
+
+
+_W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"  # identifier of a W64 file
+
+
+def _chunk(
+    data: BinaryIO, place: int, name: bytes, before: int, form: str, header: int, multiple: int
+) -> tuple[int, int]:
+    """Find a chunk.
+
+    Args:
+        data: the file.
+        place: first chunk.
+        name: its first four bytes.
+        before: bytes before its size.
+        form: of its size.
+        header: bytes of the chunk that the size includes, at least.
+        multiple: of which all chunks are.
+
+    Returns:
+        Place and stated size; zeros without such a chunk.
+    """
+    for _ in range(_CHUNKS):
+        data.seek(place)
+        head = data.read(before + struct.calcsize(form))
+        if len(head) < before + struct.calcsize(form):
+            break
+        (size,) = struct.unpack(form, head[before:])
+        if head[:4] == name:
+            return place, size
+        if size < header:
+            break
+        place += -(-size // multiple) * multiple + (0 if header else 8)
+    return 0, 0
+
+
+def _sized_wav(data: BinaryIO) -> Span | None:
+    """Return a WAV file whose header states no size with the header completed."""
     end = data.seek(0, io.SEEK_END)
     data.seek(0)
     start = data.read(12)

@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,25 +20,16 @@ from dpcl.errors import InputError
 from dpcl.signal import av
 from dpcl.signal.formats import (
     TAGS,
-    UnmeasuredMP3,
     is_cut_off,
     is_packed,
     mpg123_silenced,
     promised_frames,
     sphere_fields,
-    states_its_length,
     unpacked,
 )
-from dpcl.signal.headers import WIDTHS, sds_samples, sized_wav
-from dpcl.signal.joined import (
-    Decoder,
-    Joined,
-    another_recording,
-    mp3_end,
-    mp4_end,
-    spans,
-    tags_of,
-)
+from dpcl.signal.headers import WIDTHS, sds_samples, sized
+from dpcl.signal.joined import Decoder, Joined, open_with_libsndfile, tags_of
+from dpcl.signal.spans import mp4_end, next_beginning, spans, without_tags
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -107,9 +97,11 @@ class AudioReader:
                 if self._owned:
                     packed.close()
                 self._owned = True
-            whole = sized_wav(self._data)
+            whole = sized(self._data)
+            self._stated = whole is None
+            if whole is None:
+                whole = without_tags(self._data)
             if whole is not None:
-                self._stated = False
                 self._path, self._whole = None, self._data
                 self._data = whole  # type: ignore[assignment]
             self._parts = spans(self._data)
@@ -154,10 +146,11 @@ class AudioReader:
             )
         if isinstance(self._file, Joined) and self._file.omitted:
             notes.append(
-                f"{self.name} holds {self._file.omitted} more recordings after"
-                f" {self.read / self.sample_rate:.2f} s, of another sample rate or number of"
-                " channels, which are omitted; split the file"
+                f"{self.name} holds {self._file.omitted} more recordings of another sample rate or"
+                " number of channels, or unreadable ones, which are omitted; split the file"
             )
+        if self.format == "XI":
+            notes.append(f"{self.name} states no sample rate; {self.sample_rate} Hz is assumed")
         if isinstance(self._file, av.AVDecoder):
             if self._file.omitted:
                 notes.append(
@@ -314,17 +307,11 @@ class AudioReader:
 
     def _libsndfile(self) -> Decoder:
         """Open the recording with libsndfile."""
-        # Path encoded as the system does, since names need not be UTF-8.
-        file = _Forward(self._data if self._path is None else os.fsencode(self._path))
-        if file.format == "MP3" and not states_its_length(self._data):
-            file.close()
-            file = _Forward(UnmeasuredMP3(self._data))
-        decoder: Decoder = file
-        return decoder
+        return open_with_libsndfile(self._data, self._path)
 
     def _joined(self) -> Decoder:
         """Open the first of several recordings in the file."""
-        return Joined(self._data, self._parts, _part)
+        return Joined(self._data, self._parts)
 
     def _av(self) -> Decoder:
         """Open the recording with PyAV."""
@@ -337,13 +324,12 @@ class AudioReader:
         place, end = self._data.tell(), None
         if self.subtype in WIDTHS and self.frames is not None:
             end = self.frames * self.channels * WIDTHS[self.subtype]
-        elif self.format == "MP3":
-            end = mp3_end(self._data, 0)
         elif isinstance(self._file, av.AVDecoder) and self.format == "MOV":
             end = mp4_end(self._data)
-        omitted = another_recording(self._data, max(end, 16)) if end else 0
+        size = self._data.seek(0, os.SEEK_END)
+        found = next_beginning(self._data, max(end, 16), size) if end else None
         self._data.seek(place)  # where the decoder was
-        return omitted
+        return 0 if found is None else size - found
 
     def _is_cut_off(self, file: Decoder) -> bool:
         """Return true if samples are missing after the end of `file`."""
@@ -365,32 +351,6 @@ class AudioReader:
     def _no_samples(self) -> InputError:
         """Return the error for a recording of length zero."""
         return InputError(f"{self.name} holds no samples; give a recording that is not empty")
-
-
-class _Forward(soundfile.SoundFile):  # type: ignore[misc]
-    """Sound file that is only read from the beginning to the end.
-
-    SoundFile seeks to its own position after each block, which makes Opus decode other samples.
-    """
-
-    def seekable(self) -> bool:
-        """Return false."""
-        return False
-
-
-def _part(data: BinaryIO) -> tuple[Decoder, int | None]:
-    """Open one of several recordings in a file; return the number of samples that it states."""
-    file = _Forward(data)
-    if file.format == "MP3" and not states_its_length(data):
-        file.close()
-        return _Forward(UnmeasuredMP3(data)), None
-    place = data.tell()
-    stated = promised_frames(file, data)
-    data.seek(place)  # where the decoder was
-    if file.format == "OGG" and stated is None:  # its last page is missing
-        return file, sys.maxsize
-    tolerance = 2 * 1152 if file.format == "MP3" else 0  # as of `is_cut_off`
-    return file, None if stated is None else stated - tolerance
 
 
 def reason(error: Exception) -> str:
