@@ -52,7 +52,7 @@ def cluster_directions(
     """
     times = (weights > 0).nonzero()[:, 0]
     step = max(1, -(-len(times) // MOST_POINTS))
-    times = times[::step]
+    times = times[::step].contiguous()
     vectors, weights = vectors[times], weights[times] * step
     if not len(vectors):
         return torch.zeros(1, vectors.shape[1]), torch.zeros(1)
