@@ -319,6 +319,14 @@ def test_the_shipped_weights_separate_the_example() -> None:
     assert ((separation.masks - louder.masks).abs() > 1e-3).float().mean() < 1e-3
 
 
+@pytest.mark.parametrize("seconds", [3, 13])  # one window, and several
+def test_noise_alone_is_background(seconds: int) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(seconds * 8000)
+    found = dpcl.separate(noise, 8000)
+    assert found.sources.shape == (0, seconds * 8000) and found.background is not None
+    np.testing.assert_allclose(found.background, noise, atol=1e-5)
+
+
 @pytest.mark.parametrize("disturbance", ["dc", "hum", "tone", "click"])
 def test_what_nobody_hears_changes_nothing(disturbance: str) -> None:
     samples, rate = soundfile.read(EXAMPLES / "two_talkers.flac", dtype="float32")

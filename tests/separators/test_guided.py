@@ -108,9 +108,30 @@ def test_talkers_who_are_never_alone_are_clustered(
     )
 
 
+def test_a_talker_who_only_talks_while_others_do_is_clustered(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = noise(13)
+    found = guided.find_talkers
+
+    def one_voice(
+        summaries: list[guided.Summary], number: int | None, most: int, hop: float
+    ) -> guided.Talkers:
+        return found(summaries, number or 1, most, hop)
+
+    monkeypatch.setattr(guided, "find_talkers", one_voice)
+    monkeypatch.setattr(guided, "LEAST_ALONE", 0.0)
+    plain = registry.separator_of(replace(model, voice=None))
+    for least, clustered in ((0.0, True), (1.0, False)):
+        monkeypatch.setattr(guided, "LEAST_OVERLAP", least)
+        ours = separate_recording(mixture, RATE, GuidedClustering(model), 2).sources
+        same = torch.allclose(ours, separate_recording(mixture, RATE, plain, 2).sources, atol=1e-5)
+        assert same == clustered
+
+
 def test_silence_is_separated(model: Model) -> None:
     found = separate_recording(np.zeros(21 * RATE, np.float32), RATE, GuidedClustering(model))
-    assert found.sources.abs().max() == 0
+    assert found.sources.shape == (0, 21 * RATE)
     assert found.timeline is not None and found.timeline.segments == ()
 
 

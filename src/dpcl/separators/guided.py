@@ -27,7 +27,7 @@ from torch.nn import functional
 from dpcl.clustering.agglomerative import assign_names, cluster_directions, smooth_posteriors
 from dpcl.model import Model
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
-from dpcl.separators.deep_clustering import DeepClustering
+from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering
 from dpcl.separators.masks import mask_logits, raise_to_floor
 from dpcl.signal.stft import Windows
 
@@ -37,6 +37,7 @@ BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
 LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
 LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
+LEAST_OVERLAP = 0.25  # share of several talkers; with more, and one voice in all, likewise
 SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
 FEW = 2.0  # clean stretches of a talker whose voice counts half: a short sample is uncertain
 STAY, STAY_BLOCK = 0.75, 0.945  # probability that a stretch or a block keeps the talker
@@ -106,12 +107,6 @@ def own_multiples(windows: Windows, window: int, step: int) -> Tensor:
     start, own = windows.starts[window], owned(windows, window)
     first, last = -(-(start + own.start) // step), -(-(start + own.stop) // step)
     return torch.arange(first, last) * step - start
-
-
-def stretch_weights(centres: Tensor, frames: int, reach: int, one: Tensor) -> Tensor:
-    """Return the weights (frames, n) of frames in stretches: the probability of one talker."""
-    near = (torch.arange(frames).unsqueeze(-1) - centres).abs() <= reach
-    return near * one.clamp_min(1e-3).unsqueeze(-1)
 
 
 def find_talkers(
@@ -319,7 +314,11 @@ class GuidedClustering(DeepClustering):
             priors = activity = self.given.activity(self.hop, windows.frames).float()
         else:
             counted = torch.cat([x.counts for x in summaries]).sum(0)  # (classes,)
-            if counted[1] < LEAST_ALONE * counted[1:].sum():
+            several = counted[2:].sum() > LEAST_OVERLAP * counted[1:].sum()
+            hidden = several and len(find_talkers(summaries, None, most, self.hop).priors) == 1
+            facts = self._frame_facts(analyses) if num_sources is None else None
+            silent = facts is not None and facts.speech < LEAST_SPEECH
+            if silent or hidden or counted[1] < LEAST_ALONE * counted[1:].sum():
                 return self._clustered(analyses, num_sources, most)
             talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
@@ -383,17 +382,16 @@ class GuidedClustering(DeepClustering):
         weights = self._of_talkers(encoded[chosen], weights)
         embeddings = self.embed(encoded[chosen][None]).view(*weights.shape, -1)
         sums = (weights.unsqueeze(-1) * embeddings).sum(1)
-        counts = torch.zeros(len(encoded), 0)
-        vectors, clean = torch.zeros(0, 0), torch.zeros(0)
+        counts, vectors, clean = torch.zeros(len(encoded), 0), torch.zeros(0, 0), torch.zeros(0)
         if self.given is None:
             assert voice is not None
             device = network.mean.device
             counts = network.frame_counts(encoded[None].to(device))[0].softmax(-1).cpu()
             step, reach = (max(1, round(x / self.hop)) for x in (STEP, STRETCH / 2))
             centres = own_multiples(windows, window, step)
-            near = stretch_weights(centres, len(magnitude), reach, counts[:, 1])
+            near = (torch.arange(len(magnitude))[:, None] - centres).abs() <= reach
+            near = near * counts[:, 1:2].clamp_min(1e-3)  # the probability of one talker
             levels, _ = voice.levels(magnitude[None][:0], magnitude)
             vectors = voice.pooled(levels, near[None])[0]
             clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
-        own = owned(windows, window)
-        return Summary(vectors, clean, counts[own], sums, weights.sum(1))
+        return Summary(vectors, clean, counts[owned(windows, window)], sums, weights.sum(1))
