@@ -16,7 +16,7 @@ from torch import Tensor
 from dpcl.clustering.count import CUES, FRAME_CUES, SOURCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
-from dpcl.networks.activity import TalkerActivity, VoiceNetwork
+from dpcl.networks.activity import LAYERS, TalkerActivity, VoiceNetwork
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
@@ -402,8 +402,9 @@ def _voice(tensors: dict[str, Tensor], bins: int) -> VoiceNetwork | None:
     if not own:
         return None
     size, width = own["out.weight"].shape
+    deep = sum(name.startswith("norms.") and name.endswith(".weight") for name in own) > len(LAYERS)
     with torch.device("meta"):
-        voice = VoiceNetwork(bins, width // 2, size)
+        voice = VoiceNetwork(bins, width // 2, size, deep)
     voice.load_state_dict(own, assign=True)
     return voice.eval()
 

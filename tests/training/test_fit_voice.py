@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
+from dpcl.io import Progress
 from dpcl.mixtures.conditions import ConditionSettings
 from dpcl.mixtures.corpus import pack_corpus, read_corpus
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.model import Model, load_model, save_model
 from dpcl.networks.activity import VoiceNetwork
 from dpcl.training import fit_voice as module
-from dpcl.training.fit_voice import SPANS, draw_spans, fit_voice, read_targets
+from dpcl.training.fit_voice import SPANS, draw_spans, fit_voice, in_space, load_teacher
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -47,14 +48,12 @@ def test_the_number_of_a_talker_is_the_one_who_is_drawn(talkers: Path, tmp_path:
         assert round((hertz * 2 * np.pi - 2000) / 3000) == mixtures.talker(item)
 
 
-def test_a_voice_network_is_fitted_saved_and_read(
-    talkers: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "VOICE_BATCH", 4)
-    monkeypatch.setattr(module, "VOICE_WIDTH", 12)
-    monkeypatch.setattr(module, "VOICE_SIZE", 6)
-    monkeypatch.setattr(module, "SECONDS", 0.5)
-    monkeypatch.setattr(module, "SHORTEST", 0.2)
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, talkers: Path, tmp_path: Path) -> DataSettings:
+    """Conditions for the corpus, and small sizes."""
+    sizes = {"VOICE_BATCH": 4, "VOICE_WIDTH": 12, "VOICE_SIZE": 6, "SECONDS": 0.5, "SHORTEST": 0.2}
+    for name, value in sizes.items():
+        monkeypatch.setattr(module, name, value)
     conditions = ConditionSettings.model_validate(
         {
             "talkers": [1.0],
@@ -63,42 +62,76 @@ def test_a_voice_network_is_fitted_saved_and_read(
             "codec": {"probability": 0},
         }
     )
-    data = DataSettings(
-        corpora=(str(talkers),), cache=str(tmp_path / "cache"), conditions=conditions
-    )
+    cache = str(tmp_path / "cache")
+    return DataSettings(corpora=(str(talkers),), cache=cache, conditions=conditions)
+
+
+def test_a_voice_network_is_fitted_saved_and_read(
+    talkers: Path, tmp_path: Path, tiny_model: Path, small: DataSettings
+) -> None:
     model, seen = load_model(tiny_model), []
-    teacher = tmp_path / "teacher.npz"
-    np.savez(teacher, names=["ann.wav", "bob.wav", "cy.wav"], vectors=np.eye(3, 5))
-    fit = Fit(fit="voice", voice_steps=3, teacher=str(teacher))
-    fitted = fit_voice(model, fit, data, read_corpus(talkers), seen.append)
+    fit = Fit(fit="voice", voice_steps=3)
+    fitted = fit_voice(model, fit, small, read_corpus(talkers), seen.append)
     notes = [report.note for report in seen if report.unit == "steps"]
     assert len(notes) == 3 and all(note.startswith("voice, loss") for note in notes)
-    assert all("teacher" in note for note in notes)
     assert isinstance(fitted.voice, VoiceNetwork) and not fitted.voice.training
     save_model(fitted, tmp_path / "a.safetensors")
     read = load_model(tmp_path / "a.safetensors")
-    assert read.voice is not None and read.activity is None
+    assert read.voice is not None and read.voice.deep and read.activity is None
     levels = torch.randn(2, 30, len(read.voice.pool))
     weights = torch.rand(2, 30, 1)
     torch.testing.assert_close(
         read.voice.pooled(levels, weights), fitted.voice.pooled(levels, weights)
     )
     with pytest.raises(InputError, match="fit voice: needs rooms and noise"):
-        fit_voice(model, Fit(fit="voice"), replace_data(data), read_corpus(talkers), seen.append)
+        fit_voice(model, Fit(fit="voice"), replace_data(small), read_corpus(talkers), seen.append)
 
 
-def test_vectors_of_a_teacher_are_means_of_talkers(talkers: Path, tmp_path: Path) -> None:
-    corpus, path = read_corpus(talkers), tmp_path / "teacher.npz"
-    np.savez(path, names=["cy.wav", "ann.wav", "bob.wav"], vectors=np.eye(3))
-    found = read_targets(path, talkers, corpus)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
-    assert found.argmax(1).tolist() == [1, 2, 0]  # in the order of the corpus
-    np.savez(path, names=["ann.wav", "bob.wav"], vectors=np.eye(2))
-    with pytest.raises(InputError, match="has no utterance of x/cy"):
-        read_targets(path, talkers, corpus)
-    path.write_bytes(b"PK\x03\x04")
-    with pytest.raises(InputError, match="holds no `names`"):
-        read_targets(path, talkers, corpus)
+def test_a_voice_network_learns_from_a_teacher(
+    talkers: Path,
+    tmp_path: Path,
+    tiny_model: Path,
+    small: DataSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "TAUGHT", 9)
+    heard: list[tuple[int, ...]] = []
+
+    def teacher(samples: torch.Tensor) -> torch.Tensor:
+        heard.append(tuple(samples.shape))
+        return torch.fft.rfft(samples).abs()[:, 100:900].view(len(samples), 8, 100).sum(-1)
+
+    monkeypatch.setattr(module, "load_teacher", lambda path: teacher)
+    seen: list[Progress] = []
+    fit = Fit(fit="voice", voice_steps=40, teacher="teacher.onnx")
+    fitted = fit_voice(load_model(tiny_model), fit, small, read_corpus(talkers), seen.append)
+    assert heard == [(18, 4000)]  # both halves of nine items of half a second at 16 kHz
+    assert [report.total for report in seen if report.note == "teacher"] == [9]
+    losses = [float(report.note.split()[-1]) for report in seen if report.unit == "steps"]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert fitted.voice is not None and fitted.voice.out.out_features == 6
+
+
+def test_the_space_of_a_teacher_is_centred_and_has_equal_weights() -> None:
+    torch.manual_seed(0)
+    scales = torch.tensor([9.0, 4.0, 1.0, 0.0])
+    item = torch.randn(200, 1, 4) * scales + 5
+    space = in_space(item.expand(-1, 2, -1), 6)
+    assert space.shape == (200, 6)
+    torch.testing.assert_close(space.norm(dim=1), torch.ones(200))
+    deviations = space.std(0)
+    assert deviations[0] < 2 * deviations[2] and (space[:, 4:] == 0).all()
+    assert space.mean(0).abs().max() < 0.15
+
+
+def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "teacher.onnx"
+    for content in (None, b"no graph"):
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match="is no voice encoder as ONNX"):
+            load_teacher(path)
 
 
 def replace_data(data: DataSettings) -> DataSettings:

@@ -177,8 +177,8 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
     The speech is drawn as in TrainingMixtures. Per talker: level, gain control, pauses, room; then
     the background; band and equalisation for all; clipping and codec for the mixture. Items have
     as many sources as the settings' largest number of talkers, and are silent from `num_talkers`
-    on. Raises InputError for too few speakers, and for parts that the settings need and `parts`
-    lacks.
+    on. With `distinct`, talkers repeat after so many items, under other conditions. Raises
+    InputError for too few speakers, and for parts that the settings need and `parts` lacks.
     """
 
     def __init__(
@@ -189,6 +189,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         samples: int,
         items: int,
         seed: int = 0,
+        distinct: int | None = None,
     ) -> None:
         settings.codec.check()
         if settings.background.needs_sounds and parts.sounds is None:
@@ -199,6 +200,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             raise InputError("rooms.probability: there is no bank of rooms; compute one")
         self.settings, self.rooms = settings, parts.rooms if settings.needs_rooms else None
         self.samples, self.items, self.seed = samples, items, seed
+        self.distinct = distinct or items
         self.sample_rate = speech.sample_rate
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -271,12 +273,16 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
 
     def talker(self, item: int) -> int:
         """Return the number of the talker of an item, for mixtures of one talker."""
-        return self._talkers[1].talker(item)
+        return self._talkers[1].talker(item % self.distinct)
+
+    def alone(self, item: int) -> Tensor:
+        """Return the talker (T,) of an item without any condition, for mixtures of one talker."""
+        return self._talkers[1][item % self.distinct][0]
 
     def _draw_talkers(self, rng: np.random.Generator, item: int, number: int) -> Samples:
         """Draw images (C, T) of the talkers at the microphone, before band and equalisation."""
         settings = self.settings
-        sources = self._talkers[number][item].numpy()
+        sources = self._talkers[number][item % self.distinct].numpy()
         levels = settings.levels
         apart = levels.wide_db if rng.random() < levels.wide else RELATIVE_DB
         gains_db = draw_gains_db(rng, number, apart)

@@ -22,6 +22,7 @@ BANDS = 33
 DEEPEST_DB = -60.0  # lowest level of a band, relative to the loudest band of the window
 WIDTH, SIZE = 160, 48  # channels of the convolutions; values D of a voice vector
 LAYERS = (5, 1), (5, 2), (3, 3), (1, 1)  # kernel size and dilation of each convolution
+DEEP_LAYERS = (5, 1), (3, 1), (3, 2), (3, 4), (3, 1), (3, 2), (3, 4)  # of a residual network
 
 # Activity
 STRIDE = 4  # frames from one activity frame to the next
@@ -62,22 +63,26 @@ class VoiceNetwork(nn.Module):
         bins: number of bins F of the spectrum.
         width: channels of the convolutions.
         size: values D of a vector.
+        deep: DEEP_LAYERS with residual connections in place of LAYERS.
 
-    Sources: x-vectors, Snyder et al. 2018; attentive statistics, Okabe et al. 2018.
+    Sources: x-vectors, Snyder et al. 2018; attentive statistics, Okabe et al. 2018; residual
+    connections, He et al. 2016.
     """
 
     pool: Tensor
 
-    def __init__(self, bins: int, width: int = WIDTH, size: int = SIZE) -> None:
+    def __init__(self, bins: int, width: int = WIDTH, size: int = SIZE, deep: bool = False) -> None:
         super().__init__()
+        self.deep = deep
         pool = voice_bands(bins)
         self.register_buffer("pool", pool)
-        sizes = [len(pool), *[width] * (len(LAYERS) - 1)]
+        layers = DEEP_LAYERS if deep else LAYERS
+        sizes = [len(pool), *[width] * (len(layers) - 1)]
         self.convolutions = nn.ModuleList(
             nn.Conv1d(channels, width, taps, dilation=dilation, padding="same")
-            for channels, (taps, dilation) in zip(sizes, LAYERS, strict=True)
+            for channels, (taps, dilation) in zip(sizes, layers, strict=True)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in LAYERS)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in layers)
         self.attention = nn.Conv1d(width, 1, 1)
         self.out = nn.Linear(2 * width, size)
         self.last = nn.BatchNorm1d(size)
@@ -126,8 +131,11 @@ class VoiceNetwork(nn.Module):
     def moments(self, levels: Tensor) -> Tensor:
         """Return attention, and first and second moments weighted by it, (N, 1 + 2*width, l)."""
         x = levels.mT
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = functional.relu(norm(convolution(x)))  # (N, width, l)
+        for number, (convolution, norm) in enumerate(
+            zip(self.convolutions, self.norms, strict=True)
+        ):
+            y = functional.relu(norm(convolution(x)))  # (N, width, l)
+            x = x + y if self.deep and number else y
         weight = self.attention(x)
         weight = (weight - weight.amax(-1, keepdim=True)).exp()
         return torch.cat([weight, weight * x, weight * x.square()], 1)

@@ -1,19 +1,19 @@
 """Fit a voice network: vectors that identify talkers, for recordings of conversations.
 
 Mixtures of one talker under the conditions of the recipe; random spans of them, half a second and
-longer, become voice vectors. The network learns to name the talkers of the corpus, with an angular
-margin. The names are not kept: vectors of other talkers differ in the same way.
-
-A teacher may help: another voice encoder that learned more talkers. A file holds its vectors of
-utterances. A linear map of our vectors learns the mean vector of each talker.
+longer, become voice vectors. With a teacher, a voice encoder that learned more talkers, the network
+learns to give a span under conditions the vector that the teacher gives the talker without them.
+Talkers at other speeds are further voices. Without a teacher the network learns to name the talkers
+of the corpus, with an angular margin. The names are not kept: vectors of other talkers differ in
+the same way.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -28,29 +28,39 @@ from dpcl.mixtures.corpus import Corpus, pack_corpus
 from dpcl.model import Model
 from dpcl.networks.activity import VoiceNetwork
 from dpcl.networks.precision import fastest
+from dpcl.signal.audio import resample
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
-VOICE_WIDTH, VOICE_SIZE = 160, 96  # channels of the voice network, values of a vector
+VOICE_WIDTH, VOICE_SIZE = 128, 96  # channels of the voice network, values of a vector
 SECONDS = 3.2  # length of a mixture
 SPANS, SHORTEST = 3, 0.5  # spans of a mixture that become vectors, and the shortest of them in s
 VOICE_BATCH, VOICE_RATE = 48, 4e-3  # mixtures; learning rate
-VOICE_SCALE, SMOOTHING = 30.0, 0.05  # of cosines; of the labels
-MARGIN, DECAY = 0.2, 1e-2  # of cosines, CosFace, Wang et al. 2018; weight decay
-TAUGHT = 10.0  # weight of the teacher's loss
+DECAY = 1e-2  # of the weights
+VOICE_SCALE, SMOOTHING = 30.0, 0.05  # without a teacher: of cosines; of the labels
+MARGIN = 0.2  # of cosines, CosFace, Wang et al. 2018
+
+TEACHER_RATE = 16000  # Hz
+TAUGHT = 16384  # items that the teacher hears; each is heard again under many conditions
+SPEED = 0.2  # with a teacher, the speeds of talkers are uniform in 1 +- this
+TEACHER_BATCH = 32  # items in one call of the teacher
 
 
 class VoiceExamples(Dataset[tuple[Tensor, Tensor]]):
-    """Mixtures (T,) of one talker under conditions, with the number of the talker."""
+    """Mixtures (T,) of one talker under conditions, with a number.
 
-    def __init__(self, mixtures: ConditionedMixtures) -> None:
-        self.mixtures = mixtures
+    The number is that of the talker, or with `taught` that of the item which the teacher heard.
+    """
+
+    def __init__(self, mixtures: ConditionedMixtures, taught: bool) -> None:
+        self.mixtures, self.taught = mixtures, taught
 
     def __len__(self) -> int:
         return len(self.mixtures)
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        return self.mixtures[item].mixture, torch.tensor(self.mixtures.talker(item))
+        number = item % self.mixtures.distinct if self.taught else self.mixtures.talker(item)
+        return self.mixtures[item].mixture, torch.tensor(number)
 
 
 def fit_voice(model: Model, fit: Fit, data: DataSettings, corpus: Corpus, report: Report) -> Model:
@@ -72,58 +82,102 @@ def fit_voice(model: Model, fit: Fit, data: DataSettings, corpus: Corpus, report
     if data.conditions is None:
         raise InputError("fit voice: needs rooms and noise; set data.conditions")
     signal = model.settings.signal
-    settings = data.conditions.model_copy(update={"talkers": (1.0,), "speed": 0.0})
+    settings = data.conditions.model_copy(
+        update={"talkers": (1.0,), "speed": SPEED if fit.teacher else 0.0}
+    )
+    teacher = None if fit.teacher is None else load_teacher(Path(fit.teacher))
     packed = pack_corpus(corpus, signal.sample_rate, data.cache, report)
     parts = prepare_conditions(
         settings, data.corpora[0], signal.sample_rate, data.cache, report=report
     )
-    samples = round(SECONDS * signal.sample_rate)
-    mixtures = ConditionedMixtures(settings, packed, parts, samples, fit.voice_steps * VOICE_BATCH)
-    network = VoiceNetwork(signal.stft().bins, VOICE_WIDTH, VOICE_SIZE)
-    if model.voice is not None and model.voice.out.weight.shape == network.out.weight.shape:
-        network.load_state_dict(model.voice.state_dict())  # more steps
+    samples, items = round(SECONDS * signal.sample_rate), fit.voice_steps * VOICE_BATCH
+    distinct = None if teacher is None else min(TAUGHT, items)
+    mixtures = ConditionedMixtures(settings, packed, parts, samples, items, distinct=distinct)
+    network = VoiceNetwork(signal.stft().bins, VOICE_WIDTH, VOICE_SIZE, deep=True)
+    own = {} if model.voice is None else model.voice.state_dict()
+    if {k: v.shape for k, v in own.items()} == {
+        k: v.shape for k, v in network.state_dict().items()
+    }:
+        network.load_state_dict(own)  # more steps
     targets = None
-    if fit.teacher is not None:
-        place = Path(data.corpora[0])
-        targets = read_targets(Path(fit.teacher), place if place.is_dir() else place.parent, corpus)
+    if teacher is not None:
+        targets = in_space(teach(teacher, mixtures, report), VOICE_SIZE)
     learn_voices(model, network, mixtures, fit.workers, report, targets)
     return replace(model, voice=network)
 
 
-def read_targets(path: Path, root: Path, corpus: Corpus) -> Tensor:
-    """Read the vectors of a teacher.
+def load_teacher(path: Path) -> Callable[[Tensor], Tensor]:
+    """Load a voice encoder as ONNX.
 
     Args:
-        path: .npz file with `names`, the paths of utterances relative to `root`, and `vectors`
-            (N, D) of any encoder.
-        root: folder of the corpus.
-        corpus: utterances of the talkers.
+        path: file whose graph maps samples (B, T) at 16 kHz to vectors (B, D), for any B and T.
 
     Returns:
-        Mean vectors (S, D) of the talkers, in the order of the corpus, relative to the mean of all
-        talkers and of unit length.
+        A function that does so.
 
     Raises:
-        InputError: The file cannot be read, or lacks a talker.
+        InputError: onnxruntime is not installed, or the file is no such graph.
     """
     try:
-        with np.load(path) as file:
-            names, vectors = file["names"].tolist(), file["vectors"].astype(np.float32)
-        known = dict(zip(names, functional.normalize(torch.from_numpy(vectors)), strict=True))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        import onnxruntime
+    except ImportError as error:
         raise InputError(
-            f"{path}: holds no `names` and `vectors` of utterances ({error}); write it again"
+            "teacher: needs onnxruntime, which is not installed; `pip install onnxruntime`"
         ) from error
-    talkers: dict[tuple[str, str], list[Tensor]] = {}
-    for utterance in corpus.utterances:
-        own = talkers.setdefault((utterance.corpus, utterance.speaker), [])
-        name = utterance.part.name(root.resolve())
-        own += [known[name]] if name in known else []
-    for (name, speaker), own in talkers.items():
-        if not own:
-            raise InputError(f"{path}: has no utterance of {name}/{speaker}; write it again")
-    means = functional.normalize(torch.stack([torch.stack(x).mean(0) for x in talkers.values()]))
-    return functional.normalize(means - means.mean(0))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(str(path), options)
+        (name,) = (node.name for node in session.get_inputs())
+        vectors = session.run(None, {name: np.zeros((2, TEACHER_RATE), np.float32)})[0]
+        if vectors.ndim != 2 or len(vectors) != 2:
+            raise ValueError(f"vectors have the shape {vectors.shape}")
+    except Exception as error:  # onnxruntime has errors of its own, without a base class
+        raise InputError(
+            f"{path}: is no voice encoder as ONNX ({str(error)[:200]}); see recipes/voices.yaml"
+        ) from error
+    return lambda samples: torch.from_numpy(session.run(None, {name: samples.numpy()})[0])
+
+
+def teach(
+    teacher: Callable[[Tensor], Tensor], mixtures: ConditionedMixtures, report: Report
+) -> Tensor:
+    """Return the vectors (N, 2, D) that a teacher gives both halves of the talkers alone."""
+    vectors = []
+    for first in range(0, mixtures.distinct, TEACHER_BATCH):
+        items = range(first, min(first + TEACHER_BATCH, mixtures.distinct))
+        alone = np.stack([mixtures.alone(item).numpy() for item in items])
+        length = round(SECONDS * TEACHER_RATE)
+        samples = torch.from_numpy(
+            np.stack([resample(x, mixtures.sample_rate, TEACHER_RATE, length) for x in alone])
+        )
+        halves = samples.view(2 * len(samples), -1)
+        vectors.append(functional.normalize(teacher(halves), dim=-1).view(len(items), 2, -1))
+        report(Progress(items.stop, mixtures.distinct, "items", "teacher"))
+    return torch.cat(vectors)
+
+
+def in_space(vectors: Tensor, size: int) -> Tensor:
+    """Return the directions that a network of `size` values can learn.
+
+    The vectors are centred, reduced to their principal components, and partly whitened: each
+    component is divided by the root of its deviation, so that cosines depend on more than a few.
+
+    Args:
+        vectors: (N, 2, D), of both halves of each item.
+        size: number of components.
+
+    Returns:
+        Mean direction (N, size) of both halves, of unit length; zeros after the Dth component.
+    """
+    flat = vectors.flatten(0, 1)
+    centred = flat - flat.mean(0)
+    variances, components = torch.linalg.eigh(centred.mT @ centred / len(centred))
+    order = variances.argsort(descending=True)[:size]
+    scale = variances[order].clamp_min(1e-6 * float(variances.max())) ** 0.25
+    reduced = functional.normalize(centred @ components[:, order] / scale, dim=-1)
+    means = functional.normalize(reduced.view(len(vectors), 2, -1).sum(1), dim=-1)
+    return functional.pad(means, (0, size - means.shape[1]))
 
 
 def learn_voices(
@@ -142,50 +196,59 @@ def learn_voices(
         mixtures: of one talker each.
         workers: number of processes that draw them.
         report: called after each step.
-        targets: (S, D), vector of a teacher for each talker; None without one.
+        targets: (items, VOICE_SIZE), vector of each item by a teacher; None without one.
 
-    Source: cosine loss of a student, Sanh et al. 2019, "DistilBERT", section 3.
+    Source: the cosine loss of a student, Sanh et al. 2019, "DistilBERT", section 3.
     """
     stft = model.settings.signal.stft()
     hops = model.settings.signal.sample_rate / stft.hop
     talkers = nn.Parameter(0.1 * torch.randn(mixtures.num_talkers, VOICE_SIZE))
-    parameters = [*network.parameters(), talkers]
-    if targets is not None:
-        linear = nn.Linear(VOICE_SIZE, targets.shape[1], bias=False)
-        parameters += linear.parameters()
+    parameters = [*network.parameters(), *([talkers] if targets is None else [])]
     steps = len(mixtures) // VOICE_BATCH
     optimiser = torch.optim.AdamW(parameters, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, VOICE_RATE, max(steps, 2))
     averaged = copy.deepcopy(network)
     rng = np.random.default_rng(0)
-    loader = DataLoader(VoiceExamples(mixtures), VOICE_BATCH, num_workers=workers, drop_last=True)
+    examples = VoiceExamples(mixtures, targets is not None)
+    loader = DataLoader(examples, VOICE_BATCH, num_workers=workers, drop_last=True)
     network.train()
-    for step, (mixture, talker) in enumerate(loader, 1):
+    for step, (mixture, numbers) in enumerate(loader, 1):
         magnitude = stft(mixture).abs()
         levels = torch.stack([network.levels(x[None][:0], x)[0][0] for x in magnitude])
         weights = draw_spans(rng, levels.shape[1], SHORTEST * hops, len(levels))
         with torch.autocast("cpu", torch.bfloat16, enabled=fastest() == "bfloat16"):
             moments = network.moments(levels)
-        vectors = network.finish(moments.float() @ weights).flatten(0, 1)  # (B * SPANS, D)
-        cosines = vectors @ functional.normalize(talkers, dim=-1).mT
-        names = talker.repeat_interleave(SPANS)
-        cosines = cosines - MARGIN * min(1, 3 * step / steps) * functional.one_hot(
-            names, len(talkers)
-        )
-        loss = functional.cross_entropy(VOICE_SCALE * cosines, names, label_smoothing=SMOOTHING)
-        note = f"voice, loss {loss.item():.2f}"
-        if targets is not None:
-            taught = 1 - functional.cosine_similarity(linear(vectors), targets[names]).mean()
-            loss = loss + TAUGHT * taught
-            note += f", teacher {taught.item():.2f}"
+        vectors = network.finish(moments.float() @ weights)  # (B, SPANS, D)
+        if targets is None:
+            margin = MARGIN * min(1, 3 * step / steps)
+            loss = talker_loss(vectors, functional.normalize(talkers, dim=-1), numbers, margin)
+        else:
+            loss = 1 - (vectors @ targets[numbers].unsqueeze(-1)).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         update_average(averaged, network, min(0.99, step / (step + 10)))
-        report(Progress(step, steps, "steps", note))
+        report(Progress(step, steps, "steps", f"voice, loss {loss.item():.3f}"))
     network.load_state_dict(averaged.state_dict())
     network.eval()
+
+
+def talker_loss(vectors: Tensor, talkers: Tensor, numbers: Tensor, margin: float) -> Tensor:
+    """Return the cross entropy of naming talkers, with a margin.
+
+    Args:
+        vectors: (B, SPANS, D), of unit length.
+        talkers: (S, D), of unit length, one for each talker.
+        numbers: (B,), talker of each item.
+        margin: by which the cosine of the right talker is reduced.
+
+    Source: CosFace, Wang et al. 2018, equation 4.
+    """
+    cosines = vectors.flatten(0, 1) @ talkers.mT  # (B * SPANS, S)
+    names = numbers.repeat_interleave(vectors.shape[1])
+    cosines = cosines - margin * functional.one_hot(names, len(talkers))
+    return functional.cross_entropy(VOICE_SCALE * cosines, names, label_smoothing=SMOOTHING)
 
 
 def draw_spans(rng: np.random.Generator, frames: int, shortest: float, items: int) -> Tensor:

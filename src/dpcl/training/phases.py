@@ -59,7 +59,7 @@ class Fit(Settings):
     prior: tuple[float, ...] | None = None  # count: importance of 1, 2, ... sources; null: equal
     voice_steps: int = Field(default=1500, ge=1)  # activity and voice: of the voice network
     workers: int = Field(default=0, ge=0)  # voice: processes that draw mixtures
-    # voice: vectors of the utterances by another encoder, see dpcl.training.fit_voice; null: none
+    # voice: another voice encoder as ONNX, see dpcl.training.fit_voice.load_teacher; null: none
     teacher: str | None = None
     steps: int = Field(default=800, ge=1)  # activity: of the activity network
 
