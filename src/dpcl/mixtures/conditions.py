@@ -292,7 +292,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             seconds = float(rng.uniform(*GAIN_CONTROL_SECONDS))
             for source in sources:
                 source[:] = gain_controlled(source, self.sample_rate, depth_db, seconds)
-        if number > 1 and rng.random() < settings.turns.probability:
+        if rng.random() < settings.turns.probability:  # alone too: the background remains
             for source in sources:
                 if rng.random() < settings.turns.talker:
                     self._pause(rng, source)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dpcl.errors import InputError
 from dpcl.io import Progress, Report
-from dpcl.mixtures.conditions import ConditionedMixtures, prepare_conditions
+from dpcl.mixtures.conditions import ConditionedMixtures, TurnSettings, prepare_conditions
 from dpcl.mixtures.corpus import Corpus, pack_corpus
 from dpcl.model import Model
 from dpcl.networks.activity import VoiceNetwork
@@ -83,7 +83,11 @@ def fit_voice(model: Model, fit: Fit, data: DataSettings, corpus: Corpus, report
         raise InputError("fit voice: needs rooms and noise; set data.conditions")
     signal = model.settings.signal
     settings = data.conditions.model_copy(
-        update={"talkers": (1.0,), "speed": SPEED if fit.teacher else 0.0}
+        update={
+            "talkers": (1.0,),
+            "speed": SPEED if fit.teacher else 0.0,
+            "turns": TurnSettings(probability=0),  # a span of silence has no voice
+        }
     )
     teacher = None if fit.teacher is None else load_teacher(Path(fit.teacher))
     packed = pack_corpus(corpus, signal.sample_rate, data.cache, report)
