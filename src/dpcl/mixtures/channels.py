@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -370,16 +369,3 @@ def _aligned(decoded: Samples, original: Samples, rate: int) -> Samples:
     product = rfft(decoded, size) * np.conj(rfft(original, size))
     lag = int(np.argmax(irfft(product, size)[: most + 1]))
     return decoded[lag:]
-
-
-@lru_cache(maxsize=1)
-def installed_codecs() -> tuple[str, ...]:
-    """Names of the codecs that this installation has."""
-    found = []
-    for name in CODECS:
-        try:
-            check_codec(name)
-        except InputError:
-            continue
-        found.append(name)
-    return tuple(found)

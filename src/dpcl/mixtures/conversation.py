@@ -13,7 +13,7 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.noise import coloured_noise
-from dpcl.mixtures.room_bank import room_responses
+from dpcl.mixtures.rooms import room_responses
 from dpcl.mixtures.utterances import Utterance
 from dpcl.signal.audio import read_part
 from dpcl.signal.level import active_level_db, scale_to_peak

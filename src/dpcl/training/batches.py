@@ -134,7 +134,7 @@ def batches(
             continue
         loader = DataLoader(
             _mixtures(recipe, data, number),
-            batch_sampler=Share(stage, first, fabric.global_rank, fabric.world_size),
+            batch_sampler=DeviceBatches(stage, first, fabric.global_rank, fabric.world_size),
             num_workers=recipe.workers,
         )
         for batch in loader:
@@ -144,8 +144,8 @@ def batches(
 
 
 @dataclass(frozen=True)
-class Share:
-    """The items of every step that one device gets; all devices together get the whole batch."""
+class DeviceBatches:
+    """Items of every step for one device; all devices together get the whole batch."""
 
     stage: Stage
     first: int  # step of the stage

@@ -150,13 +150,13 @@ def render(
         pauses = PAUSE, rng.uniform(*LONGEST_PAUSE)
         seed = int(rng.integers(1 << 31))
         names, sources = converse(part, talkers, fit.length, seed, rate, turns, pauses)
-        found.append(listen(CuesOnly(model, network), names, sources))
+        found.append(match_talkers(CuesOnly(model, network), names, sources))
         report(Progress(number + 1, fit.number, "conversations"))
     return found
 
 
 @torch.no_grad()
-def listen(separator: CuesOnly, talkers: list[str], sources: Tensor) -> Conversation:
+def match_talkers(separator: CuesOnly, talkers: list[str], sources: Tensor) -> Conversation:
     """Link a conversation of sources (C, T), and match its clusters to the talkers."""
     from scipy.optimize import linear_sum_assignment  # slow to import
 
@@ -186,15 +186,15 @@ def learn_block_voices(
     network: TalkerActivity, conversations: list[Conversation], steps: int, report: Report
 ) -> None:
     """Train the voice network to identify the talker of every block with enough activity."""
-    everybody = sorted({name for c in conversations for name in c.talkers})
+    known = sorted({name for c in conversations for name in c.talkers})
     tracks = [
-        (c.levels[w][i], c.active[w][i], everybody.index(c.talkers[i]))
+        (c.levels[w][i], c.active[w][i], known.index(c.talkers[i]))
         for c in conversations
         for w in range(len(c.levels))
         for i in range(len(c.talkers))
     ]
     shortest = min(len(level) for level, _, _ in tracks) // HOP * HOP
-    talkers = torch.nn.Parameter(0.1 * torch.randn(len(everybody), SIZE))
+    talkers = torch.nn.Parameter(0.1 * torch.randn(len(known), SIZE))
     network.voice.train()
     parameters = [*network.voice.parameters(), talkers]
     optimiser = torch.optim.AdamW(parameters, weight_decay=DECAY)
@@ -211,7 +211,7 @@ def learn_block_voices(
         names = torch.tensor([name for _, _, name in chosen])[:, None].expand_as(enough)[enough]
         if len(names):
             cosines = vectors[enough] @ functional.normalize(talkers, dim=-1).mT
-            cosines = cosines - MARGIN * functional.one_hot(names, len(everybody))
+            cosines = cosines - MARGIN * functional.one_hot(names, len(known))
             loss = functional.cross_entropy(SCALE * cosines, names, label_smoothing=SMOOTHING)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

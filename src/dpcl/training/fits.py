@@ -98,9 +98,16 @@ def _one_root(corpus: Corpus) -> Corpus:
 
 
 class CountCuesOnly(DeepClustering):
-    """Deep clustering that keeps the cues of the number of sources instead of counting."""
+    """Deep clustering that keeps the cues of the number of sources instead of counting.
 
-    found: Tensor
+    Args:
+        model: with embeddings.
+        found: list of the cues of every recording; copies of the separator share it.
+    """
+
+    def __init__(self, model: Model, found: list[Tensor]) -> None:
+        super().__init__(model)
+        self.found = found
 
     def count(
         self,
@@ -110,9 +117,9 @@ class CountCuesOnly(DeepClustering):
         most: int,
         more: Tensor | None = None,
     ) -> int:
-        """Keep the cues in `found`, and return 1."""
-        found = cues(points, weights, frames)
-        self.found = found if more is None else torch.cat([found, more.double()])
+        """Append the cues to `found`, and return 1."""
+        own = cues(points, weights, frames)
+        self.found.append(own if more is None else torch.cat([own, more.double()]))
         return 1
 
 
@@ -151,15 +158,13 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: Data
         raise InputError(
             f"fit count: prior has {len(prior)} values; give {fit.most}, as many as `most`"
         )
-    separator = CountCuesOnly(replace(model, activity=None))
-    rows, counts, kinds = [], [], []
+    rows: list[Tensor] = []
+    separator = CountCuesOnly(replace(model, activity=None), rows)
+    counts, kinds = [], []
     for example in _drawn(separator.sample_rate, fit, corpus, data, report):
         mixture = InMemory(example.mixture[None], separator.sample_rate)
         with RecordingSeparation(mixture, separator, most=1) as separation:
             separation.link()
-            prepared = separation.separator
-        assert isinstance(prepared, CountCuesOnly)
-        rows.append(prepared.found)
         counts.append(len(example.sources))
         kinds.append(example.kind)
     number, kind = torch.tensor(counts), torch.tensor(kinds)
