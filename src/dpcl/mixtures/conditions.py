@@ -61,7 +61,7 @@ Samples = NDArray[np.float32]
 
 
 class Chance(Settings):
-    """A condition that applies to a share of the mixtures."""
+    """Condition that applies to a share of the mixtures."""
 
     probability: float = Field(ge=0, le=1)
 
@@ -286,7 +286,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
 
     @property
     def num_talkers(self) -> int:
-        """Number of talkers of the corpus."""
+        """Return the number of talkers of the corpus."""
         return next(iter(self._talkers.values())).num_talkers
 
     def talker(self, item: int) -> int:

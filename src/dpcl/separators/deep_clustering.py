@@ -204,8 +204,7 @@ class DeepClustering(Separator):
         """
         if not link.num_sources:
             return torch.ones(1, *analysis[1].shape)
-        clusters = link.state
-        assert isinstance(clusters, Clusters)
+        clusters: Clusters = link.state
         if clusters.odds is not None:
             masks = self._gated(analysis[0], clusters.odds[window], link.floor)
             background = analysis[-1]

@@ -1,11 +1,12 @@
 """Fit a voice network: vectors that identify talkers, for recordings of conversations.
 
-Mixtures of one talker under the conditions of the recipe; random spans of them, half a second and
-longer, become voice vectors. The network learns to name the talkers of the corpus, with an angular
-margin. The names are not kept: vectors of other talkers differ in the same way.
+The examples are mixtures of one talker under the conditions of the recipe. Random spans of at least
+half a second become voice vectors. The network is trained to classify the talkers of the corpus,
+with an angular margin. Only the vectors are kept: they differ between other talkers too.
 
-A teacher may help: another voice encoder that learned more talkers. A file holds its vectors of
-utterances. A linear map of our vectors learns the mean vector of each talker.
+A teacher is optional: another voice encoder, trained on more talkers. A file holds its vectors of
+utterances. A linear map of the voice vectors is trained to predict the teacher's mean vector of
+each talker.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
 VOICE_WIDTH, VOICE_SIZE = 160, 96  # channels of the voice network, values of a vector
-SECONDS = 3.2  # length of a mixture
-SPANS, SHORTEST = 3, 0.5  # spans of a mixture that become vectors, and the shortest of them in s
-VOICE_BATCH, VOICE_RATE = 48, 4e-3  # mixtures; learning rate
-VOICE_SCALE, SMOOTHING = 30.0, 0.05  # of cosines; of the labels
-MARGIN, DECAY = 0.2, 1e-2  # of cosines, CosFace, Wang et al. 2018; weight decay
+SECONDS = 3.2  # s, length of a mixture
+SPANS, SHORTEST = 3, 0.5  # number of spans of a mixture, and length of the shortest in s
+VOICE_BATCH, VOICE_RATE = 48, 4e-3  # number of mixtures of a step, learning rate
+# Scale and margin of cosines. Source: CosFace, Wang et al. 2018.
+VOICE_SCALE, MARGIN = 30.0, 0.2
+SMOOTHING, DECAY = 0.05, 1e-2  # share of a label that all talkers get, weight decay
 TAUGHT = 10.0  # weight of the teacher's loss
 
 

@@ -42,19 +42,19 @@ from dpcl.training.fit_voice import fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
-SEED = 77  # of the mixtures for counting
-FIRST_SEED = 1000  # of the conversations for counting
+SEED = 77  # seed of the mixtures for counting
+FIRST_SEED = 1000  # first seed of the conversations for counting
 FOLDS = 5  # one in this number of mixtures measures the error of the estimated SI-SDR
 CONDITIONED = 6.0  # s, length of a mixture under conditions
 SHORTEST = 0.5  # min, shortest conversation for counting
-WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of mixtures with turns, see gate_sources
+WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # turns in a mixture, see gate_sources
 LEAST = 0.1  # share of its energy that a source keeps in a mixture with turns
 # Importance of mixtures, mixtures with turns, and conversations. Six seconds with turns are often
 # too short to count by; equal importance would cost accuracy on overlapping talkers.
 SHARES = 2.0, 1.0, 1.0
-TALKERS = 3  # of the conversations for whitening
+TALKERS = 3  # number of talkers of a conversation for whitening
 DOMINATED = 0.9  # share of the weight of a stretch that one talker dominates
-FEWEST = 5  # stretches of a talker
+FEWEST = 5  # number of stretches of a talker, at least
 
 
 def fit_model(model: Model, fit: Fit, data: DataSettings, report: Report) -> Model:

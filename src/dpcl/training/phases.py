@@ -1,4 +1,4 @@
-"""The file of a recipe: its base, its rows and its phases, read and checked before any work.
+"""File of a recipe: base, rows and phases, read and checked before any work.
 
 base: base.yaml                    # merged deeply; every other key of this file replaces it
 rows: {wide: {model: {...}}}       # named variants of the recipe: dpcl train FILE --row wide
