@@ -1,8 +1,8 @@
-"""Fit the network that follows talkers: who is active when.
+"""Fit the activity network: the talkers that are active in each frame of a conversation.
 
-Conversations of two to four talkers, with turns and pauses of very different lengths, are linked as
-any long recording. On the bins of each cluster a voice network learns which talker that is, and the
-activity network then learns which talker is active within a quarter of a second.
+Conversations of two to four talkers, with turns and pauses of very different lengths, are linked
+like any long recording. A voice network learns the talkers from the bins of each cluster. The
+activity network then learns which of them are active within a quarter of a second.
 """
 
 from __future__ import annotations
