@@ -99,6 +99,18 @@ def test_there_is_one_of_each(pattern: str, home: str) -> None:
     assert found <= {home}
 
 
+def test_no_value_is_cast() -> None:
+    """A cast states a type that the code does not show."""
+    found = [
+        path.name
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "typing"
+        if any(alias.name == "cast" for alias in node.names)
+    ]
+    assert found == []
+
+
 def test_benchmarks_stay_small() -> None:
     lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "benchmarks").glob("*.py"))
     assert lines <= BENCHMARK_LINES

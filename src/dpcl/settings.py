@@ -28,21 +28,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) -> Whole:
+def read_settings(what: type[Whole], path: Path) -> Whole:
     """Read settings from YAML.
 
     Args:
         what: class of the settings.
         path: YAML file; its key `base` names another one, see `read_document`.
-        changes: "dotted.key=value", values as YAML.
 
     Raises:
         InputError: The file cannot be read, or a key is unknown, missing or impossible.
     """
-    data = read_document(path, what.__name__.lower())
-    for change in changes:
-        apply_change(data, change)
-    return validated(what, path, data)
+    return validated(what, path, read_document(path, what.__name__.lower()))
 
 
 def read_document(path: Path, name: str, own: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Item i of epoch e depends on SeedSequence((seed, e, i)) alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +31,6 @@ from dpcl.mixtures.channels import (
 from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
 from dpcl.mixtures.noise import BackgroundSettings, coloured_noise, mains_hum, read_sounds, swelling
 from dpcl.mixtures.rooms import Range, RoomBank, RoomSettings, room_bank
-from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.settings import Settings
 from dpcl.signal.level import draw_gains_db
@@ -152,7 +150,6 @@ def prepare_conditions(
     corpus: str | os.PathLike[str],
     sample_rate: int,
     cache: str | os.PathLike[str],
-    held_out: Sequence[MixtureRow] = (),
     report: Report = no_report,
 ) -> ConditionParts:
     """Decode the sounds and simulate the rooms that the settings need, once, into `cache`.
@@ -162,17 +159,15 @@ def prepare_conditions(
         corpus: index, or folder with an index, that holds the sounds of `background.only`.
         sample_rate: Hz.
         cache: folder beside the packed speech.
-        held_out: mixtures of lists whose talkers may not occur among the sounds.
         report: called after each sound, then after each room.
 
     Raises:
-        InputError: Before any work: a codec is not installed, or sounds are missing or hold a
-            talker of `held_out`.
+        InputError: Before any work: a codec is not installed, or sounds are missing.
     """
     settings.codec.check()
     found = None
     if settings.background.needs_sounds:
-        found = read_sounds(os.fspath(corpus), settings.background, held_out)
+        found = read_sounds(os.fspath(corpus), settings.background)
     sounds = None if found is None else pack_corpus(found, sample_rate, cache, report)
     rooms = None
     if settings.needs_rooms:

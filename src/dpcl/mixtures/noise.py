@@ -60,18 +60,15 @@ class BackgroundSettings(Settings):
         return self.probability > 0 and any(self.shares.get(k) for k in ("sound", "sounds"))
 
 
-def read_sounds(
-    path: str, settings: BackgroundSettings, held_out: Sequence[MixtureRow] = ()
-) -> Corpus:
+def read_sounds(path: str, settings: BackgroundSettings) -> Corpus:
     """Read the sounds of backgrounds from a corpus.
 
     Args:
         path: the corpus.
         settings: split, and names of the corpora of sounds.
-        held_out: mixtures of lists whose talkers may not occur among the sounds.
 
     Raises:
-        InputError: The corpus is missing, lacks the split or all of `only`, or holds such a talker.
+        InputError: The corpus is missing, or lacks the split or all of `only`.
     """
     whole = read_corpus(path, settings.split)
     there = {u.corpus for u in whole.utterances}
@@ -81,28 +78,7 @@ def read_sounds(
             f"{path}: split {settings.split} has no sounds of background.only"
             f" ({', '.join(settings.only)}); name corpora that it has"
         )
-    corpus = Corpus(whole.root, tuple(u for u in whole.utterances if u.corpus in chosen))
-    check_talkers(corpus, held_out, path)
-    return corpus
-
-
-def check_talkers(background: Corpus, rows: Sequence[MixtureRow], where: str) -> None:
-    """Raise InputError if a talker of a list occurs in a corpus of backgrounds."""
-    talkers = {
-        (PurePosixPath(path).parts[0], source.speaker): row
-        for row in rows
-        for source in row.sources
-        for path in source.paths[:1]
-    }
-    paths = {path for row in rows for source in row.sources for path in source.paths}
-    root = background.root
-    for u in background.utterances:
-        name = u.path.relative_to(root).as_posix() if u.path.is_relative_to(root) else ""
-        if (u.corpus, u.speaker) in talkers or name in paths:
-            raise InputError(
-                f"{where}: the background holds {u.speaker} of {u.corpus or 'the corpus'}, a talker"
-                " of the mixtures; omit that corpus or split"
-            )
+    return Corpus(whole.root, tuple(u for u in whole.utterances if u.corpus in chosen))
 
 
 def coloured_noise(

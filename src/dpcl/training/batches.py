@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ from dpcl.mixtures.conditions import (
     prepare_conditions,
 )
 from dpcl.mixtures.corpus import Corpus, PackedCorpus, has_index, pack_corpus, read_corpus
-from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.networks.base import EmbeddingNetwork, Predictions
 from dpcl.objectives import OBJECTIVES, affinity_loss
@@ -102,20 +101,19 @@ class TrainingData:
         return [number for one in packed for number in (len(one), int(one.offsets[-1]))]
 
 
-def prepare(recipe: Recipe, packing: Report, held_out: Sequence[MixtureRow] = ()) -> TrainingData:
+def prepare(recipe: Recipe, packing: Report) -> TrainingData:
     """Decode the recordings of the recipe's corpora, and make its rooms, once.
 
     Args:
         recipe: its data settings.
         packing: called while recordings are decoded and rooms computed.
-        held_out: mixtures whose talkers may not be among the sounds of the background.
     """
     data, rate = recipe.data, recipe.model.signal.sample_rate
     speech, conditions = pack_corpus(read_data(data), rate, data.cache, packing), data.conditions
     if conditions is None:
         return TrainingData(speech)
     corpus = data.corpora[0]
-    parts = prepare_conditions(conditions, corpus, rate, data.cache, held_out, packing)
+    parts = prepare_conditions(conditions, corpus, rate, data.cache, packing)
     return TrainingData(speech, parts)
 
 

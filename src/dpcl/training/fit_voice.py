@@ -76,9 +76,7 @@ def fit_voice(model: Model, fit: Fit, data: DataSettings, corpus: Corpus, report
     signal = model.settings.signal
     settings = data.conditions.model_copy(update={"talkers": (1.0,), "speed": 0.0})
     packed = pack_corpus(corpus, signal.sample_rate, data.cache, report)
-    parts = prepare_conditions(
-        settings, data.corpora[0], signal.sample_rate, data.cache, report=report
-    )
+    parts = prepare_conditions(settings, data.corpora[0], signal.sample_rate, data.cache, report)
     samples = round(SECONDS * signal.sample_rate)
     mixtures = ConditionedMixtures(settings, packed, parts, samples, fit.voice_steps * VOICE_BATCH)
     network = VoiceNetwork(signal.stft().bins, VOICE_WIDTH, VOICE_SIZE)
