@@ -99,6 +99,18 @@ def test_there_is_one_of_each(pattern: str, home: str) -> None:
     assert found <= {home}
 
 
+def test_no_value_is_cast() -> None:
+    """A cast states a type that the code does not show."""
+    found = [
+        path.name
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "typing"
+        if any(alias.name == "cast" for alias in node.names)
+    ]
+    assert found == []
+
+
 def test_benchmarks_stay_small() -> None:
     lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "benchmarks").glob("*.py"))
     assert lines <= BENCHMARK_LINES
@@ -212,6 +224,34 @@ def test_docstrings_begin_with_a_verb_or_a_noun_phrase() -> None:
             )
             if questions.match(text) or (verb and articles.match(text)):
                 odd.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert odd == []
+
+
+def error_texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every InputError of a file; `{}` for each value in a text."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        if getattr(node.func, "id", "") not in ("InputError", "UnknownTalker"):
+            continue
+        text = node.args[0]
+        parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+        if all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
+            words = [part.value if isinstance(part, ast.Constant) else "{}" for part in parts]
+            yield node.lineno, "".join(map(str, words))
+
+
+def test_errors_name_place_problem_and_remedy() -> None:
+    """`{where}: {problem}; {remedy}`, in lower case, without a full stop."""
+    found = [(path, *error) for path in MODULES for error in error_texts(path)]
+    assert len(found) > 300
+    odd = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for path, line, text in found
+        if re.match(r"[A-Z][a-z]+\b", text)
+        or text.endswith(".")
+        or not (";" in text or text.endswith("{}"))  # another error may end the text
+    ]
     assert odd == []
 
 

@@ -28,21 +28,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def read_settings(what: type[Whole], path: Path, changes: tuple[str, ...] = ()) -> Whole:
+def read_settings(what: type[Whole], path: Path) -> Whole:
     """Read settings from YAML.
 
     Args:
         what: class of the settings.
         path: YAML file; its key `base` names another one, see `read_document`.
-        changes: "dotted.key=value", values as YAML.
 
     Raises:
         InputError: The file cannot be read, or a key is unknown, missing or impossible.
     """
-    data = read_document(path, what.__name__.lower())
-    for change in changes:
-        apply_change(data, change)
-    return validated(what, path, data)
+    return validated(what, path, read_document(path, what.__name__.lower()))
 
 
 def read_document(path: Path, name: str, own: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -151,7 +147,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def validated(what: type[Whole], where: Path | str, data: dict[str, Any]) -> Whole:
-    """Make settings of a dictionary; raise InputError that begins with `where` and the key."""
+    """Return the settings of a dictionary; an InputError begins with `where` and the key."""
     try:
         return what.model_validate(data)
     except ValidationError as error:
@@ -164,18 +160,20 @@ def validated(what: type[Whole], where: Path | str, data: dict[str, Any]) -> Who
         problem = first["msg"].removeprefix("Value error, ")
         value = first["input"]
         given = "" if isinstance(value, dict | Settings) else f", not {_short.repr(value)}"
-        raise InputError(": ".join([str(where), *key.split(), problem]) + given) from error
+        remedy = "" if ";" in problem else "; correct it"
+        sentence = ": ".join([str(where), *key.split(), problem])
+        raise InputError(f"{sentence}{given}{remedy}") from error
 
 
 def check_range(name: str, bounds: tuple[float, float]) -> None:
-    """Raise ValueError where two limits are no range."""
+    """Raise ValueError if two limits are no range."""
     low, high = bounds
     if not -math.inf < low <= high < math.inf:
         raise ValueError(f"{name} {low:g} to {high:g} is no range; give the lower limit first")
 
 
 def check_shares(name: str, shares: dict[str, float], known: Iterable[str]) -> None:
-    """Raise ValueError for a share of something unknown, a negative one, and a sum other than 1."""
+    """Raise ValueError if a key is unknown, a share is negative, or their sum is not 1."""
     known = tuple(known)
     if unknown := [key for key in shares if key not in known]:
         raise ValueError(f"{name} has {unknown[0]!r}; there are {', '.join(known)}")

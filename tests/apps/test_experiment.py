@@ -81,7 +81,7 @@ def test_all_systems_are_trained_scored_and_shown_and_a_second_run_does_nothing(
     run = (*RUN, "--train", "--systems", "tiny,ibm,nmf")
     ran = dpcl(*run)
     assert ran.status == 0, ran.err
-    assert "1 of the 3 mixtures of open2 are left out for all systems" in ran.err
+    assert "1 of the 3 mixtures of open2 are omitted for all systems" in ran.err
     assert (table / "runs" / "tiny" / "tiny.safetensors").is_file()
     lines = list(csv.DictReader((table / "out" / "report.csv").open(newline="")))
     chosen = [line for line in lines if (line["group"], line["metric"]) == ("all", "sdri")]

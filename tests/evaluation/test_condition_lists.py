@@ -71,7 +71,7 @@ def test_a_condition_keeps_and_sets_what_it_says(folder: Path) -> None:
         ({"base": "two", "room": True, "rt60": 0.1}, "it: the room of m1 cannot have an RT60 of"),
         ({"base": "one", "room": True}, "it: o1 has no room"),
         ({"base": "one", "noise": "drawn"}, "it: o1 has no noise"),
-        ({"base": "one", "quieter_db": 5}, "it: o1 has not two talkers"),
+        ({"base": "one", "quieter_db": 5}, "it: o1 does not have two talkers"),
         ({"base": "six"}, r"six\.csv cannot be read"),
     ],
 )

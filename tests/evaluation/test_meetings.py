@@ -12,14 +12,15 @@ import soundfile
 
 from dpcl.errors import InputError
 from dpcl.evaluation.descriptions import Conversations, Experiment, read_experiment
+from dpcl.evaluation.diarisation import read_meetings
 from dpcl.evaluation.meetings import (
     RECORDED,
+    evaluate_timelines,
     meetings_markdown,
     meetings_report,
-    read_meetings,
     score_meetings,
+    timeline_files,
 )
-from dpcl.evaluation.timelines import evaluate_timelines, timeline_files
 
 RATE = 8000
 

@@ -18,7 +18,6 @@ from dpcl.mixtures.channels import (
     clipped,
     coded,
     gain_controlled,
-    installed_codecs,
     parse_channel,
     shelved,
 )
@@ -65,7 +64,9 @@ def root(tmp_path: Path) -> Path:
     ["ulaw", "alaw", "gsm", "opus:16", "opus:64", "mp3:12", "mp3:16", "mp3:64", "amr", "g722"],
 )
 def test_codecs_keep_time_and_level(codec: str, rate: int) -> None:
-    if codec.partition(":")[0] not in installed_codecs():
+    try:
+        check_codec(codec)
+    except InputError:
         pytest.skip(f"no {codec} here")
     samples = speechlike(rate)
     decoded = coded(samples, rate, codec)
@@ -80,7 +81,7 @@ def test_codecs_keep_time_and_level(codec: str, rate: int) -> None:
 
 
 def test_silence_stays_silent_through_every_codec() -> None:
-    for codec in installed_codecs():
+    for codec in CODECS:
         assert not coded(np.zeros(800, np.float32), 8000, codec).any()
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dpcl.mixtures.render import mix_sources
+from dpcl.mixtures.render import fitted, mix_sources
 from dpcl.signal.level import active_level_db, draw_gains_db, scale_to_peak
 
 
@@ -40,7 +40,7 @@ def test_sources_are_padded_to_the_longest_or_cut_to_the_shortest() -> None:
     signals = [noise(0, 4000), noise(1, 6000)]
     longest = mix_sources(signals, [0.0, 0.0], 8000)
     assert longest.shape == (2, 6000) and not longest[0, 4000:].any() and longest[0, 3999] != 0
-    assert mix_sources(signals, [0.0, 0.0], 8000, "min").shape == (2, 4000)
+    assert fitted(signals, "min").shape == (2, 4000)
 
 
 def test_a_silent_source_stays_silent() -> None:

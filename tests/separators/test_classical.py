@@ -12,7 +12,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.recordings.separate import load_separator
 from dpcl.separators.classical import auditory, spectral
-from dpcl.separators.classical.auditory import listen, unit_masks_to_bins
+from dpcl.separators.classical.auditory import auditory_scene, unit_masks_to_bins
 
 NAMES = ["casa", "spectral"]
 
@@ -85,9 +85,9 @@ def test_nothing_to_hear_is_refused(name: str, mixture: Tensor) -> None:
 
 def test_blocks_hear_what_the_whole_hears(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture = _voice(130, 7, 9000)
-    whole = listen(mixture)
+    whole = auditory_scene(mixture)
     monkeypatch.setattr(auditory, "BLOCK", 16 * auditory.HOP)
-    blocks = listen(mixture)
+    blocks = auditory_scene(mixture)
     torch.testing.assert_close(blocks.power, whole.power, atol=1e-4, rtol=0)
     loud = whole.power > 1e-3
     difference = (blocks.periodicity - whole.periodicity).abs()[loud]

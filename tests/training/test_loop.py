@@ -27,7 +27,7 @@ from dpcl.model import Model, build_network, load_model
 from dpcl.objectives.affinity import affinity_loss
 from dpcl.signal.features import ideal_assignments
 from dpcl.training import loop
-from dpcl.training.batches import Share, batch_loss, batches, prepare
+from dpcl.training.batches import DeviceBatches, batch_loss, batches, prepare
 from dpcl.training.checkpoint import latest_checkpoint, load_checkpoint
 from dpcl.training.loop import learning_rate, train, validation_of
 from dpcl.training.recipe import OptimiserSettings, Recipe, Stage
@@ -243,7 +243,7 @@ def test_no_mixture_is_drawn_twice(make_recipe: MakeRecipe) -> None:
 @pytest.mark.parametrize("first", [0, 3])
 def test_devices_share_every_step_without_gap_or_overlap(world: int, first: int) -> None:
     stage = Stage(frames=10, batch=12, steps=5)
-    shares = [Share(stage, first, rank, world) for rank in range(world)]
+    shares = [DeviceBatches(stage, first, rank, world) for rank in range(world)]
     assert {len(share) for share in shares} == {5 - first}
     for step, parts in enumerate(zip(*shares, strict=True), first):
         assert {len(part) for part in parts} == {12 // world}

@@ -120,9 +120,12 @@ def test_a_shipped_recipe_is_found_by_name(tmp_path: Path, monkeypatch: pytest.M
         ("base: base.yaml\nphases: [{name: a, sead: 1}]", "phases.a: unknown key sead"),
         (
             "base: base.yaml\nphases: [{name: a}, {name: b, average: [a, c]}]",
-            "phases.b: there is no earlier phase c; the earlier phases are a",
+            "phases.b: there is no earlier phase c; give one of a",
         ),
-        ("base: base.yaml\nphases: [{name: b, average: [b, b]}]", "the earlier phases are none"),
+        (
+            "base: base.yaml\nphases: [{name: b, average: [b, b]}]",
+            "there is no earlier phase b; move it after a training",
+        ),
         ("base: base.yaml\nphases: [{name: a, fit: count}]", "phases.a: fit count has no model"),
         ("base: base.yaml\nphases: [{name: a}, {name: b, fit: taste}]", "phases.b: fit"),
         ("base: base.yaml\nphases: [{name: a}, {name: b, average: [a]}]", "phases.b: average.1"),
@@ -135,7 +138,7 @@ def test_a_wrong_file_is_one_sentence(folder: Path, text: str, what: str) -> Non
 
 
 def test_an_unknown_row_names_those_that_there_are(folder: Path) -> None:
-    assert "its rows are wide" in refusal(folder / "chain.yaml", row="narrow")
+    assert "choose one of wide" in refusal(folder / "chain.yaml", row="narrow")
 
 
 @pytest.mark.parametrize(

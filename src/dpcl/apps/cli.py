@@ -349,7 +349,7 @@ def _evaluate_timelines(
 ) -> None:
     """Score who speaks when."""
     from dpcl.evaluation.evaluate import write_files
-    from dpcl.evaluation.timelines import evaluate_timelines, json_document, timeline_files
+    from dpcl.evaluation.meetings import evaluate_timelines, json_document, timeline_files
     from dpcl.io import refuse_existing
 
     for name in ("results.csv", "summary.json"):

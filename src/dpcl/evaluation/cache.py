@@ -201,7 +201,7 @@ def unknown_rows(names: Sequence[str], rows: Sequence[MixtureRow], root: Path) -
 
 
 def _number(stored: float | None) -> float:
-    """Return a score as it was before JSON, which holds no NaN."""
+    """Return a score from JSON, where null stands for NaN."""
     return math.nan if stored is None else stored
 
 

@@ -33,17 +33,20 @@ Way = Literal["given", "estimated", "more"]
 
 @dataclass(frozen=True)
 class Score:
-    """A separator on one mixture."""
+    """Score of a separator on one mixture.
 
-    si_sdri: (
-        float  # dB, mean over the sources with an estimate; NaN where there is nothing to improve
-    )
-    sources: int  # number of sources that the separator returned
+    Attributes:
+        si_sdri: mean over the sources with an estimate, dB; NaN if the mixture is the reference.
+        sources: number of sources of the separation.
+    """
+
+    si_sdri: float
+    sources: int
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over mixtures and its 95 % interval (bootstrap over mixtures)."""
+    """Mean over mixtures and its 95 % interval (bootstrap over mixtures)."""
 
     mean: float
     low: float
@@ -52,16 +55,29 @@ class Interval:
 
 @dataclass(frozen=True)
 class Result:
-    """A system under one condition."""
+    """Scores of a system under one condition; SI-SDRi in dB, None without any score.
+
+    Attributes:
+        system: name of the system.
+        condition: name of the condition.
+        title: name of the condition in the table.
+        mixtures: number of mixtures.
+        given: SI-SDRi with the number of sources given.
+        difference: `given` minus the value of the plain condition of the same list; None for that
+            condition.
+        estimated: SI-SDRi with the number of sources estimated.
+        right: number of mixtures with the right number of sources.
+        more: SI-SDRi with one source more than there are talkers, for the background.
+    """
 
     system: str
     condition: str
     title: str
     mixtures: int
-    given: Interval | None  # SI-SDRi, dB
-    difference: Interval | None  # given, to the plain condition of the same list; None for itself
+    given: Interval | None
+    difference: Interval | None
     estimated: Interval | None
-    right: int | None  # mixtures whose number of sources was estimated right
+    right: int | None
     more: Interval | None
 
 
@@ -77,16 +93,19 @@ def score_conditions(
     """Score every system under every condition.
 
     Args:
-        named: name of a system -> its separator, as `dpcl evaluate --separator` names it.
+        named: separator by system, as `dpcl evaluate --separator` names it.
         settings: the conditions.
-        lists: condition -> its mixtures, as derive_lists gives them.
-        root: the corpus.
-        cache: folder in which scores are kept.
+        lists: mixtures by condition, from `derive_lists`.
+        root: folder of the corpus.
+        cache: folder of the scores.
         workers: number of processes.
         report: called after each score.
 
+    Returns:
+        One result per system and condition.
+
     Raises:
-        InputError: for what render_mixture and the separators refuse.
+        InputError: A mixture cannot be rendered, or a separator refuses it.
     """
     work = [
         (name, condition, row, way)
@@ -173,7 +192,7 @@ def score_channels(estimates: Tensor, references: Tensor, mixture: Tensor) -> Te
 
 
 class _Store:
-    """The scores of one separator: a file with a line for each mixture and way."""
+    """Scores of one separator: a file with one line per mixture and way."""
 
     def __init__(self, folder: Path, separator: str) -> None:
         word = separator_key(separator)
@@ -183,14 +202,16 @@ class _Store:
             folder.mkdir(parents=True, exist_ok=True)
             text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); give another --cache"
+            ) from error
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
                 value = entry["si_sdri"]
                 score = Score(math.nan if value is None else value, entry["sources"])
                 self.known[entry["key"]] = score
-            except (ValueError, KeyError, TypeError):  # a line that was cut off
+            except (ValueError, KeyError, TypeError):  # an incomplete line
                 continue
         self._whole = not text or text.endswith("\n")
 
@@ -238,7 +259,7 @@ def _result(
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """Return the mean of the values that are numbers, and its bootstrap; None for none."""
+    """Return mean and bootstrap interval of the values without NaN; None if all are NaN."""
     numbers = [value for value in values if not math.isnan(value)]
     if not numbers:
         return None

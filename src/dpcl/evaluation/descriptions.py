@@ -23,8 +23,7 @@ from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.drawing import draw_list
 from dpcl.mixtures.lists import read_list, write_list
 from dpcl.mixtures.noise import draw_babble, draw_pink
-from dpcl.mixtures.room_bank import shortest_rt60
-from dpcl.mixtures.rooms import draw_array
+from dpcl.mixtures.rooms import draw_array, shortest_rt60
 from dpcl.mixtures.rows import MixtureRow
 from dpcl.settings import Settings, read_settings
 
@@ -255,7 +254,7 @@ def find_list(name: str, root: Path, committed: Path, drawn: Path) -> list[Mixtu
 
 
 class Condition(Settings):
-    """One condition: a base list, the draws to keep of it, and the values to set."""
+    """Condition: a base list, the draws of it that are kept, and the values that are set."""
 
     name: str = Field(min_length=1)
     base: str  # name of a list beside the conditions
@@ -288,7 +287,7 @@ class Condition(Settings):
 
 
 class ConditionLists(Settings):
-    """The conditions of one file."""
+    """Conditions of one file."""
 
     seed: int = Field(default=0, ge=0)  # of pink noise
     babble: str | None = None  # name of a list whose talkers are the voices of babble
@@ -329,9 +328,19 @@ def derive_lists(
 ) -> dict[str, list[MixtureRow]]:
     """Derive the list of each condition from the base lists in `folder`.
 
-    Rows keep the id of their base row, by which conditions are compared; `list` is the name of the
-    condition. limit: use only the first mixtures of each. Raises InputError, naming the condition,
-    for lists that are missing and for what they lack.
+    Rows keep the id of their base row, by which conditions are compared. Their `list` is the name
+    of the condition.
+
+    Args:
+        settings: the conditions.
+        folder: folder of the base lists.
+        limit: number of mixtures of each list, from the first on; None for all.
+
+    Returns:
+        Rows by condition.
+
+    Raises:
+        InputError: A list is missing, or lacks the rooms or the noise that a condition keeps.
     """
     bases: dict[str, list[MixtureRow]] = {}
     for name in {condition.base for condition in settings.conditions}:
@@ -400,7 +409,7 @@ def _with_snr(row: MixtureRow, snr_db: float | None, where: str) -> MixtureRow:
 
 def _with_levels(row: MixtureRow, quieter_db: float, where: str) -> MixtureRow:
     if len(row.sources) != 2:
-        raise InputError(f"{where}: {row.id} has not two talkers; leave out quieter_db")
+        raise InputError(f"{where}: {row.id} does not have two talkers; omit quieter_db")
     first, second = row.sources
     half = quieter_db / 2.0
     return replace(row, sources=(replace(first, gain_db=half), replace(second, gain_db=-half)))

@@ -41,7 +41,16 @@ EXAMPLES = 2  # mixtures of a list that are shown
 
 @dataclass(frozen=True)
 class Places:
-    """Folders and files of an experiment."""
+    """Folders of an experiment.
+
+    Attributes:
+        corpus: the corpus.
+        out: reports and scores.
+        lists: frozen lists.
+        weights: runs of the systems that recipes train.
+        recipes: recipes of these systems.
+        cache: scores and examples of earlier runs.
+    """
 
     corpus: Path
     out: Path
@@ -53,11 +62,17 @@ class Places:
 
 @dataclass(frozen=True)
 class Done:
-    """The outcome of an experiment."""
+    """Outcome of an experiment.
+
+    Attributes:
+        outputs: files of the report.
+        markdown: tables of the report.
+        notes: missing systems and mixtures, with the reasons.
+    """
 
     outputs: tuple[Path, ...]
-    markdown: str  # its tables
-    notes: tuple[str, ...]  # missing systems and mixtures, with the reasons
+    markdown: str
+    notes: tuple[str, ...]
 
 
 def run_experiment(
@@ -70,15 +85,29 @@ def run_experiment(
     force: bool = False,
     report: Report = no_report,
 ) -> Done:
-    """Score all systems that there are on all lists, and write the report.
+    """Score the systems of an experiment on its lists, and write the report.
 
-    Writes out/report.{md,csv,html} and out/LIST-SYSTEM/{results.csv,summary.json} when all is done.
-    named: the separator of each system, None where it is not trained yet.
-    workers: processes, 0 for one a core. report: called with the mixtures scored and in all, and
-    whose they are. Systems without weights stand in the table as not trained; mixtures with a
-    talker whom a system must know and cannot are left out for every system.
-    Raises InputError for a report that exists (unless `force`), files that are missing, a corpus
-    with too few talkers, and what cannot be scored; what was scored before that is kept.
+    Writes out/report.{md,csv,html} and out/LIST-SYSTEM/{results.csv,summary.json} at the end. A
+    system without weights appears in the table as not trained. A mixture is omitted for every
+    system if one system needs other speech of a talker and the corpus has none. After an error the
+    scores so far stay in the cache.
+
+    Args:
+        experiment: description of the experiment.
+        places: folders of corpus, outputs, lists, weights, recipes and cache.
+        named: separator of each system; None for a system without weights.
+        limit: number of mixtures of a list, from the first on; None for all.
+        metrics: metrics besides those of the experiment.
+        workers: number of processes; 0 for one per core.
+        force: replace an earlier report.
+        report: called after each mixture.
+
+    Returns:
+        Files, tables and notes.
+
+    Raises:
+        InputError: The report exists, a file is missing, the corpus has too few talkers, or a
+            mixture cannot be scored.
     """
     if experiment.conversations:
         return _run_meetings(experiment, places, named, limit, metrics, workers, force, report)
@@ -93,7 +122,7 @@ def run_experiment(
     if not names:
         raise InputError(
             f"no system of {experiment.name} has weights below {places.weights}; add --train, or"
-            " say where they are with --weights"
+            " give their folder as --weights"
         )
     for name in names:
         check_measures(metrics, find_method(name).sample_rate)
@@ -108,7 +137,10 @@ def run_experiment(
         unknown = unknown_rows(names, rows, places.corpus)
         chosen[name] = [row for row in rows if row.id not in unknown][:limit]
         if not chosen[name]:
-            raise InputError(f"list {name} has no mixture that all systems can be scored on")
+            raise InputError(
+                f"list {name}: the corpus lacks other speech of a talker in every mixture; give"
+                " another --corpus, or omit systems with --systems"
+            )
         notes[name] = _notes(experiment, places, named, len(unknown), rows, chosen[name])
     store = ScoreStore(places.cache, places.corpus, metrics)
     work: list[Work] = [(name, row) for rows in chosen.values() for name in names for row in rows]
@@ -160,7 +192,7 @@ def _run_conditions(
     """Score all systems that have weights under all conditions (dpcl.evaluation.conditions)."""
     if metrics:
         raise InputError(
-            f"--metrics: experiment {experiment.name} has SI-SDR only; leave the option out"
+            f"--metrics: experiment {experiment.name} has SI-SDR only; omit the option"
         )
     for name in ("report.md", "report.csv"):
         refuse_existing(places.out / name, force)
@@ -208,7 +240,7 @@ def _written(files: dict[str, str], out: Path, table: str, named: dict[str, str 
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -222,11 +254,12 @@ def _notes(
     rows: Sequence[MixtureRow],
     chosen: Sequence[MixtureRow],
 ) -> list[str]:
+    """Return the notes of a table: omitted mixtures, and systems that are not trained."""
     notes = []
     if unknown:
         notes.append(
-            f"{unknown} of the {len(rows)} mixtures of {rows[0].list} are left out for all systems:"
-            " the corpus has no other speech of a talker whom a speaker-dependent system must know."
+            f"{unknown} of the {len(rows)} mixtures of {rows[0].list} are omitted for all systems:"
+            " the corpus has no other speech of a talker, which a speaker-dependent system needs."
         )
     if len(chosen) < len(rows) - unknown:
         notes.append(f"Only the first {len(chosen)} mixtures of {rows[0].list} were scored.")
@@ -242,7 +275,7 @@ def _notes(
 
 
 def _genders(corpus: Path) -> dict[str, str]:
-    """Of each recording, by its path below the corpus; nothing where the corpus does not say."""
+    """Return the gender of each recording by its path below the corpus; empty without an index."""
     try:
         found = read_corpus(corpus)
     except InputError:
@@ -272,6 +305,7 @@ def _examples(
     named: dict[str, str | None],
     workers: int,
 ) -> list[Example]:
+    """Render the mixtures that are shown, with the estimates of every system."""
     folder, root = str(places.cache / "examples"), str(places.corpus)
     systems = [(s.title or s.name, name) for s in experiment.systems if (name := named[s.name])]
     pieces = [(name, row, root, folder) for _, row in shown for _, name in systems]

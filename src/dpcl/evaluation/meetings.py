@@ -1,9 +1,10 @@
-"""Scores on conversations and meetings: who is at which output, who speaks when, SI-SDRi."""
+"""Scores on conversations and meetings: outputs of the talkers, timelines (DER, JER), SI-SDRi."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from dpcl.errors import InputError
 from dpcl.evaluation.cache import spread
 from dpcl.evaluation.descriptions import Conversations, Experiment
 from dpcl.evaluation.diarisation import (
+    read_meetings,
     reference_timeline,
     sample_levels,
     score_alone,
@@ -29,7 +31,7 @@ from dpcl.mixtures.conversation import in_room, take_turns
 from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.recordings.recording import InMemory, Recording
 from dpcl.recordings.separate import RecordingSeparation
-from dpcl.recordings.timeline import check_timeline, read_timelines
+from dpcl.recordings.timeline import read_timelines
 from dpcl.separators.base import Context, Timeline
 from dpcl.separators.registry import find_method
 from dpcl.signal.reader import AudioReader
@@ -121,47 +123,6 @@ def totals(system: str, name: str, title: str, way: Way, scores: Sequence[Meetin
         summed("changes") / hours if hours else math.nan,
         mean("leak_db"),
     )
-
-
-def read_meetings(place: Path, limit: int | None = None) -> dict[Path, Timeline]:
-    """Find recordings and their timelines.
-
-    Args:
-        place: RTTM file, or folder with recordings and RTTM files.
-        limit: number of recordings, from the first on; None for all.
-
-    Returns:
-        Timeline by recording, in the order of the names.
-
-    Raises:
-        InputError: There is no RTTM file, a recording is missing, or a timeline does not fit it.
-    """
-    folder = place if place.is_dir() else place.parent
-    files = sorted(folder.glob("*.rttm")) if place.is_dir() else [place]
-    if not files:
-        raise InputError(f"{place}: holds no RTTM file; add one that names the recordings")
-    audio: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix not in (".rttm", ".txt", ".json", ".md", ".csv"):
-            audio.setdefault("_".join(path.stem.split()), path)
-    found: dict[Path, Timeline] = {}
-    for file in files:
-        for name, timeline in read_timelines(file).items():
-            if name not in audio:
-                raise InputError(
-                    f"{file}: names the recording {name}, which is not in {folder}; add the"
-                    " recording, or remove its lines"
-                )
-            if audio[name] in found:
-                raise InputError(f"{file}: {name} has lines in two RTTM files; join them")
-            found[audio[name]] = timeline
-    chosen = dict(sorted(found.items())[:limit])
-    for path, timeline in chosen.items():
-        with AudioReader(path) as reader:
-            if reader.frames:
-                seconds = reader.frames / reader.sample_rate
-                check_timeline(timeline, f"{path.name} in the RTTM file", seconds)
-    return chosen
 
 
 def score_recording(
@@ -346,17 +307,92 @@ def meetings_markdown(experiment: Experiment, results: Sequence[Totals]) -> str:
 
 def meetings_report(experiment: Experiment, results: Sequence[Totals]) -> dict[str, str]:
     """Return the files of the report, by name."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(results[0])), lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        values = asdict(result)
-        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in values.items()})
     head = f"# {experiment.title}\n\n{experiment.about.strip()}\n\n"
     return {
         "report.md": head + meetings_markdown(experiment, results),
-        "report.csv": text.getvalue(),
+        "report.csv": _csv([asdict(result) for result in results]),
     }
+
+
+def evaluate_timelines(
+    place: Path,
+    separator: str,
+    estimates: Path | None = None,
+    limit: int | None = None,
+    report: Report = no_report,
+) -> dict[str, Any]:
+    """Score the timelines of recordings with RTTM: of a separator, or of another RTTM file.
+
+    Args:
+        place: RTTM file, or folder with recordings and RTTM files.
+        separator: its name; the number of talkers is estimated.
+        estimates: file with estimated timelines; None to separate.
+        limit: number of recordings; None for all.
+        report: called after each recording.
+
+    Returns:
+        Document with the totals and the scores of every recording.
+
+    Raises:
+        InputError: `read_meetings` refuses the place, or the estimates cannot be read or lack a
+            recording.
+    """
+    meetings = read_meetings(place, limit)
+    known = None if estimates is None else read_timelines(estimates)
+    rows: list[dict[str, Any]] = []
+    for path, truth in meetings.items():
+        if known is None:
+            row = asdict(score_recording(path, truth, separator, "estimated"))
+        else:
+            name = "_".join(path.stem.split())
+            if name not in known:
+                raise InputError(f"{estimates}: has no timeline of {name}; add its lines")
+            row = {"name": path.stem, "talkers": len(truth.talkers)}
+            row |= {"found": len(known[name].talkers)} | asdict(score_timeline(truth, known[name]))
+        wrong = row["missed"] + row["false_alarm"] + row["confusion"]
+        row["der"] = wrong / row["total"] if row["total"] else math.nan
+        rows.append(row)
+        report(Progress(len(rows), len(meetings), "recordings"))
+    total = math.fsum(row["total"] for row in rows)
+    return {
+        "recordings": len(rows),
+        "right": sum(row["talkers"] == row["found"] for row in rows),
+        "der": math.fsum(row["der"] * row["total"] for row in rows) / total if total else None,
+        "jer": math.fsum(row["jer"] for row in rows) / len(rows),
+        "scores": rows,
+    }
+
+
+def timeline_files(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return results.csv and summary.json of `evaluate_timelines`."""
+    return {
+        "results.csv": _csv(document["scores"]),
+        "summary.json": f"{json_document(document)}\n",
+    }
+
+
+def json_document(document: Mapping[str, Any]) -> str:
+    """Return a document as JSON, with null for NaN."""
+
+    def clean(value: Any) -> Any:
+        """Replace NaN, and round other numbers."""
+        if isinstance(value, float):
+            return None if math.isnan(value) else round(value, 4)
+        if isinstance(value, Mapping):
+            return {key: clean(item) for key, item in value.items()}
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(clean(document), indent=2, ensure_ascii=False)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns as CSV, numbers with four decimals."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
 
 
 def _cell(value: float) -> str:

@@ -222,7 +222,7 @@ READING = (
 
 @dataclass(frozen=True)
 class Example:
-    """A mixture of a list with the estimates of every system.
+    """Mixture of a list with the estimates of every system.
 
     Attributes:
         list: name of the list.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from dpcl.signal.audio import resample
 
 Samples = NDArray[np.float32]
 
-_ORDER = 4  # of the Butterworth filters of a list: 24 dB per octave
+_ORDER = 4  # order of the Butterworth filters of a list: 24 dB per octave
 _BLOCK = 0.01  # s between two values of a gain control
-_QUIET = 1e-5  # share of the mean power below which a gain control stays as it is
-_PEAK = 0.8  # of full scale at the input of a codec
+_QUIET = 1e-5  # share of the mean power below which a gain control is constant
+_PEAK = 0.8  # peak at the input of a codec, as a share of full scale
 
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
@@ -36,7 +35,7 @@ _LONGEST_LAG = 0.2  # s, upper limit of the delay of a codec
 
 @dataclass(frozen=True)
 class _SndfileCodec:
-    """A codec of libsndfile."""
+    """Codec of libsndfile."""
 
     format: str
     subtype: str
@@ -47,7 +46,7 @@ class _SndfileCodec:
 
 @dataclass(frozen=True)
 class _FFmpegCodec:
-    """A codec of FFmpeg, by way of PyAV."""
+    """Codec of FFmpeg, used through PyAV."""
 
     encoder: str
     decoder: str
@@ -91,7 +90,7 @@ class CodecSettings(Settings):
     """Codecs of the mixture."""
 
     probability: float = Field(default=0.12, ge=0, le=1)
-    # together 1
+    # shares of the codecs; their sum is 1
     shares: dict[str, float] = Field(
         default={"ulaw": 0.25, "alaw": 0.1, "gsm": 0.35, "opus": 0.15, "mp3": 0.15}
     )
@@ -110,17 +109,21 @@ class CodecSettings(Settings):
 
 @dataclass(frozen=True)
 class Channel:
-    """The channel of a mixture of a list, in the order in which its parts apply.
+    """Channel of a mixture of a list; its parts apply in this order.
 
-    A gain control applies to each talker in front of the microphone; a band to talkers and
-    background alike; clipping and codec to the mixture alone.
+    Attributes:
+        agc: largest change by the gain control of each talker, dB; 0 for none.
+        highpass: lower limit of the band of talkers and background, Hz; 0 for none.
+        lowpass: upper limit of this band, Hz; 0 for none.
+        clip: share of the samples of the mixture that are clipped, %.
+        codec: codec of the mixture, NAME or NAME:KBITS.
     """
 
-    agc: float = 0.0  # dB, largest change of a gain control; 0 for none
-    highpass: float = 0.0  # Hz
-    lowpass: float = 0.0  # Hz, 0 for none
-    clip: float = 0.0  # % of the samples
-    codec: str = ""  # NAME or NAME:KBITS
+    agc: float = 0.0
+    highpass: float = 0.0
+    lowpass: float = 0.0
+    clip: float = 0.0
+    codec: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.agc <= 60:
@@ -136,7 +139,7 @@ class Channel:
 
     @property
     def text(self) -> str:
-        """The channel as a list writes it: `band=300-3400|codec=ulaw`; "" for none."""
+        """Return the channel as in a list: `band=300-3400|codec=ulaw`; "" for none."""
         words = []
         if self.agc:
             words.append(f"agc={self.agc:g}")
@@ -236,7 +239,7 @@ def gain_controlled(
 
 
 def clipped(mixture: Samples, percent: float) -> Samples:
-    """Limit (T,) such that `percent` % of the samples lie at the limit."""
+    """Clip a mixture (T,) at the level that `percent` % of its samples reach."""
     magnitude = np.abs(mixture)
     index = min(int(len(mixture) * (1.0 - percent / 100.0)), len(mixture) - 1)
     limit = np.partition(magnitude, index)[index]
@@ -244,7 +247,7 @@ def clipped(mixture: Samples, percent: float) -> Samples:
 
 
 def check_codec(codec: str) -> None:
-    """Raise InputError where this installation lacks a codec, naming what to install."""
+    """Raise InputError if this installation lacks a codec; the message names the remedy."""
     name, found, _ = _codec(codec)
     if isinstance(found, _SndfileCodec):
         formats = soundfile.available_formats()
@@ -267,10 +270,17 @@ def check_codec(codec: str) -> None:
 
 
 def coded(mixture: Samples, sample_rate: int, codec: str) -> Samples:
-    """Encode and decode (T,) in memory, at the same level and aligned in time.
+    """Encode and decode a mixture in memory, at the same level and aligned in time.
 
-    codec: NAME or NAME:KBITS with a name of CODECS, such as `gsm`, `opus:16`. Telephone codecs run
-    at 8 kHz, so nothing above 4 kHz is left. Raises InputError where this installation lacks it.
+    Telephone codecs run at 8 kHz: they remove everything above 4 kHz.
+
+    Args:
+        mixture: (T,).
+        sample_rate: in Hz.
+        codec: NAME or NAME:KBITS with a name of CODECS, such as `gsm` or `opus:16`.
+
+    Raises:
+        InputError: This installation lacks the codec.
     """
     _, found, kbits = _codec(codec)
     peak = float(np.abs(mixture).max(initial=0.0))
@@ -370,16 +380,3 @@ def _aligned(decoded: Samples, original: Samples, rate: int) -> Samples:
     product = rfft(decoded, size) * np.conj(rfft(original, size))
     lag = int(np.argmax(irfft(product, size)[: most + 1]))
     return decoded[lag:]
-
-
-@lru_cache(maxsize=1)
-def installed_codecs() -> tuple[str, ...]:
-    """Names of the codecs that this installation has."""
-    found = []
-    for name in CODECS:
-        try:
-            check_codec(name)
-        except InputError:
-            continue
-        found.append(name)
-    return tuple(found)

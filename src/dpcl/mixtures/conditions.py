@@ -6,7 +6,6 @@ Item i of epoch e depends on SeedSequence((seed, e, i)) alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,66 +30,65 @@ from dpcl.mixtures.channels import (
 )
 from dpcl.mixtures.corpus import PackedCorpus, pack_corpus
 from dpcl.mixtures.noise import BackgroundSettings, coloured_noise, mains_hum, read_sounds, swelling
-from dpcl.mixtures.room_bank import Range, RoomBank, RoomSettings, room_bank
-from dpcl.mixtures.rows import MixtureRow
+from dpcl.mixtures.rooms import Range, RoomBank, RoomSettings, room_bank
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.settings import Settings
 from dpcl.signal.level import draw_gains_db
 
-PEAK = 0.9  # of the loudest among mixture and sources
-RELATIVE_DB = 5.0  # between talkers of usual levels, see draw_gains_db
+PEAK = 0.9  # peak of the loudest of mixture and sources
+RELATIVE_DB = 5.0  # range of the gains of usual levels, see draw_gains_db
 OWN_ROOM = 0.45  # probability of a room around sounds
 SLOPE = (0.0, 2.2)  # exponent of the power of coloured noise: 0 white, 1 pink, 2 brown
 HISS_SNR_DB = (15.0, 50.0)  # power of all talkers together over the power of white noise
 GAIN_CONTROL_DB = (4.0, 12.0)  # largest change by a gain control
-GAIN_CONTROL_SECONDS = (0.3, 2.0)  # its time constant
-HIGHPASS_HZ = (80.0, 400.0)  # corner, log-uniform
-LOWPASS_HZ = (2000.0, 3800.0)  # corner
-SHELF_HZ = (300.0, 2500.0)  # frequency above which all is raised or lowered, log-uniform
-SHELF_DB = (-9.0, 9.0)
-CLIPPED_PERCENT = (0.5, 7.0)  # of the samples
-KBITS = {"opus": (7.0, 48.0), "mp3": (12.0, 64.0)}  # of codecs with several bit rates, log-uniform
+GAIN_CONTROL_SECONDS = (0.3, 2.0)  # time constant of a gain control
+HIGHPASS_HZ = (80.0, 400.0)  # corner of the high-pass, log-uniform
+LOWPASS_HZ = (2000.0, 3800.0)  # corner of the low-pass
+SHELF_HZ = (300.0, 2500.0)  # corner of the high shelf, log-uniform
+SHELF_DB = (-9.0, 9.0)  # gain of the high shelf
+CLIPPED_PERCENT = (0.5, 7.0)  # share of the samples that are clipped
+KBITS = {"opus": (7.0, 48.0), "mp3": (12.0, 64.0)}  # rates, log-uniform
 
 _STREAMS = 1 << 40  # items between the draws of talkers, babble and sounds
-_BABBLE = 5  # voices of a babble, or twice as many
+_BABBLE = 5  # number of voices of a babble, or half of it
 _FADE = 0.02  # s over which a talker begins or stops
-_LONGEST_PAUSE = 0.85  # of a mixture
-_REST = 1e-9  # power added where a level is divided by
+_LONGEST_PAUSE = 0.85  # longest pause, as a share of the mixture
+_REST = 1e-9  # power that is added to a divisor
 
 Samples = NDArray[np.float32]
 
 
 class Chance(Settings):
-    """A condition that applies to a share of the mixtures."""
+    """Condition that applies to a share of the mixtures."""
 
     probability: float = Field(ge=0, le=1)
 
 
 class TurnSettings(Settings):
-    """Talkers who are silent for a part of the mixture: turns, late beginnings, pauses."""
+    """Silence of talkers in a part of the mixture: turns, late beginnings, pauses."""
 
-    probability: float = Field(default=0.4, ge=0, le=1)  # of a mixture
-    talker: float = Field(default=0.5, ge=0, le=1)  # probability of each talker in it
+    probability: float = Field(default=0.4, ge=0, le=1)  # of a mixture with silence of talkers
+    talker: float = Field(default=0.5, ge=0, le=1)  # of silence of each talker in such a mixture
 
 
 class LevelSettings(Settings):
-    """Levels of the talkers, and how far off the level of a recording is estimated."""
+    """Levels of the talkers, and errors of the estimated level of a recording."""
 
-    wide: float = Field(default=0.3, ge=0, le=1)  # probability of talkers further apart
-    wide_db: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    wide: float = Field(default=0.3, ge=0, le=1)  # probability of a wider range of levels
+    wide_db: float = Field(default=15.0, ge=0, allow_inf_nan=False)  # wider range of the gains
     misjudged: float = Field(default=0.3, ge=0, le=1)  # probability of a level factor other than 1
     misjudged_db: float = Field(default=8.0, ge=0, allow_inf_nan=False)  # uniform in +- this
 
 
 class ConditionSettings(Settings):
-    """Every condition of the training mixtures."""
+    """All conditions of the training mixtures."""
 
     talkers: tuple[float, ...] = (0.12, 0.5, 0.26, 0.08, 0.04)  # shares of 1, 2, … talkers
     within: float = Field(default=0.6, ge=0, le=1)  # share of mixtures of talkers of one corpus
     speed: float = Field(default=0.14, ge=0, lt=0.5)  # talkers' speed, uniform in 1 +- this
     levels: LevelSettings = LevelSettings()
     turns: TurnSettings = TurnSettings()
-    gain_control: Chance = Chance(probability=0.08)  # an automatic one for each talker
+    gain_control: Chance = Chance(probability=0.08)  # automatic gain control of each talker
     rooms: RoomSettings = RoomSettings()
     background: BackgroundSettings = BackgroundSettings()
     band: BandSettings = BandSettings()
@@ -111,7 +109,7 @@ class ConditionSettings(Settings):
 
     @property
     def most_talkers(self) -> int:
-        """The largest number of talkers that is drawn."""
+        """Return the largest number of talkers that is drawn."""
         return max(number for number, share in enumerate(self.talkers, 1) if share)
 
     @property
@@ -121,18 +119,27 @@ class ConditionSettings(Settings):
 
 
 class ConditionedMixture(NamedTuple):
-    """One item. The mixture is the sum of sources and background."""
+    """Item of the training data; the mixture is the sum of sources and background.
 
-    sources: Tensor  # (C, T) images at the microphone, after band and equalisation; zeros for none
-    mixture: Tensor  # (T,) with background, clipping and codec
-    background: Tensor  # (T,) the mixture minus the sum of the sources
-    level_factor: Tensor  # () factor by which the level of the recording is misjudged
-    num_talkers: Tensor  # () int64
+    Attributes:
+        sources: (C, T), images at the microphone after band and equalisation; zeros from
+            `num_talkers` on.
+        mixture: (T,), with background, clipping and codec.
+        background: (T,), mixture minus the sum of the sources.
+        level_factor: (), factor of the error of the recording's level.
+        num_talkers: (), int64.
+    """
+
+    sources: Tensor
+    mixture: Tensor
+    background: Tensor
+    level_factor: Tensor
+    num_talkers: Tensor
 
 
 @dataclass(frozen=True)
 class ConditionParts:
-    """Sounds and rooms that conditions are drawn from, beside speech."""
+    """Sounds and rooms from which conditions are drawn; None if the settings need none."""
 
     sounds: PackedCorpus | None
     rooms: RoomBank | None
@@ -143,7 +150,6 @@ def prepare_conditions(
     corpus: str | os.PathLike[str],
     sample_rate: int,
     cache: str | os.PathLike[str],
-    held_out: Sequence[MixtureRow] = (),
     report: Report = no_report,
 ) -> ConditionParts:
     """Decode the sounds and simulate the rooms that the settings need, once, into `cache`.
@@ -153,17 +159,15 @@ def prepare_conditions(
         corpus: index, or folder with an index, that holds the sounds of `background.only`.
         sample_rate: Hz.
         cache: folder beside the packed speech.
-        held_out: mixtures of lists whose talkers may not occur among the sounds.
         report: called after each sound, then after each room.
 
     Raises:
-        InputError: before any work, for a codec that is not installed and for sounds that are
-            missing or that hold a talker of `held_out`.
+        InputError: Before any work: a codec is not installed, or sounds are missing.
     """
     settings.codec.check()
     found = None
     if settings.background.needs_sounds:
-        found = read_sounds(os.fspath(corpus), settings.background, held_out)
+        found = read_sounds(os.fspath(corpus), settings.background)
     sounds = None if found is None else pack_corpus(found, sample_rate, cache, report)
     rooms = None
     if settings.needs_rooms:
@@ -172,13 +176,26 @@ def prepare_conditions(
 
 
 class ConditionedMixtures(Dataset[ConditionedMixture]):
-    """`items` mixtures an epoch under the conditions of the settings.
+    """Dataset of training mixtures under conditions: [item] gives a ConditionedMixture.
 
-    The speech is drawn as in TrainingMixtures. Per talker: level, gain control, pauses, room; then
-    the background; band and equalisation for all; clipping and codec for the mixture. Items have
-    as many sources as the settings' largest number of talkers, and are silent from `num_talkers`
-    on. With `distinct`, talkers repeat after so many items, under other conditions. Raises
-    InputError for too few speakers, and for parts that the settings need and `parts` lacks.
+    Speech is drawn as in TrainingMixtures. Each talker gets a level, gain control, pauses and a
+    place in the room. The background follows; then band and equalisation of all, and clipping and
+    codec of the mixture. The number of sources is the settings' largest number of talkers; sources
+    from `num_talkers` on are silent.
+
+    Args:
+        settings: the conditions.
+        speech: recordings of the talkers.
+        parts: sounds and rooms, from `prepare_conditions`.
+        samples: number of samples of a mixture.
+        items: number of mixtures in an epoch.
+        seed: seed of the random numbers.
+        distinct: number of items after which the talkers repeat, under other conditions; None if
+            they do not.
+
+    Raises:
+        InputError: The corpus has too few speakers, or `parts` lacks sounds or rooms that the
+            settings need.
     """
 
     def __init__(
@@ -268,7 +285,7 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
 
     @property
     def num_talkers(self) -> int:
-        """Number of talkers of the corpus."""
+        """Return the number of talkers of the corpus."""
         return next(iter(self._talkers.values())).num_talkers
 
     def talker(self, item: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus
 from dpcl.mixtures.noise import coloured_noise
-from dpcl.mixtures.room_bank import room_responses
+from dpcl.mixtures.rooms import room_responses
 from dpcl.mixtures.utterances import Utterance
 from dpcl.signal.audio import read_part
 from dpcl.signal.level import active_level_db, scale_to_peak
@@ -21,15 +21,15 @@ from dpcl.signal.level import active_level_db, scale_to_peak
 TURNS = 8.0, 30.0  # s, shortest and longest turn
 PAUSES = 5.0, 40.0  # s, shortest and longest pause of a talker
 LEVEL_DB = -26.0  # active level of every utterance
-SPREAD_DB = 2.5  # gain of a talker, uniform in +- this
+SPREAD_DB = 2.5  # dB, largest gain of a talker, in both directions
 
 # Conversations in turns
 _STREAM = 3  # number of the random stream
 TALK = 0.8, 12.0  # s, shortest and longest turn; its logarithm is uniform
 HANDOVER = -1.0, 1.0  # s from the end of a turn to the next one; negative: they overlap
-INTERJECTED = 0.25  # share of the turns with an interjection of somebody else
+INTERJECTED = 0.25  # share of the turns with an interjection of another talker
 EVENNESS = 3.0  # parameter of the Dirichlet distribution of the shares of talk
-WIDE_DB = 4.0  # gain of a talker, uniform in +- this
+WIDE_DB = 4.0  # dB, largest gain of a talker of `take_turns`, in both directions
 APART = 0.2  # s between two turns of one talker, at least
 FADE = 0.02  # s at either end of a turn
 
@@ -48,11 +48,11 @@ def converse(
     Args:
         corpus: utterances of at least `talkers` speakers.
         talkers: number of talkers C.
-        minutes: length.
-        seed: of all draws.
+        minutes: length in min.
+        seed: seed of the random numbers.
         sample_rate: in Hz.
-        turns: s, uniform from the first to the second.
-        pauses: s between two turns of a talker, likewise.
+        turns: length of a turn in s, uniform from the first to the second value.
+        pauses: length of a pause between two turns of a talker in s, uniform as well.
 
     Returns:
         Names, each corpus/speaker, and sources (C, T) that sum to the conversation.
@@ -91,8 +91,8 @@ def take_turns(
     Args:
         corpus: utterances of at least `talkers` speakers.
         talkers: number of talkers C.
-        minutes: length.
-        seed: of all draws.
+        minutes: length in min.
+        seed: seed of the random numbers.
         sample_rate: in Hz.
 
     Returns:
@@ -124,7 +124,7 @@ def take_turns(
         return start + seconds
 
     time, last = 0.0, -1
-    first = [int(talker) for talker in rng.permutation(talkers)]  # everybody speaks
+    first = [int(talker) for talker in rng.permutation(talkers)]  # all talkers speak
     while time * sample_rate < total:
         odds = shares * (np.arange(talkers) != last) if talkers > 1 else shares
         last = first.pop() if first else int(rng.choice(talkers, p=odds / odds.sum()))
@@ -144,7 +144,7 @@ def in_room(
 
     Args:
         sources: (C, T).
-        seed: of all draws.
+        seed: seed of the random numbers.
         sample_rate: in Hz.
         rt60: reverberation time in s.
         snr_db: level of the talkers over the coloured noise, where they speak.

@@ -38,7 +38,7 @@ NAMES = {"train": "train", "validation": "valid", "valid": "valid", "dev": "vali
 
 @dataclass(frozen=True)
 class Entry:
-    """A recording of one talker or sound class."""
+    """Recording of one talker or sound class."""
 
     part: Part
     speaker: str
@@ -62,7 +62,7 @@ class Omitted:
 
 
 class Tree:
-    """The files of a corpus. Every folder is read once, so links cannot form a loop.
+    """Files of a corpus. Every folder is read once, so links cannot form a loop.
 
     Args:
         root: folder of the corpus.

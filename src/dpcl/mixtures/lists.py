@@ -17,7 +17,7 @@ from dpcl.errors import InputError
 from dpcl.io import atomic
 from dpcl.mixtures.channels import Channel, parse_channel
 from dpcl.mixtures.corpus import is_audio, measure_seconds
-from dpcl.mixtures.room_bank import shortest_rt60
+from dpcl.mixtures.rooms import shortest_rt60
 from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow, Place, RoomRow, SourceRow
 from dpcl.signal.audio import parse_part
 

@@ -17,13 +17,13 @@ from scipy.fft import irfft, next_fast_len
 
 from dpcl.errors import InputError
 from dpcl.mixtures.corpus import Corpus, is_audio, measure_seconds, read_corpus
-from dpcl.mixtures.room_bank import Range
+from dpcl.mixtures.rooms import Range
 from dpcl.mixtures.rows import BABBLE, PINK, MixtureRow, NoiseRow
 from dpcl.settings import Settings, check_range, check_shares
 from dpcl.signal.audio import parse_part, read_part, resample
 from dpcl.signal.level import active_level_db, normalise_to_level, scale_to_peak
 
-KINDS = ("sound", "sounds", "babble", "noise", "hum")  # what backgrounds consist of
+KINDS = ("sound", "sounds", "babble", "noise", "hum")  # kinds of backgrounds
 
 _FLATTEST = 30.0  # Hz, frequency below which coloured noise rises no further
 _MARGIN = 0.5  # s of noise drawn beyond the length, so that nothing repeats within it
@@ -60,13 +60,15 @@ class BackgroundSettings(Settings):
         return self.probability > 0 and any(self.shares.get(k) for k in ("sound", "sounds"))
 
 
-def read_sounds(
-    path: str, settings: BackgroundSettings, held_out: Sequence[MixtureRow] = ()
-) -> Corpus:
-    """Read the sounds of backgrounds from the corpus at `path`.
+def read_sounds(path: str, settings: BackgroundSettings) -> Corpus:
+    """Read the sounds of backgrounds from a corpus.
 
-    held_out: mixtures of lists whose talkers may not occur among the sounds. Raises InputError for
-    a corpus that is missing, that lacks the split or all of `only`, or that holds such a talker.
+    Args:
+        path: the corpus.
+        settings: split, and names of the corpora of sounds.
+
+    Raises:
+        InputError: The corpus is missing, or lacks the split or all of `only`.
     """
     whole = read_corpus(path, settings.split)
     there = {u.corpus for u in whole.utterances}
@@ -76,34 +78,13 @@ def read_sounds(
             f"{path}: split {settings.split} has no sounds of background.only"
             f" ({', '.join(settings.only)}); name corpora that it has"
         )
-    corpus = Corpus(whole.root, tuple(u for u in whole.utterances if u.corpus in chosen))
-    check_talkers(corpus, held_out, path)
-    return corpus
-
-
-def check_talkers(background: Corpus, rows: Sequence[MixtureRow], where: str) -> None:
-    """Raise InputError where a talker of a list occurs in a corpus of backgrounds."""
-    talkers = {
-        (PurePosixPath(path).parts[0], source.speaker): row
-        for row in rows
-        for source in row.sources
-        for path in source.paths[:1]
-    }
-    paths = {path for row in rows for source in row.sources for path in source.paths}
-    root = background.root
-    for u in background.utterances:
-        name = u.path.relative_to(root).as_posix() if u.path.is_relative_to(root) else ""
-        if (u.corpus, u.speaker) in talkers or name in paths:
-            raise InputError(
-                f"{where}: the background holds {u.speaker} of {u.corpus or 'the corpus'}, a talker"
-                " of the mixtures; leave out that corpus or split"
-            )
+    return Corpus(whole.root, tuple(u for u in whole.utterances if u.corpus in chosen))
 
 
 def coloured_noise(
     rng: np.random.Generator, samples: int, sample_rate: int, slope: float
 ) -> NDArray[np.float32]:
-    """Gaussian noise (samples,) whose power falls with frequency to the power of `slope`."""
+    """Draw Gaussian noise (samples,) whose power falls with frequency to the power of `slope`."""
     length = next_fast_len(samples + round(_MARGIN * sample_rate), real=True)
     frequencies = np.linspace(0.0, sample_rate / 2.0, length // 2 + 1, dtype=np.float32)
     shape = np.maximum(frequencies, np.float32(_FLATTEST)) ** np.float32(-slope / 2.0)
@@ -113,7 +94,7 @@ def coloured_noise(
 
 
 def swelling(rng: np.random.Generator, samples: int, sample_rate: int) -> NDArray[np.float32]:
-    """Draw a gain (samples,) that wanders within 6 dB."""
+    """Draw a slowly varying gain (samples,) of -6 to 6 dB."""
     points = int(samples / sample_rate / _HUM_STEP) + 2
     gains_db = np.interp(
         np.linspace(0, points - 1, samples), np.arange(points), rng.uniform(-6.0, 6.0, points)
@@ -122,7 +103,7 @@ def swelling(rng: np.random.Generator, samples: int, sample_rate: int) -> NDArra
 
 
 def mains_hum(rng: np.random.Generator, samples: int, sample_rate: int) -> NDArray[np.float32]:
-    """Hum (samples,) of 50, 60, 100 or 120 Hz with up to 19 harmonics."""
+    """Draw hum (samples,) of 50, 60, 100 or 120 Hz with up to 19 harmonics."""
     pitch = float(rng.choice([50, 60, 100, 120]) * rng.uniform(0.995, 1.005))
     harmonics = np.arange(1, int(rng.integers(3, 20)))
     harmonics = harmonics[harmonics * pitch < sample_rate / 2]
@@ -206,9 +187,15 @@ def draw_noise(
 def draw_pink(
     rows: Sequence[MixtureRow], seed: int, snr_db: tuple[float, float]
 ) -> list[MixtureRow]:
-    """Add pink noise of its own to each row, the same for the same seed and place in the list.
+    """Add pink noise to each row, the same for the same seed and number in the list.
 
-    Raises InputError for rendered rows and an empty range.
+    Args:
+        rows: the list.
+        seed: seed of the random numbers.
+        snr_db: range of the ratio of speech to noise in dB.
+
+    Raises:
+        InputError: A row is rendered, or the range is empty.
     """
     ratios = _ratios(rows, seed, snr_db)
     return [
@@ -224,9 +211,17 @@ def draw_babble(
     snr_db: tuple[float, float],
     talkers: int = 8,
 ) -> list[MixtureRow]:
-    """Add babble to each row: that number of talkers at once, taken in turn from other mixtures.
+    """Add babble to each row: several talkers at once, taken in turn from other mixtures.
 
-    Raises InputError for rendered rows, an empty range, and voices that are talkers of `rows`.
+    Args:
+        rows: the list.
+        voices: mixtures whose talkers make the babble.
+        seed: seed of the random numbers.
+        snr_db: range of the ratio of speech to babble in dB.
+        talkers: number of talkers of a babble.
+
+    Raises:
+        InputError: A row is rendered, the range is empty, or a voice is a talker of `rows`.
     """
     sources = [source for row in voices for source in row.sources]
     if both := sorted(_talkers(rows) & _talkers(voices)):
@@ -249,19 +244,19 @@ def _talkers(rows: Sequence[MixtureRow]) -> set[tuple[str, ...]]:
 
 
 def _ratios(rows: Sequence[MixtureRow], seed: int, snr_db: tuple[float, float]) -> list[float]:
-    """Signal-to-noise ratios of the rows, uniform, to 0.01 dB."""
+    """Draw the signal-to-noise ratio of each row, uniform, to 0.01 dB."""
     if rendered := [row for row in rows if row.mixture]:
-        raise InputError(f"{rendered[0].where} is rendered: noise comes before.")
+        raise InputError(f"{rendered[0].where} is rendered already; add noise before rendering")
     if not -np.inf < snr_db[0] <= snr_db[1] < np.inf:
         raise InputError(
-            f"Noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech: give the lower first."
+            f"noise cannot lie {snr_db[0]} to {snr_db[1]} dB under speech; give the lower first"
         )
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM)))
     return [round(float(rng.uniform(*snr_db)), 2) for _ in rows]
 
 
 def noise_paths(noise: NoiseRow) -> list[str]:
-    """Return the recordings that a noise is made of."""
+    """Return the recordings of a noise."""
     if noise.path.startswith(PINK):
         return []
     return noise.path.removeprefix(BABBLE).split("|")
@@ -270,9 +265,18 @@ def noise_paths(noise: NoiseRow) -> list[str]:
 def read_noise(
     noise: NoiseRow, samples: int, root: str | os.PathLike[str], sample_rate: int
 ) -> NDArray[np.float32]:
-    """Return the noise of a row from its start: (T,), `samples` long if it is computed.
+    """Read or compute the noise of a row, from its start.
 
-    The voices of a babble have the same active level, and are repeated where they are too short.
+    The voices of a babble have the same active level. Voices that are too short are repeated.
+
+    Args:
+        noise: noise of the row.
+        samples: length of noise that is computed.
+        root: folder of the corpus.
+        sample_rate: in Hz.
+
+    Returns:
+        (T,).
     """
     if noise.path.startswith(PINK):
         rng = np.random.default_rng(int(noise.path.removeprefix(PINK)))

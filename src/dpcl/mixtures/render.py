@@ -185,10 +185,7 @@ def render_list(
 
 
 def mix_sources(
-    signals: Sequence[NDArray[np.float32]],
-    gains_db: Sequence[float],
-    sample_rate: int,
-    length: Mode = "max",
+    signals: Sequence[NDArray[np.float32]], gains_db: Sequence[float], sample_rate: int
 ) -> NDArray[np.float32]:
     """Scale the signals of talkers to the sources of a mixture, which is their sum.
 
@@ -199,16 +196,15 @@ def mix_sources(
         signals: one (T_k,) for each talker.
         gains_db: gain of each talker in dB.
         sample_rate: in Hz.
-        length: "max" pads with zeros to the longest, "min" cuts to the shortest.
 
     Returns:
-        (C, T).
+        (C, T), padded with zeros to the longest signal.
     """
     levelled = [
         normalise_to_level(signal, sample_rate, gain_db)
         for signal, gain_db in zip(signals, gains_db, strict=True)
     ]
-    return scale_to_peak(fitted(levelled, length))
+    return scale_to_peak(fitted(levelled, "max"))
 
 
 def fitted(signals: Sequence[NDArray[Float]], length: Mode) -> NDArray[Float]:

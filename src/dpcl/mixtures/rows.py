@@ -1,4 +1,4 @@
-"""Rows of a mixture list: what one mixture is made of."""
+"""Rows of a mixture list: sources, noise, room and channel of each mixture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Place = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One source of a mixture: joined files, cut from `start`, with a gain."""
+    """Source of a mixture: joined files, cut from `start`, with a gain."""
 
     speaker: str
     paths: tuple[str, ...]  # files or parts, in this order, relative to the corpus root, with /
@@ -47,7 +47,7 @@ class RoomRow:
 
 @dataclass(frozen=True)
 class MixtureRow:
-    """One mixture of a list; it and each of its sources last `seconds`."""
+    """Mixture of a list; mixture and sources have the length `seconds`."""
 
     id: str
     list: str

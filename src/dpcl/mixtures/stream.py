@@ -161,7 +161,7 @@ class TrainingMixtures(Dataset[Tensor]):
 
     @property
     def num_talkers(self) -> int:
-        """Number of talkers of the corpus."""
+        """Return the number of talkers of the corpus."""
         return len(self._weights)
 
     def talker(self, item: int) -> int:

@@ -3,9 +3,9 @@
 Mixtures follow MERL's create_wav_2speakers.m and create_wav_3speakers.m (Hershey et al. 2016),
 which differ from the lists of dpcl:
 
-- each utterance is converted to 8 kHz and brought to an active level of 0 dB by Voicebox's
-  activlev, whose filter alone changes the level by up to some dB;
-- it is multiplied by its gain, then cut to the shortest ("min") or padded to the longest
+- each utterance is converted to 8 kHz and brought to an active level of 0 dB by activlev of
+  Voicebox; the filter of activlev changes the level by some dB;
+- the utterance is multiplied by its gain, then cut to the shortest ("min") or padded to the longest
   ("max");
 - the mixture and its sources get one scale, so that the peak of the loudest is 0.9;
 - at 16 kHz the utterances get their levels at 8 kHz;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -340,13 +340,13 @@ class EmbeddingNetwork(nn.Module):
 
     def in_bfloat16(self) -> EmbeddingNetwork:
         """Return a copy that multiplies bfloat16 numbers, half the size (see precision)."""
-        copy = cast(EmbeddingNetwork, in_bfloat16(self))
+        copy = in_bfloat16(self)
         copy.mean, copy.std = self.mean.clone(), self.std.clone()  # features keep float32
         return copy
 
     def in_int8(self) -> EmbeddingNetwork:
         """Return a copy whose LSTMs and linear layers multiply 8-bit integers (see precision)."""
-        return cast(EmbeddingNetwork, in_int8(self))
+        return in_int8(self)
 
     def _head(self, head: nn.Linear, encoded: Tensor) -> Tensor:
         """Apply a head to (B, L, H): (B, L, columns * values); per bin, (B, L, F, values)."""

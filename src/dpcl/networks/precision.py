@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import cache
 from time import perf_counter
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ def single_thread() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
+Module = TypeVar("Module", bound=nn.Module)
 Precision = Literal["float32", "bfloat16", "int8"]
 # Ratio of times by which another precision must win. Between similar times the more exact one runs.
 MARGIN = 1.2
@@ -97,7 +98,7 @@ def _product(precision: Precision) -> Callable[[], Tensor]:
     return lambda: torch.matmul(*halves)
 
 
-def in_int8(module: nn.Module) -> nn.Module:
+def in_int8(module: Module) -> Module:
     """Return a copy whose LSTMs and linear layers multiply 8-bit integers; for inference only.
 
     Weights and, in every call, activations are scaled to the range of 8 bits. Layers of other kinds
@@ -112,7 +113,7 @@ def in_int8(module: nn.Module) -> nn.Module:
     return copy
 
 
-def in_bfloat16(module: nn.Module) -> nn.Module:
+def in_bfloat16(module: Module) -> Module:
     """Return a copy with weights in bfloat16, for inference only.
 
     For processors that multiply bfloat16 faster. The inputs of LSTMs are padded with zeros to a

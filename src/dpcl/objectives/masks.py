@@ -36,11 +36,6 @@ def least_cost(costs: Tensor) -> Tensor:
 Norm = Literal[1, 2]
 
 
-def magnitude_targets(source_spectra: Tensor) -> Tensor:
-    """Return magnitudes |s_c|, not truncated: complex (..., C, L, F) -> (..., N, C), N = L*F."""
-    return source_spectra.abs().flatten(-2).mT
-
-
 def phase_sensitive_targets(source_spectra: Tensor, mixture_spectrum: Tensor) -> Tensor:
     """Compute the part of each source that is in phase with the mixture, cut to [0, |x|].
 

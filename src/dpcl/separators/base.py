@@ -319,8 +319,8 @@ def link_by_overlap(
 ) -> list[Tensor]:
     """Estimate the masks of every window and match their sources to those of the first window.
 
-    In the frames that two windows share, each source of the later one is assigned to the source of
-    the earlier one with the most similar masks, weighted by magnitude.
+    Sources of neighbouring windows are assigned to each other in the frames that both share. The
+    assignment has the most similar masks, weighted by magnitude.
 
     Args:
         analyses: analyses of all windows; each is replaced by the masks (C, L, F) of its window.

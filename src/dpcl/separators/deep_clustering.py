@@ -204,8 +204,7 @@ class DeepClustering(Separator):
         """
         if not link.num_sources:
             return torch.ones(1, *analysis[1].shape)
-        clusters = link.state
-        assert isinstance(clusters, Clusters)
+        clusters: Clusters = link.state
         if clusters.odds is not None:
             masks = self._gated(analysis[0], clusters.odds[window], link.floor)
             background = analysis[-1]
@@ -350,9 +349,8 @@ class DeepClustering(Separator):
             counts = network.frame_counts(encoded[None].to(network.mean.device))[0].softmax(-1)
             weights = self.weights(magnitude).view_as(magnitude)
             own = 1 - self._background(encoded)
-            power, spoken = (x.square().sum(1) for x in (magnitude, magnitude * own))
-            evident = (spoken > EVIDENT * power) & (counts.cpu()[:, 0] < 0.5) & weights.any(1)
-            return counts.cpu(), weights.sum(), (weights * own).sum(), evident.sum()
+            evident = evident_frames(counts.cpu(), magnitude, weights, own)
+            return counts.cpu(), weights.sum(), (weights * own).sum(), evident
 
         found = zip(*analyses.map(window_facts), strict=True)
         probabilities, total, kept, evident = (
@@ -466,6 +464,19 @@ class DeepClustering(Separator):
     def _features(self, spectrum: Tensor) -> Tensor:
         """Compute the network's features of a spectrum, in float32."""
         return self.model.settings.signal.features(spectrum).float()
+
+
+def evident_frames(counts: Tensor, magnitude: Tensor, weights: Tensor, own: Tensor) -> Tensor:
+    """Return the number () of frames of a window in which talkers evidently speak.
+
+    Args:
+        counts: (L, classes), probabilities of 0, 1, 2, … talkers.
+        magnitude: (L, F).
+        weights: (L, F), of the bins.
+        own: (L, F), probability that a bin is of talkers.
+    """
+    power, spoken = (x.square().sum(1) for x in (magnitude, magnitude * own))
+    return ((spoken > EVIDENT * power) & (counts[:, 0] < 0.5) & weights.any(1)).sum()
 
 
 class MaskNetwork(WindowSeparator):

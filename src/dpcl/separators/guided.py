@@ -27,7 +27,7 @@ from torch.nn import functional
 from dpcl.clustering.agglomerative import assign_names, cluster_directions, smooth_posteriors
 from dpcl.model import Model
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
-from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering
+from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering, evident_frames
 from dpcl.separators.masks import mask_logits, raise_to_floor
 from dpcl.signal.stft import Windows
 
@@ -50,7 +50,6 @@ SMOOTH = 0.15  # s on each side over which the numbers of talkers are averaged
 OWN = 1e-2  # weight of frames with other talkers in a seed: they matter if a talker is never alone
 REACH = 2  # windows on each side whose frames enter a seed
 ENOUGH = 0.5  # s alone nearby that a seed needs; less is filled up from the whole recording
-
 FLOOR = 1e-5  # least prior of a talker in the masks
 
 
@@ -64,6 +63,7 @@ class Summary:
         counts: (l, classes), probabilities of 0, 1, 2, … talkers in each frame.
         sums: (m, K), weighted sums of the embeddings of every STRIDE-th frame.
         masses: (m,), sums of their weights.
+        evident: (), number of all frames of the window in which talkers evidently speak.
     """
 
     vectors: Tensor
@@ -71,6 +71,7 @@ class Summary:
     counts: Tensor
     sums: Tensor
     masses: Tensor
+    evident: Tensor
 
 
 @dataclass(frozen=True)
@@ -290,9 +291,8 @@ class GuidedClustering(DeepClustering):
         """Return the voice vector (D,) of a recording of one talker, and its speech in s."""
         windows = analyses.windows
         summaries = list(analyses.map(lambda *pair: self._summary(windows, *pair)))
-        vectors, clean = (
-            torch.cat([getattr(x, name) for x in summaries]) for name in ("vectors", "clean")
-        )
+        vectors = torch.cat([x.vectors for x in summaries])
+        clean = torch.cat([x.clean for x in summaries])
         audible = [x for x in summaries if float(x.masses.sum()) > 0]
         seconds = sum(float(x.counts[:, 1].sum()) for x in audible) * self.hop
         return functional.normalize(clean @ vectors, dim=-1), seconds
@@ -316,8 +316,8 @@ class GuidedClustering(DeepClustering):
             counted = torch.cat([x.counts for x in summaries]).sum(0)  # (classes,)
             several = counted[2:].sum() > LEAST_OVERLAP * counted[1:].sum()
             hidden = several and len(find_talkers(summaries, None, most, self.hop).priors) == 1
-            facts = self._frame_facts(analyses) if num_sources is None else None
-            silent = facts is not None and facts.speech < LEAST_SPEECH
+            speech = sum(float(x.evident) for x in summaries) * self.hop
+            silent = num_sources is None and speech < LEAST_SPEECH
             if silent or hidden or counted[1] < LEAST_ALONE * counted[1:].sum():
                 return self._clustered(analyses, num_sources, most)
             talkers = find_talkers(summaries, num_sources, most, self.hop)
@@ -378,11 +378,12 @@ class GuidedClustering(DeepClustering):
         encoded, magnitude = analysis
         network, voice = self.model.network, self.model.voice
         chosen = own_multiples(windows, window, STRIDE)
-        weights = self.weights(magnitude).view_as(magnitude)[chosen]
-        weights = self._of_talkers(encoded[chosen], weights)
-        embeddings = self.embed(encoded[chosen][None]).view(*weights.shape, -1)
-        sums = (weights.unsqueeze(-1) * embeddings).sum(1)
-        counts, vectors, clean = torch.zeros(len(encoded), 0), torch.zeros(0, 0), torch.zeros(0)
+        weights = self.weights(magnitude).view_as(magnitude)
+        own = 1 - self._background(encoded) if self.background else torch.ones_like(magnitude)
+        pulls = (weights * own)[chosen]
+        embeddings = self.embed(encoded[chosen][None]).view(*pulls.shape, -1)
+        sums = (pulls.unsqueeze(-1) * embeddings).sum(1)
+        counts, vectors, clean = torch.zeros(len(encoded), 1), torch.zeros(0, 0), torch.zeros(0)
         if self.given is None:
             assert voice is not None
             device = network.mean.device
@@ -394,4 +395,6 @@ class GuidedClustering(DeepClustering):
             levels, _ = voice.levels(magnitude[None][:0], magnitude)
             vectors = voice.pooled(levels, near[None])[0]
             clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
-        return Summary(vectors, clean, counts[owned(windows, window)], sums, weights.sum(1))
+        evident = evident_frames(counts, magnitude, weights, own)
+        own_counts = counts[owned(windows, window)]
+        return Summary(vectors, clean, own_counts, sums, pulls.sum(1), evident)

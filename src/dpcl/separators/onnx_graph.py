@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,8 @@ def onnx_graph(model: Model) -> bytes:
     onnx.helper.set_model_props(made, {key: str(value) for key, value in about.items()})
     made.doc_string = "An embedding network for deep clustering, written by dpcl."
     onnx.checker.check_model(made)
-    return cast(bytes, made.SerializeToString())
+    written: bytes = made.SerializeToString()
+    return written
 
 
 class _Graph(nn.Module):

@@ -27,7 +27,7 @@ Needs = Literal["mixture", "references", "talkers", "timeline"]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to separate, before its mixture is given.
+    """Method of separation, before the mixture is given.
 
     Attributes:
         name: name of the method, for `build`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ from dpcl.mixtures.conditions import (
     prepare_conditions,
 )
 from dpcl.mixtures.corpus import Corpus, PackedCorpus, has_index, pack_corpus, read_corpus
-from dpcl.mixtures.rows import MixtureRow
 from dpcl.mixtures.stream import TrainingMixtures
 from dpcl.networks.base import EmbeddingNetwork, Predictions
 from dpcl.objectives import OBJECTIVES, affinity_loss
@@ -51,9 +50,9 @@ if TYPE_CHECKING:
 
 STATISTICS = 200  # mixtures for the mean and the standard deviation of the features
 
-ACTIVE = 0.03  # level of a frame, relative to the talker's own, from which the talker is active
-AUDIBLE = 0.01  # and relative to the level of the mixture
-SILENT = 1e-8  # power of a talker who is not in the mixture
+ACTIVE = 0.03  # lowest level of an active talker's frame, relative to the level of the talker
+AUDIBLE = 0.01  # lowest level of such a frame, relative to the level of the mixture
+SILENT = 1e-8  # largest power of a talker who is not in the mixture
 BACKGROUND, COUNTS, WAVEFORM = 0.3, 0.1, 0.1  # weights of the parts beside the affinity
 TINY = 1e-8  # energy that keeps ratios finite
 WORST, BEST = -20.0, 30.0  # dB between which the waveforms' SI-SDR counts
@@ -96,26 +95,25 @@ class TrainingData:
 
     @property
     def size(self) -> list[int]:
-        """Numbers that change with the recordings."""
+        """Return numbers that change with the recordings."""
         sounds = self.parts and self.parts.sounds
         packed = [self.speech, *([sounds] if sounds else [])]
         return [number for one in packed for number in (len(one), int(one.offsets[-1]))]
 
 
-def prepare(recipe: Recipe, packing: Report, held_out: Sequence[MixtureRow] = ()) -> TrainingData:
+def prepare(recipe: Recipe, packing: Report) -> TrainingData:
     """Decode the recordings of the recipe's corpora, and make its rooms, once.
 
     Args:
         recipe: its data settings.
         packing: called while recordings are decoded and rooms computed.
-        held_out: mixtures whose talkers may not be among the sounds of the background.
     """
     data, rate = recipe.data, recipe.model.signal.sample_rate
     speech, conditions = pack_corpus(read_data(data), rate, data.cache, packing), data.conditions
     if conditions is None:
         return TrainingData(speech)
     corpus = data.corpora[0]
-    parts = prepare_conditions(conditions, corpus, rate, data.cache, held_out, packing)
+    parts = prepare_conditions(conditions, corpus, rate, data.cache, packing)
     return TrainingData(speech, parts)
 
 
@@ -134,7 +132,7 @@ def batches(
             continue
         loader = DataLoader(
             _mixtures(recipe, data, number),
-            batch_sampler=Share(stage, first, fabric.global_rank, fabric.world_size),
+            batch_sampler=DeviceBatches(stage, first, fabric.global_rank, fabric.world_size),
             num_workers=recipe.workers,
         )
         for batch in loader:
@@ -144,8 +142,8 @@ def batches(
 
 
 @dataclass(frozen=True)
-class Share:
-    """The items of every step that one device gets; all devices together get the whole batch."""
+class DeviceBatches:
+    """Items of every step for one device; all devices together get the whole batch."""
 
     stage: Stage
     first: int  # step of the stage
@@ -320,10 +318,9 @@ def conditioned_loss(
 ) -> Tensor:
     """Return the mean objective of a batch, a number with a gradient.
 
-    The sum of the affinity objective on the bins of talkers, and, times their weights: the
-    background class (cross-entropy on all audible bins), the number of talkers per frame
-    (cross-entropy), and the negative SI-SDR (dB) of the talkers under soft masks around the
-    centroids of their own bins.
+    It is the affinity objective on the bins of talkers plus three weighted terms: cross-entropy of
+    the background on all audible bins, cross-entropy of the number of talkers per frame, and the
+    negative SI-SDR (dB) of the talkers. Their masks are soft, around the centroids of their bins.
 
     Args:
         recipe: its objective and signal settings.
@@ -368,8 +365,8 @@ def conditioned_loss(
 def active_talkers(magnitudes: Tensor, level: Tensor, first: int) -> Tensor:
     """Return the number of active talkers (B, L) in each frame.
 
-    A talker is active where their frame is at most 30 dB below their own level and 40 dB below the
-    level of the mixture.
+    A talker is active in frames at most 30 dB below the level of the talker, and at most 40 dB
+    below the level of the mixture.
 
     Args:
         magnitudes: of the talkers (B, C, L, F).
@@ -383,7 +380,7 @@ def active_talkers(magnitudes: Tensor, level: Tensor, first: int) -> Tensor:
 
 
 def _si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
-    """SI-SDR of every estimate (..., T) for its own reference, in dB (...).
+    """Return the SI-SDR (...) in dB of each estimate (..., T) for its reference (..., T).
 
     Source: Le Roux et al. 2019, eq. 3, of signals without their means.
     """

@@ -1,4 +1,4 @@
-"""The folder of a training: its log, its checkpoints and its weights; averages of weights."""
+"""Folder of a training: log, checkpoints and weights; averages of weights."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Fit the network that follows talkers: who is active when.
+"""Fit the activity network: the talkers that are active in each frame of a conversation.
 
-Conversations of two to four talkers, with turns and pauses of very different lengths, are linked as
-any long recording. On the bins of each cluster a voice network learns which talker that is, and the
-activity network then learns which talker is active within a quarter of a second.
+Conversations of two to four talkers, with turns and pauses of very different lengths, are linked
+like any long recording. A voice network learns the talkers from the bins of each cluster. The
+activity network then learns which of them are active within a quarter of a second.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ from dpcl.training.phases import Fit
 TALKERS = {2: 0.25, 3: 0.5, 4: 0.25}  # number of talkers: share of the conversations
 TURN, LONGEST_TURN = 1.0, (4.0, 30.0)  # s, of a talker's turns: shortest, range of the longest
 PAUSE, LONGEST_PAUSE = 0.5, (3.0, 40.0)  # s, of a talker's pauses
-QUIETEST_DB = -25.0  # relative to a talker's median frame; fainter frames are pauses
+QUIETEST_DB = -25.0  # lowest level of speech, relative to the talker's median frame
 WITHIN = 0.25  # s around a frame in which a talker's activity counts
 WIDTH = 32  # channels of the activity network
-BATCH = 32  # windows
+BATCH = 32  # number of windows of a step
 SHARE, AUDIBLE = 5, 14  # positions in cluster_cues: share of the bins, share that is audible
 ACTIVE = 0.4  # share of the frames around a block with its talker active, to learn a voice from
 TILT_DB = 3.0  # standard deviation of a random spectral tilt at either end of the band
-SMOOTHING = 0.05  # of the labels
-MARGIN, SCALE = 0.2, 24.0  # of cosines (margin of both). Source: CosFace, Wang et al. 2018
+SMOOTHING = 0.05  # share of a label that all talkers get
+# Margin and scale of cosines. Source: CosFace, Wang et al. 2018.
+MARGIN, SCALE = 0.2, 24.0
 BLOCK_RATE = 2e-3  # learning rate of voices in conversations
 RATE, DECAY = 3e-3, 1e-2  # learning rate of activity; weight decay of all
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation of C talkers, in equally long windows.
+    """Conversation of C talkers in windows of equal length.
 
     Attributes:
         talkers: names, in the order of the clusters.
@@ -74,7 +75,7 @@ class Conversation:
 
 @dataclass
 class Cues:
-    """The cues of activity of one recording, filled while it is linked."""
+    """Cues of activity of one recording; `link` fills them in."""
 
     starts: list[int] = field(default_factory=list)
     length: int = 0
@@ -86,7 +87,7 @@ class CuesOnly(DeepClustering):
 
     Args:
         model: without an activity network.
-        network: its voice network defines the bands.
+        network: activity network, whose voice network defines the bands.
     """
 
     def __init__(self, model: Model, network: TalkerActivity) -> None:
@@ -120,7 +121,7 @@ class CuesOnly(DeepClustering):
 
 
 def fit_activity(model: Model, fit: Fit, corpus: Corpus, report: Report) -> Model:
-    """Fit voice and activity network on conversations of a corpus."""
+    """Fit the activity network and its voice network on conversations of a corpus."""
     model = replace(model, activity=None)
     network = TalkerActivity(model.settings.signal.stft().bins, WIDTH)
     conversations = render(model, network, fit, corpus, report)
@@ -150,13 +151,13 @@ def render(
         pauses = PAUSE, rng.uniform(*LONGEST_PAUSE)
         seed = int(rng.integers(1 << 31))
         names, sources = converse(part, talkers, fit.length, seed, rate, turns, pauses)
-        found.append(listen(CuesOnly(model, network), names, sources))
+        found.append(match_talkers(CuesOnly(model, network), names, sources))
         report(Progress(number + 1, fit.number, "conversations"))
     return found
 
 
 @torch.no_grad()
-def listen(separator: CuesOnly, talkers: list[str], sources: Tensor) -> Conversation:
+def match_talkers(separator: CuesOnly, talkers: list[str], sources: Tensor) -> Conversation:
     """Link a conversation of sources (C, T), and match its clusters to the talkers."""
     from scipy.optimize import linear_sum_assignment  # slow to import
 
@@ -186,15 +187,15 @@ def learn_block_voices(
     network: TalkerActivity, conversations: list[Conversation], steps: int, report: Report
 ) -> None:
     """Train the voice network to identify the talker of every block with enough activity."""
-    everybody = sorted({name for c in conversations for name in c.talkers})
+    known = sorted({name for c in conversations for name in c.talkers})
     tracks = [
-        (c.levels[w][i], c.active[w][i], everybody.index(c.talkers[i]))
+        (c.levels[w][i], c.active[w][i], known.index(c.talkers[i]))
         for c in conversations
         for w in range(len(c.levels))
         for i in range(len(c.talkers))
     ]
     shortest = min(len(level) for level, _, _ in tracks) // HOP * HOP
-    talkers = torch.nn.Parameter(0.1 * torch.randn(len(everybody), SIZE))
+    talkers = torch.nn.Parameter(0.1 * torch.randn(len(known), SIZE))
     network.voice.train()
     parameters = [*network.voice.parameters(), talkers]
     optimiser = torch.optim.AdamW(parameters, weight_decay=DECAY)
@@ -211,7 +212,7 @@ def learn_block_voices(
         names = torch.tensor([name for _, _, name in chosen])[:, None].expand_as(enough)[enough]
         if len(names):
             cosines = vectors[enough] @ functional.normalize(talkers, dim=-1).mT
-            cosines = cosines - MARGIN * functional.one_hot(names, len(everybody))
+            cosines = cosines - MARGIN * functional.one_hot(names, len(known))
             loss = functional.cross_entropy(SCALE * cosines, names, label_smoothing=SMOOTHING)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -1,11 +1,12 @@
 """Fit a voice network: vectors that identify talkers, for recordings of conversations.
 
-Mixtures of one talker under the conditions of the recipe; random spans of them, half a second and
-longer, become voice vectors. With a teacher, a voice encoder that learned more talkers, the network
-learns to give a span under conditions the vector that the teacher gives the talker without them.
-Talkers at other speeds are further voices. Without a teacher the network learns to name the talkers
-of the corpus, with an angular margin. The names are not kept: vectors of other talkers differ in
-the same way.
+The examples are mixtures of one talker under the conditions of the recipe. Random spans of at least
+half a second become voice vectors.
+
+With a teacher, a voice encoder that was trained on more talkers, the network is trained to predict
+the vector that the teacher has for the talker alone, without conditions. Talkers at other speeds are
+further voices. Without a teacher the network is trained to classify the talkers of the corpus, with
+an angular margin. Only the vectors are kept: they differ between other talkers too.
 """
 
 from __future__ import annotations
@@ -91,9 +92,7 @@ def fit_voice(model: Model, fit: Fit, data: DataSettings, corpus: Corpus, report
     )
     teacher = None if fit.teacher is None else load_teacher(Path(fit.teacher))
     packed = pack_corpus(corpus, signal.sample_rate, data.cache, report)
-    parts = prepare_conditions(
-        settings, data.corpora[0], signal.sample_rate, data.cache, report=report
-    )
+    parts = prepare_conditions(settings, data.corpora[0], signal.sample_rate, data.cache, report)
     samples, items = round(SECONDS * signal.sample_rate), fit.voice_steps * VOICE_BATCH
     distinct = None if teacher is None else min(TAUGHT, items)
     mixtures = ConditionedMixtures(settings, packed, parts, samples, items, distinct=distinct)

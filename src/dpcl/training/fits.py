@@ -42,19 +42,19 @@ from dpcl.training.fit_voice import fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
-SEED = 77  # of the mixtures for counting
-FIRST_SEED = 1000  # of the conversations for counting
+SEED = 77  # seed of the mixtures for counting
+FIRST_SEED = 1000  # first seed of the conversations for counting
 FOLDS = 5  # one in this number of mixtures measures the error of the estimated SI-SDR
 CONDITIONED = 6.0  # s, length of a mixture under conditions
 SHORTEST = 0.5  # min, shortest conversation for counting
-WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # of mixtures with turns, see gate_sources
+WINDOWS, ACTIVE, TURNS = 5, (0.6, 0.3, 0.1), 0.25  # turns in a mixture, see gate_sources
 LEAST = 0.1  # share of its energy that a source keeps in a mixture with turns
 # Importance of mixtures, mixtures with turns, and conversations. Six seconds with turns are often
 # too short to count by; equal importance would cost accuracy on overlapping talkers.
 SHARES = 2.0, 1.0, 1.0
-TALKERS = 3  # of the conversations for whitening
+TALKERS = 3  # number of talkers of a conversation for whitening
 DOMINATED = 0.9  # share of the weight of a stretch that one talker dominates
-FEWEST = 5  # stretches of a talker
+FEWEST = 5  # number of stretches of a talker, at least
 
 
 def fit_model(model: Model, fit: Fit, data: DataSettings, report: Report) -> Model:
@@ -98,9 +98,16 @@ def _one_root(corpus: Corpus) -> Corpus:
 
 
 class CountCuesOnly(DeepClustering):
-    """Deep clustering that keeps the cues of the number of sources instead of counting."""
+    """Deep clustering that keeps the cues of the number of sources instead of counting.
 
-    found: Tensor
+    Args:
+        model: with embeddings.
+        found: list of the cues of every recording; copies of the separator share it.
+    """
+
+    def __init__(self, model: Model, found: list[Tensor]) -> None:
+        super().__init__(model)
+        self.found = found
 
     def count(
         self,
@@ -110,9 +117,9 @@ class CountCuesOnly(DeepClustering):
         most: int,
         more: Tensor | None = None,
     ) -> int:
-        """Keep the cues in `found`, and return 1."""
-        found = cues(points, weights, frames)
-        self.found = found if more is None else torch.cat([found, more.double()])
+        """Append the cues to `found`, and return 1."""
+        own = cues(points, weights, frames)
+        self.found.append(own if more is None else torch.cat([own, more.double()]))
         return 1
 
 
@@ -151,15 +158,13 @@ def fit_count(model: Model, fit: Fit, corpus: Corpus, report: Report, data: Data
         raise InputError(
             f"fit count: prior has {len(prior)} values; give {fit.most}, as many as `most`"
         )
-    separator = CountCuesOnly(replace(model, activity=None))
-    rows, counts, kinds = [], [], []
+    rows: list[Tensor] = []
+    separator = CountCuesOnly(replace(model, activity=None), rows)
+    counts, kinds = [], []
     for example in _drawn(separator.sample_rate, fit, corpus, data, report):
         mixture = InMemory(example.mixture[None], separator.sample_rate)
         with RecordingSeparation(mixture, separator, most=1) as separation:
             separation.link()
-            prepared = separation.separator
-        assert isinstance(prepared, CountCuesOnly)
-        rows.append(prepared.found)
         counts.append(len(example.sources))
         kinds.append(example.kind)
     number, kind = torch.tensor(counts), torch.tensor(kinds)

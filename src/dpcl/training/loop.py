@@ -41,7 +41,8 @@ from dpcl.training.recipe import MACHINE, OptimiserSettings, Recipe
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-LOG_EVERY = 20  # steps
+BEGINNING: dict[str, Any] = {"step": 0, "seconds_seen": 0.0, "losses": []}  # before the first step
+LOG_EVERY = 20  # steps from one row of the log to the next
 MATRIX_RATE = 4e-3  # highest learning rate of Muon's matrices
 SMALLEST_MATRIX = 16  # rows and columns of a matrix that Muon updates, at least
 
@@ -81,8 +82,8 @@ def train(
     before_cpu = cpu_seconds()
     fabric = _fabric(recipe)
     checkpoint = to_resume(run, resume, force)
-    model, state = load_checkpoint(checkpoint) if checkpoint else (None, _beginning(recipe))
-    if other := recipe.difference(state["recipe"]):
+    model, state = load_checkpoint(checkpoint) if checkpoint else (None, BEGINNING)
+    if model is not None and (other := recipe.difference(state["recipe"])):
         raise InputError(
             f"{run}: was started with another `{other}`; restore it, or choose another --run"
         )
@@ -98,7 +99,7 @@ def train(
         start_from(network, recipe.init, init, recipe.init_heads)
     with fabric.rank_zero_first():  # the other devices then find the cache
         data = prepare(recipe, packing)
-    if state["data"] not in (None, data.size):
+    if model is not None and state["data"] != data.size:
         raise InputError(f"{run}: the recordings have changed since; start a new run")
     validation = validation_of(recipe, folder)
     stft = recipe.model.signal.stft()
@@ -114,7 +115,7 @@ def train(
     if model is not None:  # only now, as the state moves to the device of the weights
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             _restore(optimiser, saved, run)
-    step, seconds_seen, losses = state["step"], state["seconds_seen"], state["losses"]
+    step, seconds_seen, losses = state["step"], state["seconds_seen"], [*state["losses"]]
     cpu_done = state.get("cpu_seconds", 0.0)
     best = best_score(run)
 
@@ -214,12 +215,6 @@ def _fabric(recipe: Recipe) -> Fabric:
             f"accelerator {recipe.accelerator} with {recipe.devices} devices is not available on"
             " this machine; set `accelerator` or `devices`"
         ) from error
-
-
-def _beginning(recipe: Recipe) -> dict[str, Any]:
-    """Return the trainer's state before the first step."""
-    own = {"recipe": recipe.model_dump_json(), "data": None}
-    return {"step": 0, "seconds_seen": 0.0, "losses": [], **own}
 
 
 def _freeze(network: EmbeddingNetwork, frozen: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The file of a recipe: its base, its rows and its phases, read and checked before any work.
+"""File of a recipe: base, rows and phases, read and checked before any work.
 
 base: base.yaml                    # merged deeply; every other key of this file replaces it
 rows: {wide: {model: {...}}}       # named variants of the recipe: dpcl train FILE --row wide
@@ -24,18 +24,14 @@ from dpcl.settings import Settings, apply_change, merge, read_document, validate
 from dpcl.training.recipe import MACHINE, DataSettings, Recipe, first_difference
 
 ONLY = "train"  # name of the training of a recipe without phases
-NAMES = r"^[a-z0-9][a-z0-9-]*$"  # of phases, which are folders
-CONVERSATIONS = {
-    "count": 40,
-    "confidence": 0,
-    "whitening": 120,
-    "activity": 200,
-}  # number, by the fit
-MINUTES = {"count": 3.0, "confidence": 3.0, "whitening": 1.5, "activity": 3.0}  # length, by the fit
+NAMES = r"^[a-z0-9][a-z0-9-]*$"  # names of phases, which are names of folders
+# Number and length in min of the conversations of each fit.
+CONVERSATIONS = {"count": 40, "confidence": 0, "whitening": 120, "activity": 200}
+MINUTES = {"count": 3.0, "confidence": 3.0, "whitening": 1.5, "activity": 3.0}
 
 
 class Average(Settings):
-    """The average of the weights of two earlier phases."""
+    """Average of the weights of two earlier phases."""
 
     average: tuple[str, str]
     share: float = Field(default=0.5, ge=0, le=1)  # of the second
@@ -43,7 +39,7 @@ class Average(Settings):
 
 
 class Fit(Settings):
-    """A part of the model beside the network, fitted on what the network does with the corpus."""
+    """Fit of a part of the model beside the network, on outputs of the network for a corpus."""
 
     fit: Literal["count", "confidence", "whitening", "activity", "voice"]
     init: str | None = None  # the fitted model: an earlier phase or a shipped model; null: the last
@@ -65,12 +61,12 @@ class Fit(Settings):
 
     @property
     def number(self) -> int:
-        """Number of conversations."""
+        """Return the number of conversations."""
         return CONVERSATIONS[self.fit] if self.conversations is None else self.conversations
 
     @property
     def length(self) -> float:
-        """Length of a conversation, in minutes; the longest one for count."""
+        """Return the length of a conversation in min; for count, of the longest one."""
         return MINUTES[self.fit] if self.minutes is None else self.minutes
 
 
@@ -85,10 +81,11 @@ class Phase:
     """One step of a recipe.
 
     Attributes:
-        name: folder of the step.
-        work: a training (Recipe), an average or a fit.
-        init: name of the phase that it starts from, None for fresh weights or other ones.
-        data: corpora of a fit, None for other work.
+        name: name of the step and of its folder.
+        work: training (Recipe), average or fit.
+        init: name of the earlier phase with the initial weights; None for fresh weights, or weights
+            of another recipe.
+        data: corpora of a fit; None for other work.
     """
 
     name: str
@@ -98,7 +95,7 @@ class Phase:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the earlier phases whose weights it needs."""
+        """Return the names of the earlier phases whose weights the phase needs."""
         if isinstance(self.work, Average):
             return self.work.average
         return () if self.init is None else (self.init,)
@@ -106,14 +103,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe as it is run.
+    """Recipe without base and rows, checked.
 
     Attributes:
         source: file, and row if any, for messages.
-        folder: of the file; validation lists may lie in it.
-        name: of the recipe: file and row without suffix.
-        document: all keys, without `base` and `rows`; read again, it gives the same phases.
-        phases: in order.
+        folder: folder of the file, where validation lists may be.
+        name: stem of the file, and the row.
+        document: all keys, without `base` and `rows`; it gives the same phases again.
+        phases: steps in order.
     """
 
     source: str
@@ -124,7 +121,7 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """Settings of the first training; InputError for a recipe without any."""
+        """Return the settings of the first training; InputError for a recipe without training."""
         for phase in self.phases:
             if isinstance(phase.work, Recipe):
                 return phase.work
@@ -180,8 +177,8 @@ def read_plan(
     source, name = str(path), path.stem
     if row is not None:
         if not isinstance(rows, dict) or row not in rows:
-            known = f"; its rows are {', '.join(rows)}" if rows else ", nor any other"
-            raise InputError(f"{path}: --row {row}: there is no such row{known}")
+            remedy = f"choose one of {', '.join(rows)}" if rows else "omit --row"
+            raise InputError(f"{path}: --row {row}: there is no such row; {remedy}")
         data = merge(data, _dictionary(path, f"rows.{row}", rows[row]))
         source, name = f"{path}: rows.{row}", f"{name}-{row}"
     for change in changes:
@@ -211,10 +208,8 @@ def _phases(
         phase = _phase(where, named.name, changes, common, known)
         missing = [name for name in phase.needs if name not in known]
         if missing:
-            raise InputError(
-                f"{where}: there is no earlier phase {missing[0]}; the earlier phases are"
-                f" {', '.join(known) or 'none'}"
-            )
+            remedy = f"give one of {', '.join(known)}" if known else "move it after a training"
+            raise InputError(f"{where}: there is no earlier phase {missing[0]}; {remedy}")
         phases.append(phase)
     return tuple(phases)
 
@@ -238,5 +233,5 @@ def _phase(
 
 def _dictionary(source: Path | str, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{source}: {key}: must hold settings as `key: value`, not {value!r}")
+        raise InputError(f"{source}: {key}: has {value!r}; give settings as `key: value`")
     return value

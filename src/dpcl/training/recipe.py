@@ -83,7 +83,7 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _kinds_say_what_meets(self) -> DataSettings:
         if self.kinds and self.same_speaker:
-            raise ValueError("kinds have `same` of their own; leave out same_speaker")
+            raise ValueError("kinds have `same` of their own; omit same_speaker")
         if self.kinds and self.kinds.numbers != [self.num_sources]:
             raise ValueError(
                 f"kinds are of {' and '.join(map(str, self.kinds.numbers))} sources, not all of"

@@ -30,18 +30,18 @@ from dpcl.training.loop import cpu_seconds, train, validation_of
 from dpcl.training.phases import Average, Fit, Phase, Plan, read_plan
 from dpcl.training.recipe import MACHINE, Recipe
 
-WEIGHTS = "weights.safetensors"  # of an average or a fit, in the folder of the phase
-WAIT = 0.2  # s between two looks of a further device at the phase of the first
+WEIGHTS = "weights.safetensors"  # file of an average or a fit, in the folder of the phase
+WAIT = 0.2  # s between two checks of a further device for the result of the first
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The outcome of one phase.
+    """Result of one phase.
 
     Attributes:
         weights: file of the model.
-        core_hours: CPU time, of all attempts whose work was kept.
-        audio_hours: mixtures of a training.
+        core_hours: CPU time, without work that was lost.
+        audio_hours: length of the mixtures of a training.
         score: SI-SDRi on the validation list, dB; None without one.
     """
 
@@ -62,19 +62,19 @@ def run_plan(
     """Run all phases of a recipe; those that are done are skipped.
 
     Args:
-        plan: of `read_plan`.
-        run: folder of the run; other recipes' results are looked up beside it.
-        resume: continue an earlier run, with the same weights as an uninterrupted one.
+        plan: recipe, from `read_plan`.
+        run: folder of the run; results of other recipes are in folders beside it.
+        resume: continue an earlier run, to the same weights as an uninterrupted one.
         force: replace an earlier run.
         report: called with the phase and every row of its log.
-        packing: called during other work.
+        packing: called while recordings are decoded and parts are fitted.
 
     Returns:
         RUN/NAME.safetensors.
 
     Raises:
-        InputError: The run exists, or its recipe differs; an initial model is unknown; and
-            everything that `train` raises.
+        InputError: The run exists, its recipe differs, an initial model is unknown, or `train`
+            refuses the recipe or the corpus.
     """
     copy, result = run / f"{run.name}.yaml", run / f"{run.name}.safetensors"
     _check_start(plan, run, resume, force)
@@ -117,7 +117,7 @@ def run_plan(
 
 
 def _leads() -> bool:
-    """Return true in the process that writes: with several devices, one does."""
+    """Return True in the process that writes; with several devices, it is the first."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 

@@ -250,15 +250,15 @@ class Scene:
     alike: Tensor
 
     @property
-    def heard(self) -> Tensor:
-        """Units (channels, L) loud enough to be audible, bool."""
+    def audible(self) -> Tensor:
+        """True for units (channels, L) above the floor."""
         return self.power > 10 ** (FLOOR_DB / 10)
 
 
 LAGS = lag_grid(LOWEST, HIGHEST, SAMPLE_RATE)  # (G,)
 
 
-def listen(mixture: Tensor) -> Scene:
+def auditory_scene(mixture: Tensor) -> Scene:
     """Compute the auditory scene of a mixture.
 
     Memory is about 1 MB for a second, and 300 MB for the current block of 16 s.
@@ -297,11 +297,6 @@ def _units(samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ]
     )
     return _power(envelopes), at_lags(correlograms, LAGS), cross_channel_correlation(correlograms)
-
-
-def unit_power(samples: Tensor) -> Tensor:
-    """Return the mean power (channels, L) of samples (T,) in each unit, at their own scale."""
-    return _power(FILTERS(samples).abs())
 
 
 def _power(envelopes: Tensor) -> Tensor:
@@ -358,7 +353,7 @@ class AuditorySeparator(WindowSeparator):
         """Estimate the masks (C, L, F) of one window from the units of its auditory scene."""
         frames = len(spectrum)
         samples = self.stft.inverse(spectrum, max(1, (frames - 1) * self.stft.hop))
-        masks = self.unit_masks(listen(samples), num_sources)
+        masks = self.unit_masks(auditory_scene(samples), num_sources)
         return unit_masks_to_bins(masks, frames).to(samples.dtype)
 
     def unit_masks(self, scene: Scene, talkers: int) -> Tensor:

@@ -53,7 +53,7 @@ def level_changes(power: Tensor, floor: float = 1e-5) -> Tensor:
 
 
 def segments(
-    heard: Tensor, changes: Tensor, alike: Tensor, edge: float = 2.0, likeness: float = 0.99
+    audible: Tensor, changes: Tensor, alike: Tensor, edge: float = 2.0, likeness: float = 0.99
 ) -> Tensor:
     """Number the segments of a scene.
 
@@ -62,7 +62,7 @@ def segments(
     segment if their mean correlation, over the frames of both, exceeds `likeness`.
 
     Args:
-        heard: (channels, L) bool, units that are audible.  <!-- word -->
+        audible: (channels, L) bool, units that are audible.
         changes: (channels, L) in dB a frame, from `level_changes`.
         alike: (channels, L), from `cross_channel_correlation`.
         edge: least level change at a border, in dB a frame.
@@ -74,21 +74,21 @@ def segments(
     Sources: Hu and Wang 2004 and 2007 (onsets and offsets), Wang and Brown 1999 (cross-channel
     correlation).
     """
-    channels, frames = heard.shape
+    channels, frames = audible.shape
     steep = changes.abs()
     before, after = steep.roll(1, 1), steep.roll(-1, 1)
     borders = (steep > edge) & (steep >= before) & (steep > after)
-    starts = heard & (borders | ~heard.roll(1, 1))
-    starts[:, 0] = heard[:, 0]
+    starts = audible & (borders | ~audible.roll(1, 1))
+    starts[:, 0] = audible[:, 0]
     runs = (starts.flatten().cumsum(0) - 1).view(channels, frames)
     count = int(starts.sum())
-    both = heard[:-1] & heard[1:]
+    both = audible[:-1] & audible[1:]
     upper, lower = runs[:-1][both].numpy(), runs[1:][both].numpy()
     shape = (max(count, 1), max(count, 1))
     total = coo_matrix((alike[:-1][both].double().numpy(), (upper, lower)), shape).tocsr()
     shared = coo_matrix((np.ones(len(upper)), (upper, lower)), shape).tocsr()
     _, labels = connected_components(total - likeness * shared > 0, directed=False)
-    return torch.where(heard, torch.from_numpy(labels).long()[runs.clamp(min=0)], -1)
+    return torch.where(audible, torch.from_numpy(labels).long()[runs.clamp(min=0)], -1)
 
 
 def voice_features(
@@ -209,7 +209,7 @@ class Casa(AuditorySeparator):
             for contour, owner in zip(found, owners.tolist(), strict=True):
                 span = slice(contour.start, contour.stop)
                 evidence[owner, :, span] = periodicity[contour.track, :, span]
-        parts = segments(scene.heard, level_changes(scene.power), scene.alike)
+        parts = segments(scene.audible, level_changes(scene.power), scene.alike)
         return (SHARPNESS * _shared(evidence, parts)).softmax(0)
 
 

@@ -1,12 +1,12 @@
 """Sparse NMF with one dictionary per talker (speaker-dependent baseline).
 
 Magnitude spectra V (L, F) are modelled as H W: activations H (L, K) of the K atoms W (K, F) of a
-dictionary. The cost is the KL divergence of V from H W plus a penalty on the activations,
+dictionary. The cost is the KL divergence of V from H W plus a penalty on the activations:
 
     sum V log(V / HW) - V + HW  +  sparsity * sum_k |w_k|_2 sum_l h_lk,
 
-with atoms of unit norm (L2), without which scaling would evade the penalty. All functions take
-batches: leading dimensions of talkers, or of mixtures.
+where atoms have unit norm (L2): otherwise their scale would evade the penalty. All functions take
+batches, with leading dimensions of talkers or of mixtures.
 
 Sources: Schmidt and Olsson 2006 (a sparse dictionary per talker); Le Roux, Weninger, Hershey 2015,
 "Sparse NMF: half-baked or well done?" (this cost); Lee and Seung 2001 (multiplicative updates).

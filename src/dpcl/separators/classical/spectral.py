@@ -181,7 +181,7 @@ def cue_features(scene: Scene, tracks: Tensor) -> dict[str, Tensor]:
         Features (N, D) of each cue for the N audible units, divided by UNITS, frame by frame.
     """
     channels, frames = scene.power.shape
-    audible = scene.heard.T  # (L, channels): frame by frame
+    audible = scene.audible.T  # (L, channels): frame by frame
     seconds = torch.arange(frames)[:, None] * (HOP / SAMPLE_RATE)
     rates = erb_rate(FILTERS.centres).float()
     first, second = harmonicity(scene, tracks)
@@ -254,7 +254,7 @@ class Spectral(AuditorySeparator):
     def unit_masks(self, scene: Scene, talkers: int) -> Tensor:
         """Estimate the masks (C, channels, L); inaudible units get equal shares."""
         features = cue_features(scene, follow_voices(scene))
-        frame_of, channel_of = scene.heard.T.nonzero().T  # (N,), in the order of the features
+        frame_of, channel_of = scene.audible.T.nonzero().T  # (N,), in the order of the features
         masks = scene.power.new_full((scene.power.shape[1], len(scene.power), talkers), 1 / talkers)
         for start in range(0, max(len(masks) - OVERLAP, 1), SEGMENT - OVERLAP):
             inside = (frame_of >= start) & (frame_of < start + SEGMENT)

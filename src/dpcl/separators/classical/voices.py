@@ -110,7 +110,7 @@ def harmonicity(scene: Scene, tracks: Tensor) -> Tensor:
 
 def _tracks(scene: Scene, preference: Tensor) -> Tensor:
     """Find tracks (L, 2) with preferences (2, G) of each track for pitches, block by block."""
-    weights = EVIDENCE / len(scene.power) * scene.heard * scene.power**LOUDNESS
+    weights = EVIDENCE / len(scene.power) * scene.audible * scene.power**LOUDNESS
     discounts = OCTAVE * (LAGS / LAGS[0]).log2()
     first, second = torch.nn.functional.pad(preference, (0, 1))
     found = []
