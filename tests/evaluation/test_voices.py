@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from dpcl.errors import InputError
-from dpcl.evaluation.diarisation import equal_error_rate, rejected_at, score_voices
+from dpcl.evaluation.voices import (
+    equal_error_rate,
+    rejected_at,
+    score_voices,
+    voice_notes,
+    voices_markdown,
+)
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.model import load_model
 from dpcl.networks.activity import VoiceNetwork
@@ -35,3 +41,13 @@ def test_noises_of_other_bands_differ_for_any_network(noises: Path, tiny_model: 
     assert [(s.condition, s.talkers) for s in scores] == [("clean", 4), ("room", 4)]
     assert scores[0].equal_error_rate < 0.35
     assert all(0 <= s.equal_error_rate <= 1 and 0 <= s.rejected <= 1 for s in scores)
+
+
+def test_scores_are_notes_and_a_table(noises: Path, tiny_model: Path) -> None:
+    model = replace(load_model(tiny_model), voice=VoiceNetwork(129, 16, 8).eval())
+    notes = voice_notes(model, read_corpus(noises))
+    text = voices_markdown(notes)
+    assert text.startswith("4 talkers who were not in the training, stretches of 1.5 s")
+    assert [line.split(" | ")[0] for line in text.splitlines()[4:]] == [
+        f"| {note['condition']}" for note in notes
+    ]

@@ -3,10 +3,10 @@
 The examples are mixtures of one talker under the conditions of the recipe. Random spans of at least
 half a second become voice vectors.
 
-With a teacher, a voice encoder that was trained on more talkers, the network is trained to predict
-the vector that the teacher has for the talker alone, without conditions. Talkers at other speeds are
-further voices. Without a teacher the network is trained to classify the talkers of the corpus, with
-an angular margin. Only the vectors are kept: they differ between other talkers too.
+A teacher is a voice encoder that was trained on more talkers. With one, the network is trained to
+predict the vector that the teacher has for the talker alone, without conditions. Talkers at other
+speeds are further voices. Without a teacher the network is trained to classify the talkers of the
+corpus, with an angular margin. Only the vectors are kept: they differ between other talkers too.
 """
 
 from __future__ import annotations
