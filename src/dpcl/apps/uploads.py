@@ -80,7 +80,7 @@ async def receive(request: Request, path: Path, megabytes: float) -> None:
 
 @contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Remove a folder if what is done with it fails."""
+    """Remove a folder if the block of the `with` statement fails."""
     try:
         yield
     except BaseException:
