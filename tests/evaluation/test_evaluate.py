@@ -334,14 +334,14 @@ def test_metrics_that_are_asked_for_are_written_behind_the_others(
 def test_a_remix_of_the_mixture_is_compared_with_the_true_one(
     rows: list[MixtureRow], corpus: Path, tmp_path: Path
 ) -> None:
-    evaluate(rows, corpus, halves(), tmp_path, metrics=("remix+12",))
+    evaluate(rows, corpus, halves(), tmp_path, metrics=("remix-12",))
     mixture, references = map(torch.from_numpy, render_mixture(rows[0], corpus, 8000))
-    change = 10 ** (12 / 20) - 1
+    change = 10 ** (-12 / 20) - 1
     true = mixture + change * references[0]
     unprocessed = 10 * (true.square().sum() / (true - mixture).square().sum()).log10()
     line = _read(tmp_path)[0]
-    improvement = float(line["remix+12i"])
-    assert float(line["remix+12"]) - improvement == pytest.approx(float(unprocessed), abs=1e-3)
+    improvement = float(line["remix-12i"])
+    assert float(line["remix-12"]) - improvement == pytest.approx(float(unprocessed), abs=1e-3)
 
 
 def test_intervals_are_those_of_the_mean_of_normal_scores() -> None:

@@ -66,7 +66,7 @@ def test_stoi_is_the_mean_correlation_of_short_envelopes_which_noise_of_its_own_
     assert perceptual_score("stoi", stranger, speech, RATE).abs().max() < 0.35
 
 
-@pytest.mark.parametrize("level", [-12, 12])
+@pytest.mark.parametrize("level", [-12, -6])
 def test_the_error_of_a_remix_is_the_error_of_the_sources_times_the_change(
     level: int, speech: Tensor
 ) -> None:

@@ -282,8 +282,8 @@ def separate_file(
         >>> import dpcl, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     done = dpcl.separate_file("examples/two_talkers.flac", folder, sources=2)
-        ...     [path.name for path in done.outputs]
-        ['two_talkers_s1.wav', 'two_talkers_s2.wav', 'two_talkers_background.wav']
+        ...     print(*(path.name for path in done.outputs))
+        two_talkers_s1.wav two_talkers_s2.wav two_talkers_background.wav
     """
     finished: list[Separated] = []
     report = as_report(progress)

@@ -246,7 +246,7 @@ class Measure:
 
 # pesq: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. stoi: from 0 to 1, at 10 kHz, to which
 # pystoi resamples. wer: percent, by the Whisper model that DPCL_WHISPER names. dnsmos: from 1 to 5,
-# at 16 kHz. remix-12 and others: SNR in dB of the mixture with one talker at another level.
+# at 16 kHz. remix-12, remix-6: SNR in dB of the mixture with one talker softer by 12 or 6 dB.
 MEASURES = {
     "pesq": Measure("PESQ", _pesq, "pesq", "pesq", tuple(_PESQ_MODES)),
     "stoi": Measure("STOI", _stoi, "pystoi", "eval"),
@@ -261,7 +261,7 @@ MEASURES = {
     ),
     **{
         f"remix{level:+d}": Measure(f"remix {level:+d} dB: SNR", _snr, level=level)
-        for level in (-12, -6, 6, 12)
+        for level in (-12, -6)
     },
 }
 
