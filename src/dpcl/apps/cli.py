@@ -282,7 +282,8 @@ def evaluate(
         str,
         typer.Option(
             help="Model or .safetensors file, either optionally followed by `:local`, `:local25`,"
-            " `:guided`, `:more` or `:live`; or one of live, nmf, fhmm, casa, spectral, mixture, ibm, irm, psm."
+            " `:guided`, `:more` or `:live`; or one of live, nmf, fhmm, casa, spectral, mixture,"
+            " ibm, irm, psm."
         ),
     ] = "default",
     limit: Limit = None,
