@@ -58,7 +58,9 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
             return text
         if path.endswith(".flac"):
             sound = posixpath.relpath(file.url, page.url or ".")
-            return f'<audio controls preload="none" src="{sound}" aria-label="{text}"></audio>'
+            style = "width: 16rem; max-width: 60vw"
+            attributes = f'preload="none" src="{sound}" aria-label="{text}" style="{style}"'
+            return f"<audio controls {attributes}></audio>"
         link = posixpath.relpath(path, posixpath.dirname(source) or ".")
         return f"{picture}[{text}]({link}{anchor or ''})"
 
