@@ -166,4 +166,4 @@ def sentence_for_clients(text: str, folder: Path | None = None) -> str:
     if folder is not None:
         own = re.escape(f"{folder}{os.sep}")
         text = re.sub(rf"{own}(recording|voice\d+){re.escape(os.sep)}", "", text)
-    return re.sub(r"--(voice|only) ", r"\1 ", text)
+    return re.sub(r"--(voice|only|model)\b", r"\1", text)
