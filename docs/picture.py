@@ -1,4 +1,4 @@
-"""Draw docs/two_talkers.png: the example, what dpcl makes of it, and the truth.
+"""Draw docs/two_talkers.png, and write the separated talkers of docs/listen.md beside it.
 
 pip install -c constraints.txt '.[show,eval]' && python docs/picture.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
+import soundfile
 import torch
 from matplotlib.figure import Figure
 
@@ -25,13 +26,18 @@ def main() -> None:
     files = [read_audio(ROOT / f"examples/{name}.flac") for name in names]
     mixture, *references = (torch.from_numpy(samples[0]) for samples, _ in files)
     rate = files[0][1]
-    estimates = dpcl.separate(mixture, rate).sources
+    separation = dpcl.separate(mixture, rate)
+    estimates = separation.sources
     scores = score(estimates, torch.stack(references), mixture)
     signals = {"mixture": (mixture, "mixture")}
     for k in range(2):
         title = f"talker {k + 1}, separated: SI-SDR {float(scores.si_sdr[k]):+.1f} dB"
         signals[f"s{k + 1}"] = (estimates[scores.estimate[k]], title)
         signals[f"r{k + 1}"] = (references[k], f"talker {k + 1}, as mixed")
+    sounds = {f"s{k + 1}": signals[f"s{k + 1}"][0] for k in range(2)}
+    for name, sound in {**sounds, "background": separation.background}.items():
+        path = Path(__file__).with_name(f"two_talkers_{name}.flac")
+        soundfile.write(path, sound.numpy(), rate, subtype="PCM_16")
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplot_mosaic(
         [["mixture", "s1", "r1"], ["mixture", "s2", "r2"]], sharex=True, sharey=True

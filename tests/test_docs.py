@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -151,6 +152,28 @@ def test_the_api_page_names_what_exists() -> None:
     for full in names:
         module, _, attribute = full.rpartition(".")
         assert hasattr(import_module(module), attribute), full
+
+
+def test_the_site_lists_every_page_that_exists() -> None:
+    """A page that is missing or not listed would fail the strict build of the site."""
+
+    def pages(nav: Any) -> Iterator[str]:
+        if isinstance(nav, str):
+            yield nav
+            return
+        for part in nav.values() if isinstance(nav, dict) else nav:
+            yield from pages(part)
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    docs = ROOT / "docs"
+    listed = {*pages(site["nav"])}
+    exist = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    beside = ("*.md", "*/README.md", "src/dpcl/weights/*.md")
+    added = {name(path) for pattern in beside for path in ROOT.glob(pattern)}
+    assert listed <= exist | added
+    cards = {page for page in added if page.startswith("src/dpcl/weights/")}
+    tables = {page for page in exist if page.startswith("experiments/")}
+    assert exist - tables | cards <= listed
 
 
 def test_the_readme_is_short() -> None:

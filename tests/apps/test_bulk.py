@@ -377,3 +377,17 @@ def test_resumed_it_replaces_no_file_of_others(
     assert dpcl(*command[:-1], 3).status == 2
     assert Path("out/b_s1.wav").read_text() == "mine"
     assert Path("out/a_s3.wav").exists()
+
+
+def test_known_voices_reach_every_recording(
+    recordings: Path, tiny_model: Path, dpcl: Program, separated: list[str]
+) -> None:
+    command = ("bulk", recordings, "--out", "out", "--model", tiny_model)
+    ran = dpcl(*command, "--voice", "Ann=missing.wav")
+    assert ran.status == 2 and "missing.wav" in ran.err and not Path("out").exists()
+    ran = dpcl(*command, "--voice", "Ann=in/a.wav", "--only", "Bob")
+    assert ran.status == 2 and "--only Bob: has no recording" in ran.err
+    ran = dpcl(*command, "--voice", "Ann=in/a.wav", "--only", "Ann")
+    assert ran.status == 2 and len(separated) == 3
+    for row in journal():  # this model has no voices
+        assert row["order"].endswith("voice Ann, only Ann") and "voice network" in row["told"]

@@ -60,10 +60,10 @@ class Tab:
             assert time.monotonic() < end, script
             await asyncio.sleep(0.05)
 
-    async def choose(self, path: Path) -> None:
+    async def choose(self, path: Path, selector: str = "#file") -> None:
         document = await self.call("DOM.getDocument")
         root = document["root"]["nodeId"]
-        field = await self.call("DOM.querySelector", nodeId=root, selector="#file")
+        field = await self.call("DOM.querySelector", nodeId=root, selector=selector)
         await self.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(path)])
 
 
@@ -134,6 +134,8 @@ async def look(address: str, port: str, axe: str, recording: Path, broken: Path)
     """Let axe look at the page without a recording, with its sources, and with an error."""
     async with opened(address, port) as tab:
         await tab.run(axe)
+        await tab.run("document.getElementById('known').open = true")
+        await tab.until("document.querySelector('#voices li')")
         await violations(tab)
         await tab.run("document.getElementById('sources').value = '2'")
         await tab.choose(recording)
@@ -146,6 +148,11 @@ async def look(address: str, port: str, axe: str, recording: Path, broken: Path)
         await tab.choose(broken)
         await tab.until("document.getElementById('message').className === 'error'")
         await violations(tab)
+        voice = broken.rename(broken.with_name("ann.wav"))
+        await tab.choose(voice, "#voices input[type=file]")
+        await tab.choose(recording)
+        await tab.until(f"{SAYS}.startsWith('ann.wav cannot be read')")
+        assert await tab.run("document.querySelector('#voices input').value") == "ann"
 
 
 async def violations(tab: Tab) -> None:

@@ -28,9 +28,10 @@ from fastapi import testclient
 from starlette.websockets import WebSocketDisconnect
 
 import dpcl as package
-from dpcl.apps.jobs import PREFIX, Jobs, Order, follow_orders, remove_leftovers, separate_job
+from dpcl.apps.jobs import PREFIX, Jobs, remove_leftovers
 from dpcl.apps.serve import is_error
 from dpcl.apps.service import Limits, make_app
+from dpcl.apps.worker import Order, follow_orders, separate_job
 from dpcl.errors import InputError
 
 MakeRecording = Callable[..., Path]
@@ -58,6 +59,9 @@ def slow(order: Order, folder: Path, report: Callable[[float], None]) -> dict[st
     while order.name.startswith("slow"):
         report(0.5)
         time.sleep(0.02)
+    for name, file in order.voices:
+        if (folder / file).read_bytes() == b"noise":
+            raise InputError(f"--voice {name}: {folder / file} has 0.0 s of speech; give another")
     (folder / "outputs").mkdir()
     (folder / "outputs" / "a_s1.wav").write_bytes(b"sound")
     (folder / "outputs" / "a_timeline.json").write_text("{}")
@@ -210,6 +214,63 @@ def test_keys_and_other_peoples_jobs(jobs: Jobs) -> None:
     assert client.get("/health").status_code == 200
 
 
+def test_known_voices_are_sent_once_and_lent_to_jobs(jobs: Jobs) -> None:
+    client = client_of(jobs)
+    ids = {}
+    for name, content in (("Ann", b"speech"), ("Bob", b"noise")):
+        sent = client.post(f"/v1/voices?name={name}&file=../{name}.m4a", content=content)
+        assert (sent.status_code, sent.json()["name"]) == (201, name)
+        ids[name] = sent.json()["id"]
+    job = client.post(f"/v1/jobs?name=a.wav&voice={ids['Ann']}&only=Ann", content=b"data").json()
+    ordered = jobs.find(job["id"], "")
+    assert ordered is not None
+    assert (ordered.order.voices, ordered.order.only) == ((("Ann", "voice0/Ann.m4a"),), "Ann")
+    wait(client, job["id"], "done")
+    assert client.delete(f"/v1/voices/{ids['Ann']}").status_code == 204
+    assert (ordered.folder / "voice0" / "Ann.m4a").read_bytes() == b"speech"
+    failed = client.post(f"/v1/jobs?name=a.wav&voice={ids['Bob']}", content=b"data").json()
+    error = wait(client, failed["id"], "failed")["error"]
+    assert error == "voice Bob: Bob.m4a has 0.0 s of speech; give another"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("jobs?voice=other", "voice other: does not exist here"),
+        ("jobs?voice={0}&voice={0}", "voice Ann: is given twice"),
+        ("jobs?voice={0}&voice={1}", "voice ann: the name occurs twice"),
+        ("jobs?voice={0}&only=Bob", "only Bob: is no voice of this job"),
+        ("voices?name=s1", "voice s1: is the name of another output"),
+        ("voices?name=..", "voice ..: '..' is no part of a file name"),
+    ],
+)
+def test_wrong_voices_are_one_sentence_and_leave_nothing(
+    query: str, message: str, jobs: Jobs
+) -> None:
+    client = client_of(jobs)
+    names = ("Ann", "ann")
+    ids = [client.post(f"/v1/voices?name={n}", content=b"x").json()["id"] for n in names]
+    answer = client.post("/v1/" + query.format(*ids), content=b"data")
+    assert (answer.status_code, answer.json()["detail"].count(";")) == (422, 1)
+    assert message in answer.json()["detail"]
+    assert len([path for path in jobs.root.iterdir() if path.is_dir()]) == 2
+
+
+def test_voices_belong_to_their_key_and_go_after_their_time(jobs: Jobs) -> None:
+    client = client_of(jobs, keys=("one", "two"))
+    one, two = ({"Authorization": f"Bearer {key}"} for key in ("one", "two"))
+    voice = client.post("/v1/voices?name=Ann", content=b"x", headers=one).json()["id"]
+    assert client.delete(f"/v1/voices/{voice}", headers=two).status_code == 404
+    answer = client.post(f"/v1/jobs?voice={voice}", content=b"data", headers=two)
+    assert answer.status_code == 422
+    jobs.keep = 0.0
+    soon = client_of(jobs)
+    voice = soon.post("/v1/voices?name=Ann", content=b"x").json()["id"]
+    assert soon.delete(f"/v1/voices/{voice}").status_code == 404
+    empty = soon.post("/v1/voices?name=Ann&file=a.wav", content=b"")
+    assert "a.wav: is empty" in empty.json()["detail"]
+
+
 def test_finished_jobs_go_after_their_time(jobs: Jobs) -> None:
     client = client_of(jobs)
     sent = client.post("/v1/jobs?name=a.wav", content=b"data").json()
@@ -247,10 +308,11 @@ def test_the_work_of_a_job_reads_separates_and_draws(
     order = Order("a.wav", 2, str(tiny_model))
     result = separate_job(order, tmp_path, moved.append)
     assert result["files"] == ["a_s1.wav", "a_s2.wav"]
+    assert result["names"] == ["s1", "s2"]
     assert [len(peaks) for peaks in result["peaks"]] == [2000, 2000]
     assert sorted(Path(name).suffix for name in result["documents"]) == [".json", ".rttm", ".txt"]
     assert {segment["talker"] for segment in result["timeline"]} <= {"s1", "s2"}
-    assert moved[-1] == 1.0 and max(result["peaks"][0]) > 10
+    assert moved[-1] == 1.0 and max(map(max, result["peaks"])) == 255
     with pytest.raises(InputError, match=r"lasts 1 s, and 0 s is the limit"):
         separate_job(Order("a.wav", seconds=0.4), tmp_path, moved.append)
 

@@ -331,6 +331,19 @@ def test_metrics_that_are_asked_for_are_written_behind_the_others(
     assert "| STOI | STOIi |" in summary_table(summary)
 
 
+def test_a_remix_of_the_mixture_is_compared_with_the_true_one(
+    rows: list[MixtureRow], corpus: Path, tmp_path: Path
+) -> None:
+    evaluate(rows, corpus, halves(), tmp_path, metrics=("remix-12",))
+    mixture, references = map(torch.from_numpy, render_mixture(rows[0], corpus, 8000))
+    change = 10 ** (-12 / 20) - 1
+    true = mixture + change * references[0]
+    unprocessed = 10 * (true.square().sum() / (true - mixture).square().sum()).log10()
+    line = _read(tmp_path)[0]
+    improvement = float(line["remix-12i"])
+    assert float(line["remix-12"]) - improvement == pytest.approx(float(unprocessed), abs=1e-3)
+
+
 def test_intervals_are_those_of_the_mean_of_normal_scores() -> None:
     scores = np.random.default_rng(1).normal(5.0, 2.0, 400)
     results = [

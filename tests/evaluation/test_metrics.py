@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dpcl.errors import InputError
 from dpcl.evaluation.metrics import (
+    MEASURES,
     best_permutation,
     check_measures,
     perceptual_score,
@@ -63,6 +64,23 @@ def test_stoi_is_the_mean_correlation_of_short_envelopes_which_noise_of_its_own_
     need("stoi")
     stranger = torch.from_numpy(np.random.default_rng(1).standard_normal(speech.shape))
     assert perceptual_score("stoi", stranger, speech, RATE).abs().max() < 0.35
+
+
+@pytest.mark.parametrize("level", [-12, -6])
+def test_the_error_of_a_remix_is_the_error_of_the_sources_times_the_change(
+    level: int, speech: Tensor
+) -> None:
+    """Also with noise in the mixture, which a remix keeps."""
+    measure, mixture = MEASURES[f"remix{level:+d}"], speech.sum(0) + 0.01
+    wanted = mixture + (10 ** (level / 20) - 1) * speech
+    torch.testing.assert_close(measure.compared(speech, mixture), wanted)
+    error = 0.1 * speech.flip(0)
+    remixed = measure.compared(speech + error, mixture)
+    found = perceptual_score(f"remix{level:+d}", remixed, wanted, RATE)
+    power = (10 ** (level / 20) - 1) ** 2 * error.square().sum(1)
+    expected = 10 * (wanted.square().sum(1) / power).log10()
+    torch.testing.assert_close(found, expected.double(), atol=1e-2, rtol=0)
+    assert perceptual_score(f"remix{level:+d}", wanted, wanted, RATE).tolist() == [100, 100]
 
 
 @pytest.mark.parametrize("measure", ["pesq", "stoi"])

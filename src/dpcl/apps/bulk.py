@@ -19,8 +19,10 @@ from dpcl.apps.console import (
     FileFormat,
     Floor,
     Force,
+    KnownVoices,
     MaxSources,
     ModelName,
+    Only,
     Sources,
     Spatial,
     find_recordings,
@@ -50,6 +52,8 @@ def bulk(
     file_format: FileFormat = "wav",
     spatial: Spatial = True,
     floor: Floor = FLOOR_DB,
+    voice: KnownVoices = None,
+    only: Only = None,
     address: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +72,10 @@ def bulk(
     """
     need_package("bulk", "many machines need", "ray")
 
-    order = Order(model, sources, max_sources, file_format.lower(), spatial, floor)
+    from dpcl.apps.files import read_voices
+
+    voices = tuple((name, str(file.resolve())) for name, file in read_voices(voice or []).items())
+    order = Order(model, sources, max_sources, file_format.lower(), spatial, floor, voices, only)
     with progress("separating") as move:
         failed, total = separate_on_cluster(recordings, out, order, address, force, move)
     if failed:
@@ -94,6 +101,8 @@ class Order:
         file_format: format of the outputs.
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated.
+        voices: names of known voices, and absolute names of their recordings.
+        only: name of the only source to write, one of `voices`.
     """
 
     model: str
@@ -102,6 +111,8 @@ class Order:
     file_format: str
     spatial: bool = True
     floor: float = FLOOR_DB
+    voices: tuple[tuple[str, str], ...] = ()
+    only: str | None = None
 
     def __str__(self) -> str:
         """Return the text of the journal's column `order`."""
@@ -109,6 +120,8 @@ class Order:
         parts = [self.model, f"{number} sources", self.file_format]
         parts += [] if self.spatial else ["no spatial stage"]
         parts += [] if self.floor == FLOOR_DB else [f"floor {self.floor:g} dB"]
+        parts += [f"voice {name}" for name, _ in self.voices]
+        parts += [f"only {self.only}"] if self.only else []
         return ", ".join(parts)
 
 
@@ -162,6 +175,7 @@ def separate_on_cluster(
     """
     import ray
 
+    from dpcl.apps.files import check_known
     from dpcl.catalogue import SCHEME, shipped_models, weights_path
     from dpcl.mixtures.index import Omitted
     from dpcl.separators.registry import build, find_method
@@ -169,6 +183,7 @@ def separate_on_cluster(
     check_sources(order.sources)
     check_sources(order.most)
     check_floor(order.floor)
+    check_known(dict(order.voices), order.only)
     build(order.model)
     weights = find_method(order.model).weights
     shipped = (None, *(weights_path(model.name) for model in shipped_models()))  # on any machine
@@ -242,6 +257,8 @@ def separate_one(
             resume=resume,
             spatial=order.spatial,
             floor=order.floor,
+            voices={name: Path(file) for name, file in order.voices},
+            only=order.only,
         )
     except InputError as error:
         return Outcome(recording, 0, 0.0, 0.0, str(error))

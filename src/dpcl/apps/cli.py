@@ -281,8 +281,9 @@ def evaluate(
     separator: Annotated[
         str,
         typer.Option(
-            help="Model or .safetensors file, either optionally followed by `:local`, `:local25`"
-            " or `:live`; or one of live, nmf, fhmm, casa, spectral, mixture, ibm, irm, psm."
+            help="Model or .safetensors file, either optionally followed by `:local`, `:local25`,"
+            " `:guided`, `:more` or `:live`; or one of live, nmf, fhmm, casa, spectral, mixture,"
+            " ibm, irm, psm."
         ),
     ] = "default",
     limit: Limit = None,

@@ -126,7 +126,8 @@ Floor = Annotated[
 Metrics = Annotated[
     str,
     typer.Option(
-        help="Metrics besides si_sdr and sdr: pesq, stoi, dnsmos, wer, or several.",
+        help="Metrics besides si_sdr and sdr: pesq, stoi, dnsmos, wer, remix-6, remix-12, or"
+        " several.",
         show_default=False,
     ),
 ]

@@ -156,11 +156,7 @@ def separate_files(
     check_sources(most)
     check_floor(floor)
     voices = voices or {}
-    check_voices(voices)
-    if only is not None and only not in voices:
-        raise InputError(f"--only {only}: has no recording; add --voice {only}=FILE")
-    for path in voices.values():
-        AudioReader(path).close()  # raises for a missing file
+    check_known(voices, only)
     recordings = expand_wildcards(recordings)
     with ExitStack() as stack:
         kept: dict[Path, AudioReader] = {}  # what can be read only once
@@ -286,8 +282,8 @@ def separate_file(
         >>> import dpcl, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     done = dpcl.separate_file("examples/two_talkers.flac", folder, sources=2)
-        ...     [path.name for path in done.outputs]
-        ['two_talkers_s1.wav', 'two_talkers_s2.wav', 'two_talkers_background.wav']
+        ...     print(*(path.name for path in done.outputs))
+        two_talkers_s1.wav two_talkers_s2.wav two_talkers_background.wav
     """
     finished: list[Separated] = []
     report = as_report(progress)
@@ -309,6 +305,23 @@ def separate_file(
         only=only,
     )
     return finished[0]
+
+
+def check_known(voices: Mapping[str, str | os.PathLike[str]], only: str | None) -> None:
+    """Check the known voices of an order before any work.
+
+    Args:
+        voices: recording of each voice by name.
+        only: name of the only source to write.
+
+    Raises:
+        InputError: A name or a recording is wrong, or the only source is no voice.
+    """
+    check_voices(voices)
+    if only is not None and only not in voices:
+        raise InputError(f"--only {only}: has no recording; add --voice {only}=FILE")
+    for path in voices.values():
+        AudioReader(Path(path)).close()  # raises for a missing file
 
 
 def read_voices(options: Sequence[str]) -> dict[str, Path]:

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import secrets
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from dpcl.errors import FLOOR_DB, InputError
+from dpcl.apps.worker import Order, Work, run_worker, separate_job
+from dpcl.errors import InputError
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 PREFIX = "dpcl-serve-"  # beginning of the names of private folders
 POLL = 0.05  # s between two looks at a worker and at the wish to cancel
-COLUMNS = 2000  # columns of a waveform
 LOCK = "lock"  # file in a private folder, locked while its server runs
-Work = Callable[["Order", Path, Callable[[float], None]], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Order:
-    """Order of a client: a recording and how to separate it.
-
-    Attributes:
-        name: name of the recording, without folders.
-        sources: number of sources; None to estimate it.
-        model: separator, as `dpcl.separate` takes it.
-        seconds: longest recording that is accepted, s.
-        spatial, floor: as `dpcl.separate` takes them.
-    """
-
-    name: str
-    sources: int | None = None
-    model: str = "default"
-    seconds: float = 3600.0
-    spatial: bool = True
-    floor: float = FLOOR_DB
 
 
 @dataclass
@@ -88,103 +64,6 @@ class Job:
     def over(self) -> bool:
         """Return True for a job that is done, failed or cancelled."""
         return self.state in ("done", "failed", "cancelled")
-
-
-def separate_job(order: Order, folder: Path, report: Callable[[float], None]) -> dict[str, Any]:
-    """Separate the recording of a job; runs in a worker process.
-
-    Args:
-        order: the order of the client.
-        folder: folder of the job.
-        report: called with the share of the work that is done.
-
-    Returns:
-        Names of the sounds and of the documents of the timeline, segments of the timeline, peaks of
-        the waveforms, seconds, sample rate and warnings.
-
-    Raises:
-        InputError: The recording cannot be read, or is longer than allowed.
-    """
-    from dpcl.apps.files import Separated, separate_files
-    from dpcl.signal.reader import AudioReader
-
-    path = folder / "recording" / order.name
-    with AudioReader(path) as reader:
-        seconds = (reader.frames or 0) / reader.sample_rate
-    if seconds > order.seconds:
-        raise InputError(
-            f"{order.name}: lasts {seconds:.0f} s, and {order.seconds:.0f} s is the limit; cut it"
-        )
-    finished: list[Separated] = []
-    separate_files(
-        [path],
-        folder / "outputs",
-        order.model,
-        order.sources,
-        done=finished.append,
-        report=lambda moved: report(moved.done / moved.total),
-        timeline=True,
-        spatial=order.spatial,
-        floor=order.floor,
-    )
-    (done,) = finished
-    sounds = [*done.sources, *([done.background] if done.background else [])]
-    documents = [output for output in done.outputs if output not in sounds]
-    (timeline,) = (path for path in documents if path.suffix == ".json")
-    return {
-        "files": [sound.name for sound in sounds],
-        "documents": [path.name for path in documents],
-        "timeline": json.loads(timeline.read_text(encoding="utf-8"))["segments"],
-        "peaks": [peaks(sound) for sound in sounds],
-        "seconds": done.seconds,
-        "sample_rate": done.sample_rate,
-        "took": done.took,
-        "warnings": list(done.warnings),
-    }
-
-
-def peaks(path: Path) -> list[int]:
-    """Return the largest magnitude of each column of a waveform, 0 to 255 for full scale."""
-    import numpy as np
-
-    from dpcl.signal.reader import AudioReader
-
-    with AudioReader(path) as reader:
-        size = max(1, -(-(reader.frames or 1) // COLUMNS))
-        found = [
-            float(np.abs(block[:, k : k + size]).max(initial=0))
-            for block in reader.blocks(64 * size)
-            for k in range(0, block.shape[1], size)
-        ]
-    return [min(255, round(255 * peak)) for peak in found]
-
-
-def run_worker(connection: Connection, work: Work) -> None:
-    """Run as the process of a worker, which only its server ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.umask(0o077)
-    follow_orders(connection, work)
-
-
-def follow_orders(connection: Connection, work: Work) -> None:
-    """Run jobs that arrive through a connection, until it is closed."""
-    while True:
-        try:
-            order, folder = connection.recv()
-        except EOFError:
-            return
-        try:
-            result = work(order, folder, lambda share: connection.send(("share", share)))
-            connection.send(("done", result))
-        except BrokenPipeError:  # the server stopped the job
-            return
-        except InputError as error:
-            text = str(error).replace(f"{folder / 'recording'}{os.sep}", "")
-            connection.send(("failed", text))
-        except Exception as error:
-            connection.send(
-                ("failed", f"the separation failed ({type(error).__name__}); try again")
-            )
 
 
 class Jobs:
@@ -273,6 +152,19 @@ class Jobs:
         """Return the number of jobs that are queued and running."""
         return Counter(job.state for job in list(self._jobs.values()) if not job.over)
 
+    def metrics(self) -> list[str]:
+        """Return the number of jobs by state, and the seconds of audio, as lines for Prometheus."""
+        states = self.states()
+        ended = ("done", "failed", "cancelled")
+        return [
+            "# TYPE dpcl_jobs gauge",
+            *(f'dpcl_jobs{{state="{s}"}} {states[s]}' for s in ("queued", "running")),
+            "# TYPE dpcl_jobs_total counter",
+            *(f'dpcl_jobs_total{{state="{s}"}} {self.counts[s]}' for s in ended),
+            "# TYPE dpcl_audio_seconds_total counter",
+            f"dpcl_audio_seconds_total {self.seconds:.3f}",
+        ]
+
     def close(self) -> None:
         """Stop all work and remove the private folder."""
         with self._change:
@@ -299,7 +191,7 @@ class Jobs:
 
     def _run(self) -> None:
         """Work on one job after another in one process, which is replaced after it was stopped."""
-        worker: tuple[Any, Connection] | None = None
+        worker = self._start()
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._queue or self._closed)
@@ -307,14 +199,13 @@ class Jobs:
                     break
                 job = self._queue.popleft()
                 job.state = "running"
-            worker = worker if worker and worker[0].is_alive() else self._start()
+            worker = worker if worker[0].is_alive() else self._start()
             if not self._follow(job, *worker):
                 _stop(worker)
-                worker = None
+                worker = self._start()  # is ready before the next job
             if job.id not in self._jobs:  # the process may have written since `cancel`
                 shutil.rmtree(job.folder, ignore_errors=True)
-        if worker:
-            _stop(worker)
+        _stop(worker)
 
     def _start(self) -> tuple[Any, Connection]:
         """Start a worker process."""

@@ -3,12 +3,11 @@
 import asyncio
 import json
 import secrets
-import shutil
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +23,13 @@ from fastapi.responses import (
 )
 from fastapi.staticfiles import StaticFiles
 from starlette.background import BackgroundTask
-from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 import dpcl
-from dpcl.apps.jobs import Job, Jobs, Order
+from dpcl.apps.jobs import Job, Jobs
 from dpcl.apps.security import SameOrigin, SecurityHeaders
+from dpcl.apps.uploads import Voices, check_length, receive, removed_on_failure, safe_name
+from dpcl.apps.worker import Order, sentence_for_clients
 from dpcl.catalogue import find_file, shipped_models
 from dpcl.errors import FLOOR_DB, InputError, check_floor, check_sources, need_package
 
@@ -39,6 +39,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 VISIT = "dpcl_visit"  # cookie of a visit to the page
 LEFT = 2.0  # s without a connection after which a visit has ended
 TICK = 0.2  # s between two reports of progress
+RETRY = 300  # ms after which a browser connects again: less than LEFT
+VOICES = 10  # largest number of stored voices, for each place in the queue
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,6 @@ class Limits:
     megabytes: float = 500.0
     seconds: float = 3600.0
     streams: int = 4
-
-
-NAME_BYTES = 200  # of a recording; its outputs have longer names
 
 
 def make_app(
@@ -77,6 +76,7 @@ def make_app(
     """
     limits = limits or Limits()
     visits: dict[str, int] = {}  # open connections by visit
+    voices = Voices(jobs.root, VOICES * jobs.waiting, jobs.keep)
     streams = 0
 
     @asynccontextmanager
@@ -99,7 +99,7 @@ def make_app(
 
     @app.exception_handler(InputError)
     async def refused(request: Request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+        return JSONResponse({"detail": sentence_for_clients(str(error))}, 422)
 
     def owner(request: Request) -> str:
         """Return the key or the visit of a request."""
@@ -154,6 +154,8 @@ def make_app(
         model: Annotated[str, Query(description="A shipped model.")] = "default",
         spatial: Annotated[bool, Query(description="Use differences between channels.")] = True,
         floor: Annotated[float, Query(description="Level of inactive talkers, dB.")] = FLOOR_DB,
+        voice: Annotated[list[str] | None, Query(description="Id of a known voice.")] = None,
+        only: Annotated[str | None, Query(description="Name of the only voice to write.")] = None,
     ) -> dict[str, Any]:
         """Send a recording as the body of the request, and queue its separation."""
         check_sources(sources)
@@ -161,39 +163,18 @@ def make_app(
         names = [model.name for model in shipped_models()]
         if model not in names:
             raise InputError(f"unknown model {model!r}; give one of: {', '.join(names)}")
-        stem = Path(name.replace("\\", "/")).name.lstrip(".")
-        stem = "".join(letter for letter in stem if letter.isprintable())
-        stem = stem.encode("utf-8", "ignore")[-NAME_BYTES:].decode("utf-8", "ignore") or "recording"
-        most = round(limits.megabytes * 1e6)
-        too_long = HTTPException(
-            413, f"{stem}: is larger than {limits.megabytes:g} MB, the limit of this server"
-        )
-        if int(request.headers.get("content-length") or 0) > most:
-            raise too_long
+        name = safe_name(name)
+        check_length(request, name, limits.megabytes)
         try:
-            job = jobs.new(owner, Order(stem, sources, model, limits.seconds, spatial, floor))
+            job = jobs.new(owner, Order(name, sources, model, limits.seconds, spatial, floor))
         except InputError as error:
             raise HTTPException(503, str(error), {"Retry-After": "60"}) from error
-        try:
-            size = 0
-            job.recording.touch(mode=0o600)
-            with job.recording.open("wb") as file:
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > most:
-                        raise too_long
-                    file.write(chunk)
-            if not size:
-                raise InputError(f"{stem}: is empty; send the recording as the body")
-        except BaseException as error:
-            shutil.rmtree(job.folder, ignore_errors=True)
-            if isinstance(error, ClientDisconnect):
-                raise HTTPException(400, f"{stem}: the upload broke off; send it again") from error
-            if isinstance(error, OSError):
-                raise HTTPException(
-                    507, f"{stem}: cannot be stored ({error.strerror}); try again later"
-                ) from error
-            raise
+        with removed_on_failure(job.folder):
+            lent = voices.lend(voice or (), owner, job.folder)
+            if only is not None and only not in dict(lent):
+                raise InputError(f"only {only}: is no voice of this job; add voice=ID")
+            job.order = replace(job.order, voices=lent, only=only)
+            await receive(request, job.recording, limits.megabytes)
         jobs.submit(job)
         return document(job)
 
@@ -263,6 +244,31 @@ def make_app(
         """Stop the work at once, and remove the recording and its outputs."""
         await asyncio.to_thread(jobs.cancel, job)
 
+    @app.post("/v1/voices", status_code=201)
+    async def create_voice(
+        request: Request,
+        owner: Owner,
+        name: Annotated[str, Query(description="Name of the talker.")],
+        file: Annotated[str, Query(description="Name of the recording.")] = "voice.wav",
+    ) -> dict[str, str]:
+        """Send a recording of one talker alone; jobs then find this voice by its id."""
+        check_length(request, safe_name(file), limits.megabytes)
+        voice = voices.new(owner, name, file)
+        with removed_on_failure(voice.path.parent):
+            await receive(request, voice.path, limits.megabytes)
+        voices.add(voice)
+        return {"id": voice.id, "name": voice.name}
+
+    @app.delete("/v1/voices/{key}", status_code=204)
+    def remove_voice(key: str, owner: Owner) -> None:
+        """Remove a known voice."""
+        voice = voices.find(key, owner)
+        if voice is None:
+            raise HTTPException(
+                404, f"voice {key}: does not exist here; send it with POST /v1/voices"
+            )
+        voices.remove(voice)
+
     @app.get("/v1/models")
     def models(owner: Owner) -> list[dict[str, str]]:
         """List the models."""
@@ -277,16 +283,8 @@ def make_app(
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> str:
         """Return the number of jobs by state, and the seconds of audio, for Prometheus."""
-        lines = ["# TYPE dpcl_jobs gauge"]
-        states = jobs.states()
-        lines += [f'dpcl_jobs{{state="{s}"}} {states[s]}' for s in ("queued", "running")]
-        lines += ["# TYPE dpcl_jobs_total counter"]
-        ended = ("done", "failed", "cancelled")
-        lines += [f'dpcl_jobs_total{{state="{s}"}} {jobs.counts[s]}' for s in ended]
-        lines += ["# TYPE dpcl_audio_seconds_total counter"]
-        lines += [f"dpcl_audio_seconds_total {jobs.seconds:.3f}"]
-        lines += ["# TYPE dpcl_streams gauge", f"dpcl_streams {streams}"]
-        return "\n".join(lines) + "\n"
+        streamed = ["# TYPE dpcl_streams gauge", f"dpcl_streams {streams}"]
+        return "\n".join([*jobs.metrics(), *streamed]) + "\n"
 
     @app.websocket("/v1/stream")
     async def stream(socket: WebSocket, rate: int = 8000, sources: int = 2) -> None:
@@ -359,6 +357,7 @@ def make_app(
 
         async def alive() -> AsyncIterator[str]:
             try:
+                yield f"retry: {RETRY}\n\n"
                 while True:
                     yield ": alive\n\n"
                     await asyncio.sleep(1)
@@ -370,11 +369,16 @@ def make_app(
         response.set_cookie(VISIT, name, httponly=True, samesite="strict")
         return response
 
+    def leave(name: str) -> None:
+        """Remove all that a visit has sent."""
+        jobs.leave(name)
+        voices.leave(name)
+
     def ended(name: str) -> None:
         """End a visit that has no connection any more."""
         if not visits.get(name):
             visits.pop(name, None)
-            asyncio.get_running_loop().run_in_executor(None, jobs.leave, name)
+            asyncio.get_running_loop().run_in_executor(None, leave, name)
 
     @app.api_route("/example.flac", methods=["GET", "HEAD"], include_in_schema=False)
     def example() -> FileResponse:

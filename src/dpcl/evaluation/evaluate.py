@@ -22,6 +22,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,9 +172,12 @@ def score_mixture(
     for metric in metrics:
         matched = estimates[scores.estimate.clamp(min=0)] if len(estimates) else 0 * references
         rate = method.sample_rate
-        separated = perceptual_score(metric, matched, references, rate)
+        compared = partial(MEASURES[metric].compared, mixture=mixture)
+        separated = perceptual_score(metric, compared(matched), compared(references), rate)
         separated = torch.where(scores.estimate >= 0, separated, torch.nan)
-        unprocessed = perceptual_score(metric, mixture.expand_as(references), references, rate)
+        unprocessed = perceptual_score(
+            metric, mixture.expand_as(references), compared(references), rate
+        )
         more |= {metric: separated, f"{metric}i": separated - unprocessed}
         if weight := MEASURES[metric].weight:
             found = [weight(reference, rate) for reference in references.double().numpy()]

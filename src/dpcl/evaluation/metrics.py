@@ -1,4 +1,4 @@
-"""Metrics of separation: SI-SDR, SDR (BSS Eval), PESQ, STOI, DNSMOS and the word error rate."""
+"""Metrics of separation: SI-SDR, SDR (BSS Eval), PESQ, STOI, DNSMOS, word errors, remixes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def check_measures(measures: tuple[str, ...], sample_rate: int) -> None:
                 f"no metric is called {name!r}; choose from si_sdr, sdr, {', '.join(MEASURES)}"
             )
         measure = MEASURES[name]
-        need_package(measure.extra, f"{measure.title} needs", measure.package)
+        if measure.package:
+            need_package(measure.extra, f"{measure.title} needs", measure.package)
         if measure.sample_rates and sample_rate not in measure.sample_rates:
             rates = " and ".join(str(rate) for rate in measure.sample_rates)
             raise InputError(
@@ -108,6 +109,34 @@ def _dnsmos(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> fl
     samples = resample(estimate.astype(np.float32), sample_rate, DNSMOS_RATE)
     samples = samples / max(1.0, float(np.abs(samples).max()))
     return float(dnsmos.run(samples, DNSMOS_RATE, return_df=False)["ovrl_mos"])
+
+
+def remix(sources: Tensor, mixture: Tensor, level: float) -> Tensor:
+    """Change the level of one source of a mixture at a time; all else stays as it is.
+
+    Args:
+        sources: (C, T).
+        mixture: (T,), the sources and whatever else sounds.
+        level: change in dB.
+
+    Returns:
+        One remix per source (C, T).
+
+    Example:
+        >>> sources = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> remix(sources, sources.sum(0), -20)
+        tensor([[0.1000, 1.0000],
+                [1.0000, 0.1000]])
+    """
+    return mixture + (10 ** (level / 20) - 1) * sources
+
+
+def _snr(estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> float:
+    """Return the ratio of a reference (T,) to the error of its estimate in dB."""
+    error = np.square(reference - estimate).sum()
+    with np.errstate(divide="ignore"):
+        ratio = 10 * np.log10(np.square(reference).sum() / error) if error else CAP_DB
+    return float(np.clip(ratio, -CAP_DB, CAP_DB))
 
 
 def recogniser_name() -> str:
@@ -192,25 +221,32 @@ class Measure:
     Attributes:
         title: name in tables.
         function: function of estimate (T,), reference (T,) and sample rate; NaN if not defined.
-        package: Python package that it needs.
+        package: Python package that it needs; empty for none.
         extra: extra of dpcl that installs the package.
         sample_rates: Hz; empty for any.
         prepare: function that raises InputError if anything else is missing.
         weight: function of reference (T,) and sample rate by which means weigh a score.
+        level: change of the level of each source in dB, if remixes are compared in place of the
+            sources; None for the sources.
     """
 
     title: str
     function: Callable[[np.ndarray, np.ndarray, int], float]
-    package: str
-    extra: str
+    package: str = ""
+    extra: str = ""
     sample_rates: tuple[int, ...] = ()
     prepare: Callable[[], None] = lambda: None
     weight: Callable[[np.ndarray, int], float] | None = None
+    level: float | None = None
+
+    def compared(self, sources: Tensor, mixture: Tensor) -> Tensor:
+        """Return the signals (C, T) that are compared, of sources (C, T) and the mixture (T,)."""
+        return sources if self.level is None else remix(sources, mixture, self.level)
 
 
 # pesq: MOS-LQO, narrow-band at 8 kHz, wide-band at 16 kHz. stoi: from 0 to 1, at 10 kHz, to which
 # pystoi resamples. wer: percent, by the Whisper model that DPCL_WHISPER names. dnsmos: from 1 to 5,
-# at 16 kHz.
+# at 16 kHz. remix-12, remix-6: SNR in dB of the mixture with one talker softer by 12 or 6 dB.
 MEASURES = {
     "pesq": Measure("PESQ", _pesq, "pesq", "pesq", tuple(_PESQ_MODES)),
     "stoi": Measure("STOI", _stoi, "pystoi", "eval"),
@@ -223,6 +259,10 @@ MEASURES = {
         prepare=prepare_recogniser,
         weight=number_of_words,  # all errors over all words, as is usual
     ),
+    **{
+        f"remix{level:+d}": Measure(f"remix {level:+d} dB: SNR", _snr, level=level)
+        for level in (-12, -6)
+    },
 }
 
 

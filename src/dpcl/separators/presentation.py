@@ -117,8 +117,8 @@ class Presentation:
             >>> import dpcl, tempfile
             >>> separation = dpcl.separate(torch.randn(800), 8000, sources=2)
             >>> with tempfile.TemporaryDirectory() as folder:
-            ...     [path.name for path in separation.to_files(folder, "noise")]
-            ['noise_s1.wav', 'noise_s2.wav', 'noise_background.wav']
+            ...     print(*(path.name for path in separation.to_files(folder, "noise")))
+            noise_s1.wav noise_s2.wav noise_background.wav
         """
         from dpcl.signal.formats import output_subtype
         from dpcl.signal.writer import AudioWriter

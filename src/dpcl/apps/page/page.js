@@ -8,6 +8,8 @@ const GREY = "#666, #a0a0a0"; // of the background
 let job = null; // description of the job, from the server
 let upload = null; // request of an upload that runs
 let tracks = []; // track elements, one per source
+let turn = 0; // number of the recording; a later one replaces it
+let begun = 0; // time at which it was sent, in ms
 
 // The visit lasts as long as this connection; the server removes its recordings afterwards.
 new EventSource("visit");
@@ -23,6 +25,7 @@ const clock = (seconds) => {
 };
 
 async function drop() {
+  turn += 1;
   upload?.abort();
   upload = null;
   const id = job?.id;
@@ -31,15 +34,26 @@ async function drop() {
   tracks.forEach((track) => track.close());
   tracks = [];
   $("tracks").replaceChildren();
-  if (id) await fetch(`v1/jobs/${id}`, { method: "DELETE" });
+  if (id) await fetch(`v1/jobs/${id}`, { method: "DELETE" }).catch(() => null);
 }
 
 async function send(data, name) {
-  await drop();
+  const left = drop();
+  const mine = turn;
+  await left;
+  if (mine !== turn) return;
   say(`Sends ${name}.`);
+  begun = Date.now();
   $("work").hidden = false;
   $("progress").removeAttribute("value");
   const query = new URLSearchParams({ name, model: $("model").value });
+  try {
+    for (const voice of await sendVoices()) query.append("voice", voice);
+  } catch (error) {
+    if (mine === turn) fail(error.message);
+    return;
+  }
+  if (mine !== turn) return;
   query.set("spatial", $("spatial").checked);
   if ($("sources").value) query.set("sources", $("sources").value);
   const request = new XMLHttpRequest();
@@ -50,11 +64,56 @@ async function send(data, name) {
   };
   request.onload = () => {
     const answer = JSON.parse(request.responseText);
-    if (request.status === 202) follow(answer);
-    else fail(answer.detail?.[0]?.msg ?? answer.detail);
+    if (request.status === 202) return follow(answer);
+    for (const row of $("voices").children) row.voice = null; // the server may have removed them
+    fail(reason(answer));
   };
   request.onerror = () => fail("The server cannot be reached; is dpcl still running?");
   request.send(data);
+}
+
+const reason = (answer) => answer.detail?.[0]?.msg ?? answer.detail;
+
+// Sends the recordings of known voices that the server does not have; returns the ids of all.
+async function sendVoices() {
+  const ids = [];
+  for (const row of $("voices").children) {
+    const [name, file] = row.querySelectorAll("input");
+    const [recording] = file.files;
+    if (!recording && !name.value.trim()) continue;
+    if (!recording) throw new Error(`Voice ${name.value}: has no recording; choose a file`);
+    name.value = name.value.trim() || recording.name.replace(/\.[^.]*$/, "");
+    if (!row.voice) {
+      const query = new URLSearchParams({ name: name.value, file: recording.name });
+      const answer = await fetch(`v1/voices?${query}`, { method: "POST", body: recording });
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(reason(found));
+      row.voice = found.id;
+    }
+    ids.push(row.voice);
+  }
+  return ids;
+}
+
+let rows = 0; // number of rows of voices that were added
+function addVoice() {
+  const row = document.createElement("li");
+  rows += 1;
+  row.innerHTML = `<label>Name<input type="text" placeholder="Ann" aria-label="Name of voice ${rows}"></label>
+    <label>Recording<input type="file" accept="audio/*,video/*,.flac" aria-label="Recording of voice ${rows}"></label>
+    <button type="button" aria-label="Remove voice ${rows}">Remove</button>`;
+  const forget = () => {
+    if (row.voice) fetch(`v1/voices/${row.voice}`, { method: "DELETE" });
+    row.voice = null;
+  };
+  for (const field of row.querySelectorAll("input")) field.onchange = forget;
+  row.querySelector("button").onclick = () => {
+    forget();
+    row.remove();
+    $("add").focus();
+  };
+  $("voices").append(row);
+  row.querySelector("input").focus();
 }
 
 function fail(sentence) {
@@ -74,8 +133,9 @@ function follow(first) {
       $("progress").removeAttribute("value");
       say(now.position > 1 ? `Waits; place ${now.position} in the queue.` : "Begins.");
     } else if (now.state === "running") {
-      $("progress").value = now.share;
-      say(`Separates ${now.name}: ${Math.round(100 * now.share)} %.`);
+      if (now.share) $("progress").value = now.share;
+      else $("progress").removeAttribute("value"); // reads the recording
+      say(`Separates ${now.name}${now.share ? `: ${Math.round(100 * now.share)} %` : ""}.`);
     } else {
       events.close();
       if (now.state === "done") show();
@@ -83,22 +143,23 @@ function follow(first) {
     }
   };
   events.onerror = () => {
-    if (job?.id === first.id && job.state !== "done") fail("The connection to the server is lost.");
-    events.close();
+    if (job?.id !== first.id) return events.close();
+    if (events.readyState !== EventSource.CLOSED) return say("The connection is lost; tries again.");
+    fail("The recording is no longer on the server; send it again.");
   };
 }
 
 function show() {
   $("work").hidden = true;
   const names = Object.keys(job.files);
-  const voices = names.filter((name) => !/_background\.\w+$/.test(name)).length;
+  const voices = job.names.filter((name) => name !== "background").length;
   say([`${voices} source${voices === 1 ? "" : "s"} in ${clock(job.seconds)} min,`,
     `separated in ${job.took.toFixed(1)} s.`, ...job.warnings.map((text) => `${text}.`)].join(" "));
   $("zip").href = job.zip;
   tracks = names.map((name, number) => {
     const track = document.createElement("source-track");
-    track.segments = job.timeline.filter(({ talker }) => name.includes(`_${talker}.`));
-    track.begin(name, job.files[name], job.peaks[number], number);
+    track.segments = job.timeline.filter(({ talker }) => talker === job.names[number]);
+    track.begin(name, job.files[name], job.peaks[number], number, job.names[number]);
     return track;
   });
   $("tracks").replaceChildren(...tracks);
@@ -109,14 +170,15 @@ function show() {
 
 // A source: name, solo, mute, level, waveform, spectrogram on demand. Its sound is an <audio>.
 class SourceTrack extends HTMLElement {
-  begin(file, address, peaks, number) {
+  begin(file, address, peaks, number, name) {
     this.className = "track";
     this.setAttribute("role", "group");
     this.peaks = peaks;
     this.sound = new Audio(address);
     this.sound.preload = "auto";
-    const background = /_background\.\w+$/.test(file);
-    const title = background ? "Background" : `Source ${number + 1}`;
+    const background = name === "background";
+    const known = !background && !/^s\d+$/.test(name); // the name of a known voice has no < and "
+    const title = background ? "Background" : known ? name : `Source ${number + 1}`;
     this.setAttribute("aria-label", title);
     const colours = background ? GREY : COLOURS[number % COLOURS.length];
     this.style.setProperty("--colour", `light-dark(${colours})`);
@@ -310,6 +372,7 @@ $("file").onchange = (event) => {
 };
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
+    if (event.target.closest?.("#known")) return; // the fields there take files themselves
     event.preventDefault();
     $("drop").classList.toggle("over", kind === "dragover");
     const file = kind === "drop" && event.dataTransfer.files[0];
@@ -320,6 +383,8 @@ const example = await fetch("example.flac", { method: "HEAD" });
 $("example").hidden = !example.ok;
 $("example").onclick = async () => send(await (await fetch("example.flac")).blob(), "two_talkers.flac");
 $("record").onclick = record;
+$("add").onclick = addVoice;
+$("known").ontoggle = () => $("known").open && !$("voices").children.length && addVoice();
 $("cancel").onclick = async () => {
   await drop();
   say("Cancelled.");
@@ -336,4 +401,5 @@ document.addEventListener("keydown", (event) => {
 addEventListener("resize", refresh);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
 setInterval(() => playing() && refresh(), 100);
+setInterval(() => ($("elapsed").textContent = clock((Date.now() - begun) / 1000)), 500);
 document.documentElement.dataset.ready = "true";
