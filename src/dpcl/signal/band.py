@@ -30,7 +30,11 @@ EDGES = 60.0, 85.0  # Hz, end of the part below and beginning of the part above
 DEPTH = 80.0  # dB, attenuation beyond both edges
 LOUD_SHARE = 0.03  # least power below 70 Hz, relative to the rest, of a recording with rumble
 MEASURED_AT = 2000  # Hz, approximate sample rate at which the power is measured
-ORDER = 8  # of the causal high-pass filter
+HISTORY = 0.16  # s before the end of a frame, from which its part below 70 Hz is estimated
+STRONG, WHITE = 62.0, 80.0  # Hz, end of the strong sound and beginning of the white one
+LOUDER = 1e6  # density of the strong sound relative to the white one
+BETWEEN = 0.01  # density between and below, relative to the white sound
+SPACING = 2.0  # Hz between the waves that make up the strong sound
 
 
 @dataclass(frozen=True)
@@ -198,25 +202,103 @@ def _low_pass(sample_rate: int) -> Tensor:
     return torch.from_numpy((taps / taps.sum()).astype(np.float32))
 
 
-class HighPass:
-    """Causal high-pass filter at 70 Hz for streams, whose state runs from block to block.
+class LowSTFT:
+    """STFT of the part below 70 Hz of a signal that arrives in blocks, without delay.
+
+    Its frames are those of `BlockSTFT`. The part below 70 Hz of each frame is the best linear
+    estimate from the HISTORY seconds that end with the frame: of a strong sound below 60 Hz in
+    one that is white from 80 Hz up. A causal filter would be late, or shift the phase of voices.
 
     Args:
         sample_rate: in Hz.
+        stft: settings of the transform.
+
+    Source: Wiener 1949 (estimate of a process in another one, from their spectra).
     """
 
-    def __init__(self, sample_rate: int) -> None:
-        from scipy.signal import cheby2
-
-        depth = DEPTH - 20
-        self._sections = cheby2(ORDER, depth, EDGES[0], "highpass", fs=sample_rate, output="sos")
-        self._state = np.zeros((len(self._sections), 2))
+    def __init__(self, sample_rate: int, stft: STFT) -> None:
+        self.stft, self._rate = stft, sample_rate
+        self._parts = max(1, min(stft.hop, round(stft.hop * MEASURED_AT / sample_rate)))
+        edges = torch.arange(self._parts + 1) * stft.hop // self._parts  # of the parts of a hop
+        inside = (torch.arange(stft.hop) >= edges[:-1, None]) & (
+            torch.arange(stft.hop) < edges[1:, None]
+        )
+        self._means = inside / inside.sum(1, keepdim=True)  # (parts, hop)
+        ratio = stft.window // stft.hop
+        self._hops = max(ratio, round(HISTORY * sample_rate / stft.hop))  # that a frame rests on
+        # Waves of the estimate in a frame (window, waves), and in the means (hops * parts, waves).
+        times = torch.arange(self._hops * stft.hop, dtype=torch.float64) / sample_rate
+        phases = 2 * math.pi * torch.arange(0, STRONG + 1, SPACING) * times[:, None]
+        waves = torch.cat([phases.cos(), phases.sin()[:, 1:]], 1)
+        self._waves = waves[-stft.window :]
+        self._reduced = (self._means.double() @ waves.view(self._hops, stft.hop, -1)).flatten(0, 1)
+        self._centres = (self._means.double() @ times.view(self._hops, stft.hop, 1)).flatten()
+        self._steady = self._estimator(0, 0)
+        self._past = torch.zeros(self._hops - ratio, self._parts)  # means of earlier hops
+        self._unknown = self._hops * self._parts  # parts of `_past` before the first sample
+        self._unknown -= (stft.window - stft.window // 2) * self._parts // stft.hop
+        self._waiting = torch.zeros(stft.window // 2)
+        self._samples = 0
 
     def push(self, block: Tensor) -> Tensor:
-        """Filter the next samples (n,)."""
-        from scipy.signal import sosfilt
+        """Add a block (n,) and return the frames that are now complete (l, F)."""
+        self._samples += len(block)
+        return self._frames(block, 0)
 
-        if not len(block):
-            return block
-        filtered, self._state = sosfilt(self._sections, block.double().numpy(), zi=self._state)
-        return torch.from_numpy(filtered).to(block.dtype)
+    def finish(self) -> Tensor:
+        """Return the frames that reach beyond the end (l, F); no `push` may follow."""
+        stft = self.stft
+        missing = stft.window - stft.window // 2 + -self._samples % stft.hop
+        return self._frames(self._waiting.new_zeros(missing), missing)
+
+    def _frames(self, block: Tensor, missing: int) -> Tensor:
+        """Return the frames that a block completes, whose last samples may be missing."""
+        stft, parts = self.stft, self._parts
+        samples = torch.cat([self._waiting, block])
+        count = max(0, (len(samples) - stft.window) // stft.hop + 1)
+        if not count:
+            self._waiting = samples
+            return torch.zeros(0, stft.bins, dtype=torch.complex64)
+        ratio = stft.window // stft.hop
+        hops = samples[: (count + ratio - 1) * stft.hop].view(-1, stft.hop)
+        means = torch.cat([self._past, hops @ self._means.T])  # (count + hops - 1, parts)
+        known = means.flatten().unfold(0, self._hops * parts, parts)  # (count, hops * parts)
+        self._past = means[count : count + len(self._past)].clone()
+        self._waiting = samples[count * stft.hop :].clone()
+        known = known.double()  # large terms cancel
+        low = known @ self._steady.T @ self._waves.T  # (count, window)
+        for frame in range(count):
+            ends = min(stft.window, len(samples) - missing - frame * stft.hop)
+            after = -(-(stft.window - ends) * parts // stft.hop)
+            if self._unknown or after:
+                estimate = self._waves @ (self._estimator(self._unknown, after) @ known[frame])
+                low[frame] = torch.where(self._inside(ends), estimate, 0.0)
+            self._unknown = max(0, self._unknown - parts)
+        spectrum: Tensor = torch.fft.rfft(low.to(samples) * stft.taper(samples))
+        return spectrum
+
+    def _inside(self, ends: int) -> Tensor:
+        """Return True for samples of a frame (window,) in the signal, up to `ends`."""
+        first = self.stft.window - self._hops * self.stft.hop
+        places = torch.arange(self.stft.window)
+        return (places >= first + self._unknown * self.stft.hop // self._parts) & (places < ends)
+
+    def _estimator(self, before: int, after: int) -> Tensor:
+        """Return the matrix (waves, hops * parts) from means of a frame and its past to waves.
+
+        Args:
+            before: number of means before the first sample, which are unknown.
+            after: number of means after the last sample.
+        """
+        estimator = torch.zeros_like(self._reduced).T
+        inside = slice(before, len(self._reduced) - after)
+        reduced, centres = self._reduced[inside], self._centres[inside]
+        if not len(reduced):
+            return estimator
+        rate = self._rate * self._parts / self.stft.hop  # of the means
+        lags = 2 * WHITE / rate * torch.sinc(2 * WHITE * (centres[:, None] - centres))
+        others = torch.eye(len(reduced), dtype=reduced.dtype) - (1 - BETWEEN) * lags
+        strength = LOUDER * 2 * SPACING / rate
+        together = strength * reduced @ reduced.T + others
+        estimator[:, inside] = strength * torch.linalg.solve(together, reduced).T
+        return estimator
