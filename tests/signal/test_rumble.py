@@ -42,6 +42,14 @@ def test_any_length_and_any_blocks(length: int) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1000, 9000])
+def test_loud_hum_is_split_off_up_to_both_ends(length: int) -> None:
+    """A reflection of the recording would have a corner there."""
+    hum = 100 * torch.sin(2 * torch.pi * 58 * torch.arange(length) / 8000 + 1)[None]
+    high, low = (torch.cat(parts, 1) for parts in zip(*split_low(iter([hum]), 8000), strict=True))
+    assert high.abs().max() < 0.3 and low.shape == hum.shape
+
+
 def test_power_below_70_hz() -> None:
     assert low_power(tone(50, 8000), 8000) == pytest.approx(0.5, rel=0.05)
     assert low_power(torch.full((1, 9000), 0.1), 8000) == pytest.approx(0.01, rel=0.05)

@@ -145,7 +145,8 @@ def low_power(block: Tensor, sample_rate: int) -> float:
 def split_low(blocks: Iterator[Tensor], sample_rate: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Split a recording into the parts above and below 70 Hz, without delay; they sum to it.
 
-    A linear-phase filter gives the lower part. The recording is mirrored at both ends.
+    A linear-phase filter gives the lower part; at both ends, where it has too few samples, the
+    estimate of `LowSTFT`.
 
     Args:
         blocks: blocks (channels, n) of the recording.
@@ -160,21 +161,19 @@ def split_low(blocks: Iterator[Tensor], sample_rate: int) -> Iterator[tuple[Tens
     begun = False
     for block in blocks:
         kept = block if kept is None else torch.cat([kept, block], 1)
-        if not begun and kept.shape[1] > half:
-            kept = _mirrored(kept, half, 0)
+        if kept.shape[1] <= 2 * half:
+            continue
+        if not begun:
+            low = _low_of_end(kept[:, : 2 * half], sample_rate)[:, :half]
+            yield kept[:, :half] - low, low
             begun = True
-        if begun and kept.shape[1] > 2 * half:
-            yield _parts(kept, taps)
-            kept = kept[:, -2 * half :]
+        yield _parts(kept, taps)
+        kept = kept[:, -2 * half :]
     if kept is not None and kept.shape[1]:
-        yield _parts(_mirrored(kept, 0 if begun else half, half), taps)
-
-
-def _mirrored(samples: Tensor, before: int, after: int) -> Tensor:
-    """Return samples (channels, n) with reflections of themselves on both sides."""
-    return torch.from_numpy(
-        np.pad(samples.numpy(), ((0, 0), (before, after)), mode="symmetric")  # of any length
-    )
+        low = _low_of_end(kept, sample_rate)
+        if begun:
+            kept, low = kept[:, half:], low[:, half:]
+        yield kept - low, low
 
 
 def _parts(samples: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,20 +218,12 @@ class LowSTFT:
     def __init__(self, sample_rate: int, stft: STFT) -> None:
         self.stft, self._rate = stft, sample_rate
         self._parts = max(1, min(stft.hop, round(stft.hop * MEASURED_AT / sample_rate)))
-        edges = torch.arange(self._parts + 1) * stft.hop // self._parts  # of the parts of a hop
-        inside = (torch.arange(stft.hop) >= edges[:-1, None]) & (
-            torch.arange(stft.hop) < edges[1:, None]
-        )
-        self._means = inside / inside.sum(1, keepdim=True)  # (parts, hop)
+        self._means = _averages(torch.eye(stft.hop, dtype=torch.float64), self._parts).float()
         ratio = stft.window // stft.hop
         self._hops = max(ratio, round(HISTORY * sample_rate / stft.hop))  # that a frame rests on
-        # Waves of the estimate in a frame (window, waves), and in the means (hops * parts, waves).
-        times = torch.arange(self._hops * stft.hop, dtype=torch.float64) / sample_rate
-        phases = 2 * math.pi * torch.arange(0, STRONG + 1, SPACING) * times[:, None]
-        waves = torch.cat([phases.cos(), phases.sin()[:, 1:]], 1)
-        self._waves = waves[-stft.window :]
-        self._reduced = (self._means.double() @ waves.view(self._hops, stft.hop, -1)).flatten(0, 1)
-        self._centres = (self._means.double() @ times.view(self._hops, stft.hop, 1)).flatten()
+        count = self._hops * stft.hop
+        waves, self._reduced, self._centres = _waves(count, self._hops * self._parts, sample_rate)
+        self._waves = waves[-stft.window :]  # (window, waves)
         self._steady = self._estimator(0, 0)
         self._past = torch.zeros(self._hops - ratio, self._parts)  # means of earlier hops
         self._unknown = self._hops * self._parts  # parts of `_past` before the first sample
@@ -292,13 +283,46 @@ class LowSTFT:
         """
         estimator = torch.zeros_like(self._reduced).T
         inside = slice(before, len(self._reduced) - after)
-        reduced, centres = self._reduced[inside], self._centres[inside]
-        if not len(reduced):
-            return estimator
         rate = self._rate * self._parts / self.stft.hop  # of the means
-        lags = 2 * WHITE / rate * torch.sinc(2 * WHITE * (centres[:, None] - centres))
-        others = torch.eye(len(reduced), dtype=reduced.dtype) - (1 - BETWEEN) * lags
-        strength = LOUDER * 2 * SPACING / rate
-        together = strength * reduced @ reduced.T + others
-        estimator[:, inside] = strength * torch.linalg.solve(together, reduced).T
+        estimator[:, inside] = _estimator(self._reduced[inside], self._centres[inside], rate)
         return estimator
+
+
+def _low_of_end(samples: Tensor, sample_rate: int) -> Tensor:
+    """Estimate the part below 70 Hz (channels, n) of a short stretch from itself."""
+    count = samples.shape[1]
+    parts = max(1, min(count, round(count * MEASURED_AT / sample_rate)))
+    waves, reduced, centres = _waves(count, parts, sample_rate)
+    estimator = _estimator(reduced, centres, sample_rate * parts / count)
+    low = waves @ (estimator @ _averages(samples.double().T, parts))
+    return low.T.to(samples)
+
+
+def _averages(values: Tensor, parts: int) -> Tensor:
+    """Average values (n, …) over equal parts of them: (parts, …)."""
+    edges = torch.arange(parts + 1) * len(values) // parts
+    sums = functional.pad(values.cumsum(0), (0, 0, 1, 0))
+    return sums[edges].diff(dim=0) / edges.diff().unsqueeze(-1)
+
+
+def _waves(count: int, parts: int, sample_rate: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return waves below 62 Hz (n, waves), their means (parts, waves), and their centres in s."""
+    times = torch.arange(count, dtype=torch.float64) / sample_rate
+    phases = 2 * math.pi * torch.arange(0, STRONG + 1, SPACING) * times[:, None]
+    waves = torch.cat([phases.cos(), phases.sin()[:, 1:]], 1)
+    return waves, _averages(waves, parts), _averages(times[:, None], parts)[:, 0]
+
+
+def _estimator(reduced: Tensor, centres: Tensor, rate: float) -> Tensor:
+    """Return the matrix (waves, parts) from means of a signal to its waves below 62 Hz.
+
+    Args:
+        reduced: means of the waves (parts, waves).
+        centres: times of the means in s.
+        rate: number of means in a second.
+    """
+    lags = 2 * WHITE / rate * torch.sinc(2 * WHITE * (centres[:, None] - centres))
+    others = torch.eye(len(reduced), dtype=reduced.dtype) - (1 - BETWEEN) * lags
+    strength = LOUDER * 2 * SPACING / rate
+    matrix: Tensor = torch.linalg.solve(strength * reduced @ reduced.T + others, reduced).T
+    return strength * matrix
