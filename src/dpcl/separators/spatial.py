@@ -271,7 +271,8 @@ def _of_talkers(vectors: Tensor, level: Tensor, present: Tensor) -> Tensor:
     grows = (present * x * y).sum() / (present * x.square()).sum().clamp_min(TINY)
     low, high = torch.tensor([GROWS, VARIES]).T
     votes = (torch.stack([grows, varies]) - low) / (high - low)
-    return votes.amax().clamp(0, 1)
+    vote: Tensor = votes.amax().clamp(0, 1)
+    return vote
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
