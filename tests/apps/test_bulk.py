@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -277,6 +278,19 @@ def test_ray_separates(recordings: Path, dpcl: Program, tiny_model: Path) -> Non
     assert ran.status == 2 and "1 of 3 recordings" in ran.err
     assert sorted(row["sources"] for row in journal()) == ["0", "2", "2"]
     assert Path("out/deep/a_s2.wav").exists()
+
+
+def test_ray_takes_no_signal_from_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler of SIGTERM printed addresses of its code, and the status was not 143."""
+    before = signal.getsignal(signal.SIGTERM)
+    ray = SimpleNamespace(
+        init=lambda *_, **__: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        cluster_resources=dict,
+        shutdown=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with bulk._cluster(None) as cores:
+        assert cores == 1 and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_cluster_that_is_not_there_is_told(

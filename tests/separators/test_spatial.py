@@ -109,6 +109,16 @@ def test_noise_of_one_microphone_changes_few_masks() -> None:
     assert float((refined - masks).abs()[:, in_noise].mean()) < 0.02  # 0.032 if all bins vote
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_copies_with_noise_in_one_channel_change_no_mask(copies: int) -> None:
+    """The copies differ from the noisy channel, but not by the places of talkers."""
+    spectra, _, masks = scene()
+    noise = torch.randn(FRAMES, BINS, dtype=torch.complex64, generator=torch.manual_seed(0))
+    for gain in (0.05, 0.2, 0.4):
+        channels = torch.cat([*[spectra[:1]] * copies, spectra[:1] + gain * noise])
+        torch.testing.assert_close(refine(masks, channels), masks, atol=1e-3, rtol=0)
+
+
 def test_all_talkers_that_move_alike_change_no_mask() -> None:
     """Directions then separate the left of the room from the right, at any moment."""
     spectra, _, masks = scene()

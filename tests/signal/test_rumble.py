@@ -11,7 +11,8 @@ from torch import Tensor
 from dpcl.recordings.recording import InMemory, scan
 from dpcl.recordings.separate import RecordingSeparation
 from dpcl.separators.registry import build
-from dpcl.signal.band import DEPTH, HighPass, bins_below, low_power, split_low
+from dpcl.signal.band import DEPTH, LowSTFT, bins_below, low_power, split_low
+from dpcl.signal.stft import STFT, BlockSTFT
 
 
 def tone(hertz: float, rate: int, seconds: float = 2.0) -> Tensor:
@@ -41,6 +42,14 @@ def test_any_length_and_any_blocks(length: int) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1000, 9000])
+def test_loud_hum_is_split_off_up_to_both_ends(length: int) -> None:
+    """A reflection of the recording would have a corner there."""
+    hum = 100 * torch.sin(2 * torch.pi * 58 * torch.arange(length) / 8000 + 1)[None]
+    high, low = (torch.cat(parts, 1) for parts in zip(*split_low(iter([hum]), 8000), strict=True))
+    assert high.abs().max() < 0.3 and low.shape == hum.shape
+
+
 def test_power_below_70_hz() -> None:
     assert low_power(tone(50, 8000), 8000) == pytest.approx(0.5, rel=0.05)
     assert low_power(torch.full((1, 9000), 0.1), 8000) == pytest.approx(0.01, rel=0.05)
@@ -65,13 +74,39 @@ def test_sounds_of_any_kind_keep_what_is_below(name: str, apart: bool) -> None:
         assert separation.scan.rumble is apart
 
 
-def test_the_filter_of_a_stream_depends_on_no_blocks() -> None:
-    x = tone(60, 8000)[0] + tone(300, 8000)[0]
-    whole, cut = HighPass(8000), HighPass(8000)
-    pieces = torch.cat([cut.push(piece) for piece in (*x.split(37), x[:0])])
-    torch.testing.assert_close(whole.push(x), pieces)
-    power = torch.fft.rfft(pieces[8000:]).abs()
-    assert power[60] < 2e-3 * power[300]  # bins of 1 Hz
+def low_of_stream(x: Tensor, rate: int, size: int) -> tuple[Tensor, Tensor]:
+    """Spectra (l, F) of a stream in blocks of some size: of the part below 70 Hz, and of all."""
+    stft = STFT(rate // 25, rate // 50)
+    below, whole = LowSTFT(rate, stft), BlockSTFT(stft)
+    parts = [(below.push(block), whole.push(block)) for block in x.split(size)]
+    parts.append((below.finish(), whole.finish()))
+    first, second = zip(*parts, strict=True)
+    return torch.cat(first), torch.cat(second)
+
+
+@pytest.mark.parametrize("rate", [8000, 11000])
+@pytest.mark.parametrize("hertz", [0.0, 20.0, 50.0, 60.0])
+def test_the_part_below_70_hz_of_every_frame_of_a_stream(rate: int, hertz: float) -> None:
+    """Without delay: from the first frame to the last, which hold half a window each."""
+    x = torch.ones(rate // 3) if hertz == 0 else tone(hertz, rate, 0.333)[0]
+    low, whole = low_of_stream(x, rate, 37)
+    rest = (whole - low).abs().square().sum(-1).sqrt()
+    assert rest.max() < 10 ** (-50 / 20) * whole.abs().square().sum(-1).sqrt().max()
+
+
+@pytest.mark.parametrize(("hertz", "most"), [(100.0, -13), (150.0, -20), (400.0, -30)])
+def test_voices_stay_above_the_low_part_of_a_stream(hertz: float, most: float) -> None:
+    low, whole = low_of_stream(tone(hertz, 8000)[0], 8000, 8000)
+    share = low[10:-2].abs().square().mean() / whole[10:-2].abs().square().mean()
+    assert 10 * share.log10() < most  # dB
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 161, 2000])
+def test_the_low_part_of_a_stream_depends_on_no_blocks(length: int) -> None:
+    x = torch.randn(length, generator=torch.Generator().manual_seed(length))
+    low, whole = low_of_stream(x, 8000, 33)
+    assert low.shape == whole.shape
+    torch.testing.assert_close(low, low_of_stream(x, 8000, 2000)[0])
 
 
 def test_bins_below() -> None:

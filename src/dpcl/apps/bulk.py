@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -316,6 +318,7 @@ def _cluster(address: str | None) -> Iterator[int]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    end = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init("local", include_dashboard=False, **quiet)
@@ -326,6 +329,8 @@ def _cluster(address: str | None) -> Iterator[int]:
             f"there is no Ray cluster at {address} ({str(error).splitlines()[0]}); start one with"
             " `ray start --head`, or omit --address"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)  # Ray's handler prints addresses of its code
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield max(1, int(resources.get("CPU", 1)))

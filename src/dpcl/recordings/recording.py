@@ -82,7 +82,9 @@ class Scan:
         block = block / self.peak
         if self.channels is None or len(self.channels.speech) == len(block):
             return block.mean(0)
-        return self.channels.mean(block[list(self.channels.speech)])
+        speech = self.channels.speech
+        mean: Tensor = torch.tensordot(self.channels.weights(speech), block[list(speech)], dims=1)
+        return mean
 
 
 def scan(recording: Recording) -> Scan:

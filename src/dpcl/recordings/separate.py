@@ -143,11 +143,8 @@ class RecordingSeparation:
         if spatial and channels is not None and channels.differ and not fits:
             step = -(-len(channels.speech) // MOST_DIRECTIONS)
             self._array = channels.speech[::step]
-            separator = (
-                Spatial(separator, channels.cancels, channels.mean)
-                if step == 1
-                else Spatial(separator, channels.cancels)
-            )
+            weights = None if channels.cancels else channels.weights(self._array)
+            separator = Spatial(separator, weights)
         self.separator = separator.prepared(self.windows.count)
         stft, rate = self.band.stft, recording.sample_rate
         first = first_bin(rate, stft.window)

@@ -15,11 +15,10 @@ from dpcl.networks.precision import single_thread
 from dpcl.recordings.recording import as_floats
 from dpcl.separators.online import OnlineDeepClustering, StreamState
 from dpcl.separators.registry import load_network
-from dpcl.signal.band import Band, HighPass
+from dpcl.signal.band import Band, LowSTFT
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant
-LEAKS = 4.0  # power of a bin, relative to that without rumble, from which the rumble is shared
 LOUDEST = 1e14  # largest magnitude of a sample: squares of its spectrum stay within float32
 
 
@@ -27,8 +26,7 @@ LOUDEST = 1e14  # largest magnitude of a sample: squares of its spectrum stay wi
 class StreamPosition:
     """State of a stream; copy.deepcopy makes a copy to return to."""
 
-    high_pass: HighPass
-    above: BlockSTFT  # of the samples without the part below 70 Hz, for the network
+    below: LowSTFT  # of the part below 70 Hz, which no network gets and no mask modulates
     analysis: BlockSTFT
     synthesis: BlockISTFT
     masks: StreamState
@@ -90,8 +88,7 @@ class StreamSeparator:
     def reset(self) -> None:
         """Discard the state: a new stream begins."""
         self.state = StreamPosition(
-            HighPass(self.sample_rate),
-            BlockSTFT(self.band.stft),
+            LowSTFT(self.sample_rate, self.band.stft),
             BlockSTFT(self.band.stft),
             BlockISTFT(self.band.stft),
             self.separator.start(self.num_sources),
@@ -123,7 +120,7 @@ class StreamSeparator:
             return torch.zeros(self.num_sources, 0)
         state.synthesis.length = state.samples
         with single_thread(), torch.no_grad():
-            rest = self._synthesise(state.above.finish(), state.analysis.finish())
+            rest = self._synthesise(state.below.finish(), state.analysis.finish())
             rest = torch.cat([rest, state.synthesis.finish()], dim=-1)
         self.reset()
         return rest
@@ -132,25 +129,22 @@ class StreamSeparator:
         """Separate the next samples (n,) of at most AT_ONCE s."""
         state = self.state
         state.samples += len(block)
-        above = state.above.push(state.high_pass.push(block))
-        return self._synthesise(above, state.analysis.push(block))
+        return self._synthesise(state.below.push(block), state.analysis.push(block))
 
-    def _synthesise(self, above: Tensor, spectrum: Tensor) -> Tensor:
+    def _synthesise(self, below: Tensor, spectrum: Tensor) -> Tensor:
         """Separate complete frames (l, F): the samples (C, n) that they complete.
 
         Args:
-            above: spectrum without the part below 70 Hz.
+            below: spectrum of the part below 70 Hz, which all sources share.
             spectrum: spectrum of the stream.
         """
         if not len(spectrum):
             return spectrum.real.new_zeros(self.num_sources, 0)
+        above = spectrum - below
         magnitude = above.abs()
         masks, self.state.masks = self.separator.step(self.band.crop(magnitude), self.state.masks)
         wide = self.band.extend(masks, magnitude)
-        # Loud rumble leaks into the bins above 70 Hz. All sources share it: no mask modulates it.
-        power = spectrum.abs().square().clamp_min(torch.finfo(torch.float32).tiny)
-        own = (LEAKS * magnitude.square() / power).clamp(max=1)
-        return self.state.synthesis.push((own * wide + (1 - own) / len(wide)) * spectrum)
+        return self.state.synthesis.push(wide * above + below / len(wide))
 
 
 def _checked(samples: ArrayLike | Tensor) -> Tensor:

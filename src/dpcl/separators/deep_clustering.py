@@ -153,10 +153,11 @@ class DeepClustering(Separator):
         magnitudes = spectra.abs().mean(1)  # (W, L, F)
         network, signal = self.model.network, self.model.settings.signal
         first = bins_below(signal.sample_rate, signal.window)
+        edge = signal.window // signal.hop - 1
         if signal.level == "quantile":
-            magnitudes = without_disturbances(magnitudes, first, LOUD)
+            magnitudes = without_disturbances(magnitudes, first, LOUD, edge)
         elif signal.level == "whole" and self.low_apart:  # no network for sounds of any kind
-            magnitudes = without_disturbances(magnitudes, first)
+            magnitudes = without_disturbances(magnitudes, first, edge=edge)
         features = self._features(magnitudes)
         removed = (magnitudes[..., :first] == 0).all(-1).all(-1)  # (W,)
         if removed.any():

@@ -33,6 +33,10 @@ TRUST = 0.5  # exponent of the priors in a frequency whose sources have directio
 # of the directions: their vote grows between these values. On mixtures of `valid` it is 0.58 to 2.8
 # in rooms, 1.3 or more in stereo; at most 0.52 if all talkers move alike or the channels drift.
 AGREES = 0.53, 0.6
+# Beside the main direction of each frequency, talkers leave a rest that grows with the level (slope
+# of the logarithms 0.7 to 1 in rooms and stereo, at most 0.44 for noise of one channel) and comes
+# and goes (mean logarithm 1.4 neper or more below the logarithm of the mean; noise 0.6 to 0.8).
+GROWS, VARIES = (0.48, 0.56), (0.85, 1.15)
 FLOOR = 1e-4  # least prior
 LOADING = 1e-3  # share of the identity in a covariance
 FEW = 5.0  # frames of the common covariance that are added to those of a source
@@ -53,17 +57,12 @@ class Spatial(Separator):
 
     Args:
         separator: any separator.
-        cancels: the mean of the channels would lose a part of the sound.
-        mean: mean (...) of the channels of spectra (M, ...).
+        weights: weights (M,) of the channels in their mean; None for the root of their mean power,
+            where the mean would lose a part of the sound.
     """
 
-    def __init__(
-        self,
-        separator: Separator,
-        cancels: bool = True,
-        mean: Callable[[Tensor], Tensor] = lambda spectra: spectra.mean(0),
-    ) -> None:
-        self.inner, self.cancels, self.mean = separator, cancels, mean
+    def __init__(self, separator: Separator, weights: Tensor | None = None) -> None:
+        self.inner, self.weights = separator, weights
         self.sample_rate, self.stft = separator.sample_rate, separator.stft
         self.window_seconds = separator.window_seconds
         self.overlap_seconds = separator.overlap_seconds
@@ -82,10 +81,11 @@ class Spatial(Separator):
 
     def analyse(self, spectra: Tensor) -> Analysis:
         """Analyse one channel of windows (W, M, L, F), and keep the spectra of all."""
-        if self.cancels:
-            one = power_mean(spectra.transpose(0, 1), range(spectra.shape[1]))
+        channels = spectra.transpose(0, 1)
+        if self.weights is None:
+            one = power_mean(channels, range(len(channels)))
         else:
-            one = self.mean(spectra.transpose(0, 1))
+            one = torch.tensordot(self.weights.to(channels), channels, dims=1)
         kept = torch.view_as_real(spectra.resolve_conj().contiguous())
         return (*self.inner.analyse(one[:, None]), kept)
 
@@ -145,8 +145,8 @@ def refine(
 
     Priors and directions vote. The directions lose their vote where they do not distinguish the
     sources: in bins that do not stand out of the background of every channel, in frequencies whose
-    components do not differ, and in a window whose components contradict the priors, as they follow
-    a moving microphone and not the talkers.
+    components do not differ, in a window whose components contradict the priors, as they follow
+    a moving microphone and not the talkers, and in one whose channels differ by noise alone.
 
     Args:
         masks: (C, L, F), not negative; they sum to one in every bin.
@@ -185,6 +185,7 @@ def refine(
         posterior = (TRUST * prior[..., every] + likelihood).softmax(0)
     likelihood = -len(spectra) * _distances(directions, *components).log() * present
     certain, vote = _vote(given, likelihood.softmax(0), level * counted)
+    vote = vote * _of_talkers(vectors, level, present)
     trust = 1 - (1 - TRUST) * vote * certain.unsqueeze(-1) * present
     refined: Tensor = (trust * prior + vote * likelihood).softmax(0)
     return refined.transpose(1, 2)
@@ -245,3 +246,35 @@ def _vote(given: Tensor, alone: Tensor, weights: Tensor) -> tuple[Tensor, Tensor
     ratio = agreement / claimed.clamp_min(TINY)
     low, high = AGREES
     return certain.clamp(0, 1), ((ratio - low) / (high - low)).clamp(0, 1)
+
+
+def _of_talkers(vectors: Tensor, level: Tensor, present: Tensor) -> Tensor:
+    """Return how much the channels differ by talkers, not by noise of single channels: 0 to 1.
+
+    Args:
+        vectors: complex (F, L, M), spectra of the channels.
+        level: (F, L), their norms.
+        present: (F, L), 1 for bins that stand out of the background.
+    """
+    covariances = vectors.transpose(-1, -2) @ vectors.conj()  # (F, M, M)
+    main = torch.linalg.eigh(covariances)[1][..., -1:]  # (F, M, 1)
+    along = (vectors @ main.conj()) @ main.transpose(-1, -2)
+    rest = (vectors - along).abs().square().sum(-1)  # (F, L)
+    counted = (level > SILENT * level.amax()).to(level)
+    least = max(TINY * float(level.amax()) ** 2, torch.finfo(rest.dtype).tiny)
+    rest = rest.clamp_min(least)
+    mean, mean_log = _mean(rest, counted).clamp_min(least), _mean(rest.log(), counted)
+    loud = level.square().sum(1) / level.square().sum().clamp_min(TINY)
+    varies = (loud * (mean.log() - mean_log)[:, 0]).sum()
+    x, y = 2 * level.clamp_min(TINY).log(), rest.log()
+    x, y = x - _mean(x, present), y - _mean(y, present)
+    grows = (present * x * y).sum() / (present * x.square()).sum().clamp_min(TINY)
+    low, high = torch.tensor([GROWS, VARIES]).T
+    votes = (torch.stack([grows, varies]) - low) / (high - low)
+    vote: Tensor = votes.amax().clamp(0, 1)
+    return vote
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean over time (F, 1) of values (F, L)."""
+    return (weights * values).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp_min(1)

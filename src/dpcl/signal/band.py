@@ -30,7 +30,11 @@ EDGES = 60.0, 85.0  # Hz, end of the part below and beginning of the part above
 DEPTH = 80.0  # dB, attenuation beyond both edges
 LOUD_SHARE = 0.03  # least power below 70 Hz, relative to the rest, of a recording with rumble
 MEASURED_AT = 2000  # Hz, approximate sample rate at which the power is measured
-ORDER = 8  # of the causal high-pass filter
+HISTORY = 0.16  # s before the end of a frame, from which its part below 70 Hz is estimated
+STRONG, WHITE = 62.0, 80.0  # Hz, end of the strong sound and beginning of the white one
+LOUDER = 1e6  # density of the strong sound relative to the white one
+BETWEEN = 0.01  # density between and below, relative to the white sound
+SPACING = 2.0  # Hz between the waves that make up the strong sound
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def low_power(block: Tensor, sample_rate: int) -> float:
 def split_low(blocks: Iterator[Tensor], sample_rate: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Split a recording into the parts above and below 70 Hz, without delay; they sum to it.
 
-    A linear-phase filter gives the lower part. The recording is mirrored at both ends.
+    A linear-phase filter gives the lower part; at both ends, where it has too few samples, the
+    estimate of `LowSTFT`.
 
     Args:
         blocks: blocks (channels, n) of the recording.
@@ -156,21 +161,19 @@ def split_low(blocks: Iterator[Tensor], sample_rate: int) -> Iterator[tuple[Tens
     begun = False
     for block in blocks:
         kept = block if kept is None else torch.cat([kept, block], 1)
-        if not begun and kept.shape[1] > half:
-            kept = _mirrored(kept, half, 0)
+        if kept.shape[1] <= 2 * half:
+            continue
+        if not begun:
+            low = _low_of_end(kept[:, : 2 * half], sample_rate)[:, :half]
+            yield kept[:, :half] - low, low
             begun = True
-        if begun and kept.shape[1] > 2 * half:
-            yield _parts(kept, taps)
-            kept = kept[:, -2 * half :]
+        yield _parts(kept, taps)
+        kept = kept[:, -2 * half :]
     if kept is not None and kept.shape[1]:
-        yield _parts(_mirrored(kept, 0 if begun else half, half), taps)
-
-
-def _mirrored(samples: Tensor, before: int, after: int) -> Tensor:
-    """Return samples (channels, n) with reflections of themselves on both sides."""
-    return torch.from_numpy(
-        np.pad(samples.numpy(), ((0, 0), (before, after)), mode="symmetric")  # of any length
-    )
+        low = _low_of_end(kept, sample_rate)
+        if begun:
+            kept, low = kept[:, half:], low[:, half:]
+        yield kept - low, low
 
 
 def _parts(samples: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,25 +201,128 @@ def _low_pass(sample_rate: int) -> Tensor:
     return torch.from_numpy((taps / taps.sum()).astype(np.float32))
 
 
-class HighPass:
-    """Causal high-pass filter at 70 Hz for streams, whose state runs from block to block.
+class LowSTFT:
+    """STFT of the part below 70 Hz of a signal that arrives in blocks, without delay.
+
+    Its frames are those of `BlockSTFT`. The part below 70 Hz of each frame is the best linear
+    estimate from the HISTORY seconds that end with the frame: of a strong sound below 60 Hz in
+    one that is white from 80 Hz up. A causal filter would be late, or shift the phase of voices.
 
     Args:
         sample_rate: in Hz.
+        stft: settings of the transform.
+
+    Source: Wiener 1949 (estimate of a process in another one, from their spectra).
     """
 
-    def __init__(self, sample_rate: int) -> None:
-        from scipy.signal import cheby2
-
-        depth = DEPTH - 20
-        self._sections = cheby2(ORDER, depth, EDGES[0], "highpass", fs=sample_rate, output="sos")
-        self._state = np.zeros((len(self._sections), 2))
+    def __init__(self, sample_rate: int, stft: STFT) -> None:
+        self.stft, self._rate = stft, sample_rate
+        self._parts = max(1, min(stft.hop, round(stft.hop * MEASURED_AT / sample_rate)))
+        self._means = _averages(torch.eye(stft.hop, dtype=torch.float64), self._parts).float()
+        ratio = stft.window // stft.hop
+        self._hops = max(ratio, round(HISTORY * sample_rate / stft.hop))  # that a frame rests on
+        count = self._hops * stft.hop
+        waves, self._reduced, self._centres = _waves(count, self._hops * self._parts, sample_rate)
+        self._waves = waves[-stft.window :]  # (window, waves)
+        self._steady = self._estimator(0, 0)
+        self._past = torch.zeros(self._hops - ratio, self._parts)  # means of earlier hops
+        self._unknown = self._hops * self._parts  # parts of `_past` before the first sample
+        self._unknown -= (stft.window - stft.window // 2) * self._parts // stft.hop
+        self._waiting = torch.zeros(stft.window // 2)
+        self._samples = 0
 
     def push(self, block: Tensor) -> Tensor:
-        """Filter the next samples (n,)."""
-        from scipy.signal import sosfilt
+        """Add a block (n,) and return the frames that are now complete (l, F)."""
+        self._samples += len(block)
+        return self._frames(block, 0)
 
-        if not len(block):
-            return block
-        filtered, self._state = sosfilt(self._sections, block.double().numpy(), zi=self._state)
-        return torch.from_numpy(filtered).to(block.dtype)
+    def finish(self) -> Tensor:
+        """Return the frames that reach beyond the end (l, F); no `push` may follow."""
+        stft = self.stft
+        missing = stft.window - stft.window // 2 + -self._samples % stft.hop
+        return self._frames(self._waiting.new_zeros(missing), missing)
+
+    def _frames(self, block: Tensor, missing: int) -> Tensor:
+        """Return the frames that a block completes, whose last samples may be missing."""
+        stft, parts = self.stft, self._parts
+        samples = torch.cat([self._waiting, block])
+        count = max(0, (len(samples) - stft.window) // stft.hop + 1)
+        if not count:
+            self._waiting = samples
+            return torch.zeros(0, stft.bins, dtype=torch.complex64)
+        ratio = stft.window // stft.hop
+        hops = samples[: (count + ratio - 1) * stft.hop].view(-1, stft.hop)
+        means = torch.cat([self._past, hops @ self._means.T])  # (count + hops - 1, parts)
+        known = means.flatten().unfold(0, self._hops * parts, parts)  # (count, hops * parts)
+        self._past = means[count : count + len(self._past)].clone()
+        self._waiting = samples[count * stft.hop :].clone()
+        known = known.double()  # large terms cancel
+        low = known @ self._steady.T @ self._waves.T  # (count, window)
+        for frame in range(count):
+            ends = min(stft.window, len(samples) - missing - frame * stft.hop)
+            after = -(-(stft.window - ends) * parts // stft.hop)
+            if self._unknown or after:
+                estimate = self._waves @ (self._estimator(self._unknown, after) @ known[frame])
+                low[frame] = torch.where(self._inside(ends), estimate, 0.0)
+            self._unknown = max(0, self._unknown - parts)
+        spectrum: Tensor = torch.fft.rfft(low.to(samples) * stft.taper(samples))
+        return spectrum
+
+    def _inside(self, ends: int) -> Tensor:
+        """Return True for samples of a frame (window,) in the signal, up to `ends`."""
+        first = self.stft.window - self._hops * self.stft.hop
+        places = torch.arange(self.stft.window)
+        return (places >= first + self._unknown * self.stft.hop // self._parts) & (places < ends)
+
+    def _estimator(self, before: int, after: int) -> Tensor:
+        """Return the matrix (waves, hops * parts) from means of a frame and its past to waves.
+
+        Args:
+            before: number of means before the first sample, which are unknown.
+            after: number of means after the last sample.
+        """
+        estimator = torch.zeros_like(self._reduced).T
+        inside = slice(before, len(self._reduced) - after)
+        rate = self._rate * self._parts / self.stft.hop  # of the means
+        estimator[:, inside] = _estimator(self._reduced[inside], self._centres[inside], rate)
+        return estimator
+
+
+def _low_of_end(samples: Tensor, sample_rate: int) -> Tensor:
+    """Estimate the part below 70 Hz (channels, n) of a short stretch from itself."""
+    count = samples.shape[1]
+    parts = max(1, min(count, round(count * MEASURED_AT / sample_rate)))
+    waves, reduced, centres = _waves(count, parts, sample_rate)
+    estimator = _estimator(reduced, centres, sample_rate * parts / count)
+    low = waves @ (estimator @ _averages(samples.double().T, parts))
+    return low.T.to(samples)
+
+
+def _averages(values: Tensor, parts: int) -> Tensor:
+    """Average values (n, …) over equal parts of them: (parts, …)."""
+    edges = torch.arange(parts + 1) * len(values) // parts
+    sums = functional.pad(values.cumsum(0), (0, 0, 1, 0))
+    return sums[edges].diff(dim=0) / edges.diff().unsqueeze(-1)
+
+
+def _waves(count: int, parts: int, sample_rate: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return waves below 62 Hz (n, waves), their means (parts, waves), and their centres in s."""
+    times = torch.arange(count, dtype=torch.float64) / sample_rate
+    phases = 2 * math.pi * torch.arange(0, STRONG + 1, SPACING) * times[:, None]
+    waves = torch.cat([phases.cos(), phases.sin()[:, 1:]], 1)
+    return waves, _averages(waves, parts), _averages(times[:, None], parts)[:, 0]
+
+
+def _estimator(reduced: Tensor, centres: Tensor, rate: float) -> Tensor:
+    """Return the matrix (waves, parts) from means of a signal to its waves below 62 Hz.
+
+    Args:
+        reduced: means of the waves (parts, waves).
+        centres: times of the means in s.
+        rate: number of means in a second.
+    """
+    lags = 2 * WHITE / rate * torch.sinc(2 * WHITE * (centres[:, None] - centres))
+    others = torch.eye(len(reduced), dtype=reduced.dtype) - (1 - BETWEEN) * lags
+    strength = LOUDER * 2 * SPACING / rate
+    matrix: Tensor = torch.linalg.solve(strength * reduced @ reduced.T + others, reduced).T
+    return strength * matrix

@@ -57,17 +57,13 @@ class Channels:
     equal: tuple[int, ...] = ()
     delays: Tensor = field(default_factory=lambda: torch.zeros(0))
 
-    def mean(self, samples: Tensor) -> Tensor:
-        """Return the mean (...) of channels `speech` (C, ...), each with the number of its copies.
+    def weights(self, channels: Sequence[int]) -> Tensor:
+        """Return the weights of some channels of `speech` in their mean: their numbers of copies.
 
         Copies count here: the other channels are often noisier.
         """
-        counts = [self.equal.count(channel) for channel in self.speech]
-        if len({*counts}) == 1:
-            return samples.mean(0)
-        weights = torch.tensor(counts).to(samples) / sum(counts)
-        mean: Tensor = torch.tensordot(weights, samples, dims=1)
-        return mean
+        counts = torch.tensor([max(1, self.equal.count(channel)) for channel in channels])
+        return counts / counts.sum()
 
 
 class ChannelStatistics:

@@ -24,7 +24,6 @@ UNCOUNTED = 0.1  # gain of disturbed frames in the level of a stream
 SKIRT = 5  # bins on each side of a loud tone that its window reaches
 RISE = 4.0  # least ratio of the loudest bins of two frames where a tone begins
 PARTLY = 0.7  # least share of the energy in one line of a frame in which a tone begins or ends
-EDGE = 3  # frames before and after a disturbance that its edges reach
 FORGETTING = 1.0  # dB/s, decay of the loudest bin so far
 
 Weighting = Literal["threshold", "magnitude", "energy"]
@@ -118,13 +117,16 @@ def disturbed_frames(magnitude: Tensor, first: int) -> Tensor:
     return (line > TONE * total) | (strongest < NOISE * total)
 
 
-def without_disturbances(magnitude: Tensor, first: int, quantile: float = 0.5) -> Tensor:
+def without_disturbances(
+    magnitude: Tensor, first: int, quantile: float = 0.5, edge: int = 3
+) -> Tensor:
     """Mute the tones, clicks and claps that are far louder than the rest of an item.
 
     Args:
         magnitude: (..., L, F).
         first: bins below this one do not count.
         quantile: of the loudest bins of the other frames, to which the frames are compared.
+        edge: frames before and after a disturbance that share samples with it.
 
     Returns:
         (..., L, F), zero in these frames and their neighbours; other frames are unchanged.
@@ -136,7 +138,7 @@ def without_disturbances(magnitude: Tensor, first: int, quantile: float = 0.5) -
     found = (shaped & (peaks > usual * 10 ** (OUTSTANDING_DB / 20)) & (usual > 0)).to(magnitude)
     if not found.any():
         return magnitude
-    near = functional.max_pool1d(found.flatten(0, -2)[None], 2 * EDGE + 1, 1, EDGE)
+    near = functional.max_pool1d(found.flatten(0, -2)[None], 2 * edge + 1, 1, edge)
     return magnitude * (1 - near.view(found.shape)).unsqueeze(-1)
 
 
