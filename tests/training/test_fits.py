@@ -61,7 +61,8 @@ def test_counting_is_fitted_under_the_conditions_of_the_recipe(model: Model, cor
         conditioned_examples(2000, Fit.model_validate(settings), read, data, data.conditions)
     )
     assert [len(example.sources) for example in drawn] == [1, 1, 2, 2]
-    assert all(np.abs(example.mixture).min() > 0 for example in drawn)  # noise fills every pause
+    # Noise fills every pause; a codec may round some of its samples to zero.
+    assert all((np.asarray(example.mixture) == 0).mean() < 0.1 for example in drawn)
     fitted = fit_model(model, Fit.model_validate(settings), data, no_report)
     count = fitted.settings.count
     assert count is not None and len(count.output) == 2

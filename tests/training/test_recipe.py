@@ -105,7 +105,7 @@ def test_a_wrong_key_is_named_with_its_file(path: Path, change: str, key: str) -
             "data={same_speaker: true, num_sources: 2,"
             " kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}]}}",
             "data",
-            "leave out same_speaker",
+            "omit same_speaker",
         ),
         (
             "data={num_sources: 2, kinds: {groups: {x: [y]}, mixtures: [{of: [x, x]}, {of: [x]}]}}",

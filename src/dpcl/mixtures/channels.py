@@ -209,6 +209,8 @@ def band_limited(
 
 def shelved(samples: Samples, sample_rate: int, corner: float, gain_db: float) -> Samples:
     """Raise or lower all above `corner` Hz by `gain_db`, with a shelf of first order."""
+    if corner >= sample_rate / 2:
+        return samples  # there is nothing above the corner
     warped, gain = np.tan(np.pi * corner / sample_rate), 10.0 ** (gain_db / 20.0)
     numerator = np.array([gain + warped, warped - gain]) / (1.0 + warped)
     denominator = np.array([1.0, (warped - 1.0) / (1.0 + warped)])

@@ -65,8 +65,7 @@ class VoiceNetwork(nn.Module):
         size: values D of a vector.
         deep: DEEP_LAYERS with residual connections in place of LAYERS.
 
-    Sources: x-vectors, Snyder et al. 2018; attentive statistics, Okabe et al. 2018; residual
-    connections, He et al. 2016.
+    Sources: x-vectors, Snyder et al. 2018; attentive statistics, Okabe et al. 2018.
     """
 
     pool: Tensor

@@ -42,15 +42,15 @@ VOICE_SCALE, SMOOTHING = 30.0, 0.05  # without a teacher: of cosines; of the lab
 MARGIN = 0.2  # of cosines, CosFace, Wang et al. 2018
 
 TEACHER_RATE = 16000  # Hz
-TAUGHT = 16384  # items that the teacher hears; each is heard again under many conditions
+TAUGHT = 16384  # items that the teacher encodes; each is drawn again under many conditions
 SPEED = 0.2  # with a teacher, the speeds of talkers are uniform in 1 +- this
 TEACHER_BATCH = 32  # items in one call of the teacher
 
 
 class VoiceExamples(Dataset[tuple[Tensor, Tensor]]):
-    """Mixtures (T,) of one talker under conditions, with a number.
+    """Mixtures (T,) of one talker under conditions, with the number of the talker.
 
-    The number is that of the talker, or with `taught` that of the item which the teacher heard.
+    With `taught`, the number is the row of the teacher's vector instead.
     """
 
     def __init__(self, mixtures: ConditionedMixtures, taught: bool) -> None:
@@ -161,7 +161,7 @@ def teach(
 
 
 def in_space(vectors: Tensor, size: int) -> Tensor:
-    """Return the directions that a network of `size` values can learn.
+    """Return the targets of a network of `size` values from the vectors of a teacher.
 
     The vectors are centred, reduced to their principal components, and partly whitened: each
     component is divided by the root of its deviation, so that cosines depend on more than a few.
