@@ -172,6 +172,17 @@ def test_sources_lie_as_their_recordings_do(
     assert {(row["sources"], row["seconds"], row["told"]) for row in rows} == {("2", "0.25", "")}
 
 
+@pytest.mark.parametrize("begun", ["", "recording,ord"])
+def test_killed_before_its_first_line_it_starts_again(
+    recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str], begun: str
+) -> None:
+    path = Path("out/bulk.csv")
+    path.parent.mkdir()
+    path.write_text(begun)
+    assert dpcl("bulk", "in", "--out", "out", "--model", tiny_model, "--sources", 2).status == 0
+    assert len(separated) == len(journal()) == 3
+
+
 def test_stopped_it_goes_on_with_what_is_left(
     recordings: Path, dpcl: Program, tiny_model: Path, separated: list[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,9 @@ from dpcl.separators.guided import (
     Summary,
     find_talkers,
     local_seeds,
-    own_multiples,
-    owned,
     window_seeds,
 )
-from dpcl.signal.stft import Windows
+from dpcl.signal.stft import Windows, own_multiples, owned
 
 HOP = 0.032
 RATE = 8000
@@ -191,6 +190,24 @@ def test_turns_are_found_and_end_where_the_embeddings_say() -> None:
     same = (names == names[0]) == (owner == owner[0])
     assert same.double().mean() > 0.95
     assert found.activity.shape == (2, 160)
+
+
+@pytest.mark.parametrize(("number", "found"), [(None, 2), (3, 3)])
+def test_a_cluster_that_never_speaks_is_no_talker_unless_the_number_is_given(
+    number: int | None, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summaries, _ = talk([0, 1, 0, 1])
+    cluster = guided.cluster_directions
+
+    def one_more(vectors: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        directions, mass = cluster(vectors, arguments[0], 2, *arguments[2:])
+        other = -functional.normalize(directions.sum(0, keepdim=True), dim=-1)
+        return torch.cat([directions, other]), torch.cat([mass, torch.tensor([1.0])])
+
+    monkeypatch.setattr(guided, "cluster_directions", one_more)
+    talkers = find_talkers(summaries, number, 4, HOP)
+    assert len(talkers.priors) == len(talkers.directions) == found
+    assert (talkers.activity > 0.5).any(1).sum() == 2
 
 
 def test_overlapped_speech_is_shared_by_the_talkers_nearby() -> None:

@@ -202,8 +202,6 @@ def separate_on_cluster(
     with _cluster(address) as cores, _open_journal(journal, restart=force) as file:
         list_omitted(omitted, out)
         writer = csv.writer(file)
-        if force or not begun:
-            writer.writerow(COLUMNS)
         one = ray.remote(num_cpus=1)(separate_one)
         tasks = (
             (name, one.remote(name, str(folders[name].resolve()), model, order, force, begun))
@@ -284,8 +282,11 @@ def _done(journal: Path, order: str) -> set[str]:
     """Return the recordings that the journal lists as separated with these settings."""
     if not journal.is_file():
         return set()
-    lines = journal.read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
-    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    text = journal.read_text(encoding="utf-8", errors="surrogateescape")
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    if not lines:  # of a run that was killed as it began
+        return set()
+    reader = csv.DictReader(lines)
     try:
         names, rows = tuple(reader.fieldnames or ()), [*reader]
     except csv.Error as error:  # such as a field of megabytes
@@ -301,13 +302,17 @@ def _done(journal: Path, order: str) -> set[str]:
 
 
 def _open_journal(journal: Path, restart: bool) -> TextIO:
-    """Open the journal to append after its last complete line, or to restart it."""
+    """Open the journal to append after its last complete line, or after its head if it has none."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     file = journal.open(
         "w" if restart else "a", newline="", encoding="utf-8", errors="surrogateescape"
     )
     written = journal.read_bytes()
-    file.truncate(written.rfind(b"\n") + 1)  # drops an incomplete last line
+    whole = written.rfind(b"\n") + 1
+    file.truncate(whole)  # drops an incomplete last line
+    if not whole:
+        csv.writer(file).writerow(COLUMNS)
+        file.flush()
     return file
 
 

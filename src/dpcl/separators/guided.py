@@ -29,13 +29,14 @@ from dpcl.model import Model
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
 from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering, evident_frames
 from dpcl.separators.masks import mask_logits, raise_to_floor
-from dpcl.signal.stft import Windows
+from dpcl.signal.stft import Windows, own_multiples, owned
 
 STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the next
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next
 BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
 LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
+LEAST_ACTIVE = 0.3  # s in which a talker of an estimated number is active
 LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
 LEAST_OVERLAP = 0.25  # share of several talkers; with more, and one voice in all, likewise
 SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
@@ -91,25 +92,6 @@ class Talkers:
     directions: Tensor
 
 
-def owned(windows: Windows, window: int) -> slice:
-    """Return the frames of a window that belong to no other one: half of each overlap."""
-    starts, length = windows.starts, windows.length
-    first, last = 0, length
-    if window:
-        first = (starts[window - 1] + length - starts[window]) // 2
-    if window + 1 < len(starts):
-        shared = starts[window] + length - starts[window + 1]
-        last = length - (shared - shared // 2)
-    return slice(first, last)
-
-
-def own_multiples(windows: Windows, window: int, step: int) -> Tensor:
-    """Return the own frames of a window whose number in the recording is a multiple of `step`."""
-    start, own = windows.starts[window], owned(windows, window)
-    first, last = -(-(start + own.start) // step), -(-(start + own.stop) // step)
-    return torch.arange(first, last) * step - start
-
-
 def find_talkers(
     summaries: Sequence[Summary], number: int | None, most: int, hop: float
 ) -> Talkers:
@@ -133,19 +115,27 @@ def find_talkers(
     missing = max(0, (number or 0) - len(directions))  # sources that stay empty
     directions = functional.pad(directions, (0, 0, 0, missing))
     mass = functional.pad(mass, (0, missing))
-    for _ in range(PASSES):
-        trust = (mass / (mass + FEW)).unsqueeze(-1)
-        cosines = clean * trust * (directions @ vectors.T)  # unclean stretches say little
-        shares = mass + RARE * float(clean.sum())
-        posteriors = smooth_posteriors(SHARPNESS * cosines, STAY, shares)
-        directions = functional.normalize((posteriors * pure) @ vectors, dim=-1)
-        mass = (posteriors * pure).sum(1)
-    frames = _refined(summaries, posteriors, cosines, counts, hop)
-    several = counts[:, 2:].sum(1)  # (L,)
-    reach = round(NEARBY / hop)
-    nearby = functional.max_pool1d(frames[None], 2 * reach + 1, 1, reach)[0]
-    priors = (1 - several) * frames + several * torch.maximum(frames, nearby * (nearby > 0.2))
-    return Talkers(priors, priors * (1 - counts[:, 0]), counts, directions)
+
+    def follow(directions: Tensor, mass: Tensor) -> Talkers:
+        for _ in range(PASSES):
+            trust = (mass / (mass + FEW)).unsqueeze(-1)
+            cosines = clean * trust * (directions @ vectors.T)  # unclean stretches say little
+            shares = mass + RARE * float(clean.sum())
+            posteriors = smooth_posteriors(SHARPNESS * cosines, STAY, shares)
+            directions = functional.normalize((posteriors * pure) @ vectors, dim=-1)
+            mass = (posteriors * pure).sum(1)
+        frames = _refined(summaries, posteriors, cosines, counts, hop)
+        several = counts[:, 2:].sum(1)  # (L,)
+        reach = round(NEARBY / hop)
+        nearby = functional.max_pool1d(frames[None], 2 * reach + 1, 1, reach)[0]
+        priors = (1 - several) * frames + several * torch.maximum(frames, nearby * (nearby > 0.2))
+        return Talkers(priors, priors * (1 - counts[:, 0]), counts, directions)
+
+    talkers = follow(directions, mass)
+    speaking = hop * (talkers.activity > 0.5).sum(1) >= LEAST_ACTIVE  # (C,)
+    if number is None and 0 < int(speaking.sum()) < len(speaking):
+        talkers = follow(talkers.directions[speaking], mass[speaking])
+    return talkers
 
 
 def _refined(

@@ -281,3 +281,22 @@ def _rise(frames: int, like: Tensor) -> Tensor:
     """Return weights (frames, 1) that rise from just above zero to just below one."""
     steps = torch.arange(1, frames + 1, dtype=like.dtype, device=like.device)
     return (steps / (frames + 1)).unsqueeze(-1)
+
+
+def owned(windows: Windows, window: int) -> slice:
+    """Return the frames of a window that belong to no other one: half of each overlap."""
+    starts, length = windows.starts, windows.length
+    first, last = 0, length
+    if window:
+        first = (starts[window - 1] + length - starts[window]) // 2
+    if window + 1 < len(starts):
+        shared = starts[window] + length - starts[window + 1]
+        last = length - (shared - shared // 2)
+    return slice(first, last)
+
+
+def own_multiples(windows: Windows, window: int, step: int) -> Tensor:
+    """Return the own frames of a window whose number in the recording is a multiple of `step`."""
+    start, own = windows.starts[window], owned(windows, window)
+    first, last = -(-(start + own.start) // step), -(-(start + own.stop) // step)
+    return torch.arange(first, last) * step - start
