@@ -95,17 +95,17 @@ def test_a_voice_network_learns_from_a_teacher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "TAUGHT", 9)
-    heard: list[tuple[int, ...]] = []
+    encoded: list[tuple[int, ...]] = []
 
     def teacher(samples: torch.Tensor) -> torch.Tensor:
-        heard.append(tuple(samples.shape))
+        encoded.append(tuple(samples.shape))
         return torch.fft.rfft(samples).abs()[:, 100:900].view(len(samples), 8, 100).sum(-1)
 
     monkeypatch.setattr(module, "load_teacher", lambda path: teacher)
     seen: list[Progress] = []
     fit = Fit(fit="voice", voice_steps=60, teacher="teacher.onnx")
     fitted = fit_voice(load_model(tiny_model), fit, small, read_corpus(talkers), seen.append)
-    assert heard == [(18, 4000)]  # both halves of nine items of half a second at 16 kHz
+    assert encoded == [(18, 4000)]  # both halves of nine items of half a second at 16 kHz
     assert [report.total for report in seen if report.note == "teacher"] == [9]
     losses = [float(report.note.split()[-1]) for report in seen if report.unit == "steps"]
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:10])

@@ -302,7 +302,7 @@ def _done(journal: Path, order: str) -> set[str]:
 
 
 def _open_journal(journal: Path, restart: bool) -> TextIO:
-    """Open the journal to append after its last complete line, or after its head if it has none."""
+    """Open the journal to append after its last complete line, or restart it with its head."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     file = journal.open(
         "w" if restart else "a", newline="", encoding="utf-8", errors="surrogateescape"
