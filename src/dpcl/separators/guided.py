@@ -305,12 +305,15 @@ class GuidedClustering(DeepClustering):
         else:
             counted = torch.cat([x.counts for x in summaries]).sum(0)  # (classes,)
             several = counted[2:].sum() > LEAST_OVERLAP * counted[1:].sum()
-            hidden = several and len(find_talkers(summaries, None, most, self.hop).priors) == 1
+            estimated = find_talkers(summaries, None, most, self.hop) if several else None
+            hidden = estimated is not None and len(estimated.priors) == 1
             speech = sum(float(x.evident) for x in summaries) * self.hop
             silent = num_sources is None and speech < LEAST_SPEECH
             if silent or hidden or counted[1] < LEAST_ALONE * counted[1:].sum():
                 return self._clustered(analyses, num_sources, most)
-            talkers = find_talkers(summaries, num_sources, most, self.hop)
+            talkers = estimated
+            if talkers is None or num_sources is not None:
+                talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
             known = assign_names(talkers.directions, self.voices) if self.voices else {}
         own = torch.stack([priors[:, s : s + windows.length] for s in windows.starts])
