@@ -44,12 +44,13 @@ def run(stream: StreamSeparator, *blocks: Tensor) -> Tensor:
 
 @pytest.fixture
 def unfiltered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams that keep what lies below 70 Hz, of which noise has much; files keep soft noise."""
+    """Streams that keep what is steady or below 70 Hz, as files with soft noise."""
     for verb in ("push", "finish"):
         of_all = getattr(module.BlockSTFT, verb)
         monkeypatch.setattr(
             module.LowSTFT, verb, lambda self, *block, of_all=of_all: 0 * of_all(self, *block)
         )
+    monkeypatch.setattr(module.SteadyLines, "push", lambda self, spectrum: 0 * spectrum)
 
 
 @pytest.fixture
@@ -259,3 +260,14 @@ def test_no_mask_modulates_loud_rumble(stream: StreamSeparator) -> None:
     level = torch.fft.rfft(difference * torch.hann_window(len(difference))).abs()
     first, last = (round(f * len(difference) / 8000) for f in (40, 75))
     assert float(level[first:last].max()) < 0.01 * 30 * len(difference) / 4  # of the hum
+
+
+def test_no_mask_modulates_harmonics_of_hum(stream: StreamSeparator) -> None:
+    speech = noises(8000, 4)
+    time = 2 * torch.pi * torch.arange(len(speech)) / 8000
+    hum = (torch.sin(120 * time) + torch.sin(180 * time) + torch.sin(300 * time)) / 2
+    sources = run(stream, speech + hum)
+    difference = (sources[0] - sources[1])[8000:-2000]
+    level = torch.fft.rfft(difference * torch.hann_window(len(difference))).abs()
+    places = [round(hertz / 8000 * len(difference)) for hertz in (120, 180, 300)]
+    assert float(level[places].max()) < 0.1 / 2 * len(difference) / 4  # of the hum

@@ -11,7 +11,7 @@ from torch import Tensor
 from dpcl.recordings.recording import InMemory, scan
 from dpcl.recordings.separate import RecordingSeparation
 from dpcl.separators.registry import build
-from dpcl.signal.band import DEPTH, LowSTFT, bins_below, low_power, split_low
+from dpcl.signal.band import DEPTH, LowSTFT, SteadyLines, bins_below, low_power, split_low
 from dpcl.signal.stft import STFT, BlockSTFT
 
 
@@ -107,6 +107,44 @@ def test_the_low_part_of_a_stream_depends_on_no_blocks(length: int) -> None:
     low, whole = low_of_stream(x, 8000, 33)
     assert low.shape == whole.shape
     torch.testing.assert_close(low, low_of_stream(x, 8000, 2000)[0])
+
+
+def lines_of(x: Tensor, size: int = 50) -> tuple[Tensor, Tensor]:
+    """The steady lines in the frames (L, F) of samples at 8 kHz, and the frames."""
+    stft = STFT(320, 160)
+    frames, lines = stft(x), SteadyLines(8000, stft)
+    return torch.cat([lines.push(part) for part in frames.split(size)]), frames
+
+
+def share(part: Tensor, whole: Tensor) -> float:
+    """Energy of one spectrum relative to another one, in dB."""
+    return float(10 * (part.abs().square().sum() / whole.abs().square().sum()).log10())
+
+
+def test_harmonics_of_hum_are_steady_lines_from_a_sixth_of_a_second_on() -> None:
+    noise = 0.03 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    hum = (0.3 * tone(119.9, 8000) + tone(179.85, 8000) + 0.2 * tone(299.75, 8000))[0]
+    lines, frames = lines_of(hum + noise)
+    assert lines[:7].abs().max() == 0
+    assert share((frames - lines)[12:-2], frames[12:-2]) < -15  # two lines in one bin
+    assert share((frames - lines)[50:-2], frames[50:-2]) < -22
+    torch.testing.assert_close(lines, lines_of(hum + noise, 1)[0], rtol=0, atol=1e-3)
+
+
+def test_gliding_voices_and_noise_are_no_steady_lines() -> None:
+    time = torch.arange(24000) / 8000
+    pitch = 130 + 15 * torch.sin(2 * torch.pi * 0.7 * time)
+    voice = torch.sin(2 * torch.pi * (pitch.cumsum(0) / 8000))
+    noise = torch.randn(24000, generator=torch.Generator().manual_seed(0))
+    for sound in (voice, noise):
+        lines, frames = lines_of(sound)
+        assert share(lines[10:], frames[10:]) < -10
+
+
+def test_hum_that_ends_leaves_no_line_behind() -> None:
+    hum = tone(150, 8000)[0]
+    hum[8000:] = 0
+    assert lines_of(hum)[0][56:].abs().max() == 0
 
 
 def test_bins_below() -> None:

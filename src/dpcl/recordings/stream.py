@@ -15,7 +15,7 @@ from dpcl.networks.precision import single_thread
 from dpcl.recordings.recording import as_floats
 from dpcl.separators.online import OnlineDeepClustering, StreamState
 from dpcl.separators.registry import load_network
-from dpcl.signal.band import Band, LowSTFT
+from dpcl.signal.band import Band, LowSTFT, SteadyLines
 from dpcl.signal.stft import BlockISTFT, BlockSTFT
 
 AT_ONCE = 10.0  # s of a long block that are processed at once, so that memory stays constant
@@ -27,6 +27,7 @@ class StreamPosition:
     """State of a stream; copy.deepcopy makes a copy to return to."""
 
     below: LowSTFT  # of the part below 70 Hz, which no network gets and no mask modulates
+    lines: SteadyLines  # harmonics of hum, likewise
     analysis: BlockSTFT
     synthesis: BlockISTFT
     masks: StreamState
@@ -89,6 +90,7 @@ class StreamSeparator:
         """Discard the state: a new stream begins."""
         self.state = StreamPosition(
             LowSTFT(self.sample_rate, self.band.stft),
+            SteadyLines(self.sample_rate, self.band.stft),
             BlockSTFT(self.band.stft),
             BlockISTFT(self.band.stft),
             self.separator.start(self.num_sources),
@@ -140,6 +142,7 @@ class StreamSeparator:
         """
         if not len(spectrum):
             return spectrum.real.new_zeros(self.num_sources, 0)
+        below = below + self.state.lines.push(spectrum - below)
         above = spectrum - below
         magnitude = above.abs()
         masks, self.state.masks = self.separator.step(self.band.crop(magnitude), self.state.masks)

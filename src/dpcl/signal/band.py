@@ -4,7 +4,8 @@ An STFT of the recording with windows as long as the network's has the same freq
 first bins are the network's input without resampling, and the masks fit in place.
 
 Speech has nothing below 70 Hz, and loudspeakers of telephones and laptops do not play it. But a
-loud part there leaks into the bins above, where masks would modulate it. So it is split off.
+loud part there leaks into the bins above, where masks would modulate it. So it is split off; in
+streams also the harmonics of hum.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ STRONG, WHITE = 62.0, 80.0  # Hz, end of the strong sound and beginning of the w
 LOUDER = 1e6  # density of the strong sound relative to the white one
 BETWEEN = 0.01  # density between and below, relative to the white sound
 SPACING = 2.0  # Hz between the waves that make up the strong sound
+
+LINES_BELOW = 425.0  # Hz, up to which steady lines are searched: speech has longer tones nowhere
+STEADY = 1.0  # s over which a line has one frequency and one amplitude
+SOONEST = 0.16  # s of signal from which a line is found
+STILL = 0.1  # s in which a line must still be there
+COHERENT = 0.3  # least share of the energy of a bin in its line
+FEW = 6.0  # of n frames it is larger by FEW / n: by chance a few frames look like a line
+LAGS = 1, 3, 9, 27  # frames; each lag refines the frequency that the one before it left ambiguous
+AT_A_BIN = 2  # lines that one bin can hold: 120 and 180 Hz share some
 
 
 @dataclass(frozen=True)
@@ -286,6 +296,73 @@ class LowSTFT:
         rate = self._rate * self._parts / self.stft.hop  # of the means
         estimator[:, inside] = _estimator(self._reduced[inside], self._centres[inside], rate)
         return estimator
+
+
+class SteadyLines:
+    """Lines of constant frequency and amplitude in the lower bins, such as harmonics of mains hum.
+
+    The voices of talkers are never so steady; the lines are estimated from the frames before and
+    including each one, without delay.
+
+    Args:
+        sample_rate: in Hz.
+        stft: settings of the transform.
+
+    Example:
+        >>> stft = STFT(320, 160)
+        >>> hum = torch.sin(2 * math.pi * 150 * torch.arange(8000) / 8000)
+        >>> frames = stft(hum)
+        >>> line = SteadyLines(8000, stft).push(frames)
+        >>> (frames - line)[20:40].abs().amax() < 0.05 * frames.abs().amax()
+        tensor(True)
+
+    Source: Kay 1989 (frequency of a line from the phases of its autocorrelation).
+    """
+
+    def __init__(self, sample_rate: int, stft: STFT) -> None:
+        rate = sample_rate / stft.hop  # frames in a second
+        self._bins = slice(
+            bins_below(sample_rate, stft.window), round(LINES_BELOW * stft.window / sample_rate)
+        )
+        self._count = max(1 + max(LAGS), round(STEADY * rate))
+        self._soonest, self._still = round(SOONEST * rate), round(STILL * rate)
+        width = max(0, self._bins.stop - self._bins.start)
+        self._past = torch.zeros(self._count - 1, width, dtype=torch.complex64)
+        self._seen = -(stft.window // 2 // stft.hop)  # the first frames are not full
+
+    def push(self, spectrum: Tensor) -> Tensor:
+        """Return the lines in the next frames (L, F), zero where there are none."""
+        seen = (self._seen + 1 + torch.arange(len(spectrum))).clamp_min(0)
+        self._seen += len(spectrum)
+        low = torch.cat([self._past, spectrum[:, self._bins] * (seen > 0)[:, None]])
+        self._past = low[len(spectrum) :].clone()
+        frames = low.unfold(0, self._count, 1)  # (L, bins, count); the last is the current one
+        rest = frames
+        for _ in range(AT_A_BIN):
+            rest = rest - self._strongest(rest, seen.clamp_max(self._count)[:, None])
+        lines = torch.zeros_like(spectrum)
+        lines[:, self._bins] = (frames - rest)[..., -1]
+        return lines
+
+    def _strongest(self, frames: Tensor, seen: Tensor) -> Tensor:
+        """Return the strongest line of each bin in frames (L, bins, count), `seen` (L, 1)."""
+        angle = torch.zeros(frames.shape[:-1])  # from a frame to the next one
+        for lag in LAGS:
+            turn = (frames[..., lag:] * frames[..., :-lag].conj()).sum(-1)
+            angle = angle + (turn * torch.polar(torch.ones(()), -lag * angle)).angle() / lag
+        places = torch.arange(1 - self._count, 1)
+        wave = torch.polar(torch.ones(()), angle[..., None] * places)
+        wave = wave * (places > -seen[..., None])
+        amplitude = (frames * wave.conj()).sum(-1) / seen.clamp_min(1)
+        line = amplitude[..., None] * wave
+        coherent = amplitude.abs().square() * seen > (COHERENT + FEW / seen) * _energy(frames)
+        still = _energy((frames - line)[..., -self._still :]) < _energy(frames[..., -self._still :])
+        found = coherent & still & (seen >= self._soonest)
+        return torch.where(found[..., None], line, 0.0)
+
+
+def _energy(frames: Tensor) -> Tensor:
+    return frames.abs().square().sum(-1)
 
 
 def _low_of_end(samples: Tensor, sample_rate: int) -> Tensor:
