@@ -121,16 +121,24 @@ class OnlineDeepClustering(WindowSeparator):
             neutral = self.model.network.mean.flatten().expand_as(features)
             features = torch.where(tones, neutral.to(features), features.clamp_max(0.0))
             features[..., : self.first] = neutral[..., : self.first]
-            encoded, network = self.model.network.encode_next(features.float(), state.network)
-            embeddings = self.model.network.embed(encoded[:, None])  # (L, F, K)
             # Levels are relative to the loudest bin so far, like the features; bin_weights would
             # look ahead.
             audible = features >= settings.floor_db / 20 * math.log(10)
             relative = torch.where(audible, features.exp(), torch.zeros_like(features))
             relative[..., : self.first] = 0
+            heard = relative.any(-1)
             relative[~speech & (relative.amax(-1) >= 1)] = 0
             relative[tones] = 0
             weights = weigh(relative, settings.weighting)
+            # Silence does not reach the network, nor do tones and clicks before the first sound.
+            if state.network is None:
+                heard &= (weights.any(-1) & ~toned).cumsum(0) > 0
+                weights[~heard] = 0
+            network = state.network
+            embeddings = weights.new_zeros(*weights.shape, self.model.settings.network.embedding)
+            if heard.any():
+                encoded, network = self.model.network.encode_next(features[heard].float(), network)
+                embeddings[heard] = self.model.network.embed(encoded[:, None])  # (L, F, K)
             centroids, clusters = follow(embeddings, weights, state.clusters, hop)  # (L, C, K)
             masks = masks_from_centroids(embeddings, centroids, settings)  # (L, C, F)
             found = centroids.any(-1).any(-1)  # (L,)
