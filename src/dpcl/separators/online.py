@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -55,6 +55,16 @@ class StreamState:
     network: Any = None  # state of `encode_next`
     loudest: Tensor | None = None  # () natural log of the loudest bin so far
     last: Tensor | None = None  # (1, F), magnitudes of the last frame
+
+
+class FrameInput(NamedTuple):
+    """Input of the network and the clustering from frames."""
+
+    features: Tensor  # (L, F)
+    weights: Tensor  # (L, F), of the bins in the clustering
+    tones: Tensor  # (L, F), True for bins of tones that are louder than the talkers
+    passed: Tensor  # (L,), True for frames that the network gets; silence would change its state
+    loudest: Tensor  # () natural log of the loudest bin so far
 
 
 class OnlineDeepClustering(WindowSeparator):
@@ -106,47 +116,55 @@ class OnlineDeepClustering(WindowSeparator):
             state.
         """
         settings = self.model.settings.masks
+        even = 1 / len(state.clusters.centroids)
         with torch.no_grad():
-            hop = self.stft.hop / self.sample_rate
-            # Tones and clicks raise no level and move no centroid: they may come before a talker.
-            before = torch.zeros_like(magnitude[:1]) if state.last is None else state.last
-            tones = tone_bins(torch.cat([before, magnitude]), self.first)[1:]
-            toned = tones.any(-1)
-            speech = toned | ~disturbed_frames(magnitude, self.first)
-            counted = magnitude * torch.where(speech, 1.0, UNCOUNTED)[:, None]
-            counted = torch.where(tones, 0.0, counted)
-            features, loudest = running_log_magnitude(magnitude, hop, state.loudest, counted)
-            loud = features.amax(-1) >= LOUDER  # or the tone is a harmonic of a voice
-            tones &= loud[:, None]
-            neutral = self.model.network.mean.flatten().expand_as(features)
-            features = torch.where(tones, neutral.to(features), features.clamp_max(0.0))
-            features[..., : self.first] = neutral[..., : self.first]
-            # Levels are relative to the loudest bin so far, like the features; bin_weights would
-            # look ahead.
-            audible = features >= settings.floor_db / 20 * math.log(10)
-            relative = torch.where(audible, features.exp(), torch.zeros_like(features))
-            relative[..., : self.first] = 0
-            heard = relative.any(-1)
-            relative[~speech & (relative.amax(-1) >= 1)] = 0
-            relative[tones] = 0
-            weights = weigh(relative, settings.weighting)
-            # Silence does not reach the network, nor do tones and clicks before the first sound.
-            if state.network is None:
-                heard &= (weights.any(-1) & ~toned).cumsum(0) > 0
-                weights[~heard] = 0
-            network = state.network
+            frames = self._prepare(magnitude, state)
+            weights, passed, network = frames.weights, frames.passed, state.network
             embeddings = weights.new_zeros(*weights.shape, self.model.settings.network.embedding)
-            if heard.any():
-                encoded, network = self.model.network.encode_next(features[heard].float(), network)
-                embeddings[heard] = self.model.network.embed(encoded[:, None])  # (L, F, K)
+            if passed.any():
+                features = frames.features[passed].float()
+                encoded, network = self.model.network.encode_next(features, network)
+                embeddings[passed] = self.model.network.embed(encoded[:, None])  # (L, F, K)
+            hop = self.stft.hop / self.sample_rate
             centroids, clusters = follow(embeddings, weights, state.clusters, hop)  # (L, C, K)
             masks = masks_from_centroids(embeddings, centroids, settings)  # (L, C, F)
             found = centroids.any(-1).any(-1)  # (L,)
-            masks = torch.where(found[:, None, None], masks, 1 / centroids.shape[1])
-            masks[..., : self.first] = 1 / centroids.shape[1]  # no mask modulates rumble
-            masks = torch.where(tones[:, None], 1 / centroids.shape[1], masks)  # nor a tone
-        last = torch.cat([before, magnitude])[-1:]
-        return masks.transpose(0, 1), StreamState(clusters, network, loudest, last)
+            masks = torch.where(found[:, None, None], masks, even)
+            masks[..., : self.first] = even  # no mask modulates rumble
+            masks = torch.where(frames.tones[:, None], even, masks)  # nor a tone
+        last = magnitude[-1:] if len(magnitude) else state.last
+        return masks.transpose(0, 1), StreamState(clusters, network, frames.loudest, last)
+
+    def _prepare(self, magnitude: Tensor, state: StreamState) -> FrameInput:
+        """Compute the input of the network and the clustering from the next frames (L, F)."""
+        settings = self.model.settings.masks
+        # Tones and clicks raise no level and move no centroid: they may come before a talker.
+        before = torch.zeros_like(magnitude[:1]) if state.last is None else state.last
+        tones = tone_bins(torch.cat([before, magnitude]), self.first)[1:]
+        toned = tones.any(-1)
+        speech = toned | ~disturbed_frames(magnitude, self.first)
+        counted = magnitude * torch.where(speech, 1.0, UNCOUNTED)[:, None]
+        counted = torch.where(tones, 0.0, counted)
+        hop = self.stft.hop / self.sample_rate
+        features, loudest = running_log_magnitude(magnitude, hop, state.loudest, counted)
+        loud = features.amax(-1) >= LOUDER  # or the tone is a harmonic of a voice
+        tones &= loud[:, None]
+        neutral = self.model.network.mean.flatten().expand_as(features)
+        features = torch.where(tones, neutral.to(features), features.clamp_max(0.0))
+        features[..., : self.first] = neutral[..., : self.first]
+        # Levels are relative to the loudest bin so far, like the features; bin_weights would look
+        # ahead.
+        audible = features >= settings.floor_db / 20 * math.log(10)
+        relative = torch.where(audible, features.exp(), torch.zeros_like(features))
+        relative[..., : self.first] = 0
+        passed = relative.any(-1)
+        relative[~speech & (relative.amax(-1) >= 1)] = 0
+        relative[tones] = 0
+        weights = weigh(relative, settings.weighting)
+        if state.network is None:  # tones and clicks before the first sound are not either
+            passed &= (weights.any(-1) & ~toned).cumsum(0) > 0
+            weights[~passed] = 0
+        return FrameInput(features, weights, tones, passed, loudest)
 
 
 @dataclass(frozen=True)
