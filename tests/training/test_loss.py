@@ -20,13 +20,20 @@ from dpcl.training.recipe import Recipe
 MakeRecipe = Callable[..., Recipe]
 
 
-def recipe_for(make_recipe: MakeRecipe, network: dict[str, Any], **objective: Any) -> Recipe:
+def recipe_for(
+    make_recipe: MakeRecipe,
+    network: dict[str, Any],
+    *,
+    kinds: dict[str, Any] | None = None,
+    **objective: Any,
+) -> Recipe:
     recipe = make_recipe(input_noise=0.0)
+    data = recipe.data.model_dump() | {"kinds": kinds}
     model = recipe.model.model_dump()
     model["network"] |= {"dropout": 0.0, **network}
     if not model["network"]["embedding"]:
         model["masks"]["head"] = "masks"
-    return make_recipe(input_noise=0.0, model=model, objective=objective)
+    return make_recipe(input_noise=0.0, model=model, data=data, objective=objective)
 
 
 def loss_of(recipe: Recipe, sources: torch.Tensor) -> tuple[torch.Tensor, torch.nn.Module]:
@@ -93,6 +100,26 @@ def test_the_strongest_comes_first(make_recipe: MakeRecipe) -> None:
         network.mask_head.bias.data *= -1
     assert least[0] == pytest.approx(least[1])
     assert max(given) > least[0] + 0.01
+
+
+KINDS = {"groups": {"voice": ["a"], "sound": ["b"]}, "mixtures": [{"of": ["voice", "sound"]}]}
+
+
+def test_masks_of_classes_have_the_order_of_the_groups(make_recipe: MakeRecipe) -> None:
+    network = {"masks": 2, "embedding": 0}
+    given = recipe_for(make_recipe, network, kind="none", masks={"order": "given"}, kinds=KINDS)
+    best = recipe_for(make_recipe, network, kind="none", masks={})
+    sources = torch.randn(1, 2, 1, 320) * torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
+    _, network = loss_of(given, sources)
+    stft = given.model.signal.stft()
+    one, other = (batch_loss(given, network, stft, x).item() for x in (sources, sources.flip(1)))
+    assert abs(one - other) > 0.01
+    assert min(one, other) == pytest.approx(batch_loss(best, network, stft, sources).item())
+
+
+def test_classes_need_kinds_of_mixtures(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValidationError, match="order given needs"):
+        recipe_for(make_recipe, {"masks": 2}, masks={"order": "given"})
 
 
 def test_waveforms_by_si_sdr(make_recipe: MakeRecipe) -> None:

@@ -108,8 +108,9 @@ class MaskObjective(Settings):
     targets: Literal["phase_sensitive", "waveform"] = "phase_sensitive"
     # si_sdr compares waveforms alone.
     distance: Literal["l1", "l2", "si_sdr"] = "l1"
-    # Order of the sources: the one with the least distance, or the strongest source first.
-    order: Literal["best", "strongest"] = "best"
+    # Order of the sources: the one with the least distance, the strongest source first, or as
+    # data.kinds names their groups, so that each mask is of one class.
+    order: Literal["best", "strongest", "given"] = "best"
     # Cluster all windows of a mixture together and compare them in one order, which penalises
     # embeddings that drift from window to window. Needs model.network.unfolded.
     across_windows: bool = False
@@ -118,7 +119,7 @@ class MaskObjective(Settings):
     def _spectra_have_no_waveform(self) -> MaskObjective:
         if self.targets != "waveform" and self.distance == "si_sdr":
             raise ValueError("si_sdr compares waveforms; set targets: waveform")
-        if self.targets == "waveform" and self.order == "strongest":
+        if self.targets == "waveform" and self.order != "best":
             raise ValueError("waveforms are compared in the best order; set order: best")
         return self
 
@@ -218,6 +219,8 @@ class Recipe(Settings):
                 f"objective.masks needs model.network.masks of {self.data.num_sources}, one for"
                 " each source of data.num_sources, or model.network.unfolded"
             )
+        if objective.masks and objective.masks.order == "given" and not self.data.kinds:
+            raise ValueError("objective.masks.order given needs data.kinds, whose groups it names")
         if objective.masks and objective.masks.across_windows and not network.unfolded:
             raise ValueError("objective.masks.across_windows needs model.network.unfolded")
         return self
