@@ -356,6 +356,24 @@ def test_without_fastapi_one_sentence_says_what_to_install(
     assert ran.status == 2 and 'pip install "dpcl[web]"' in " ".join(ran.err.split())
 
 
+def test_a_machine_without_processes_fails_each_job_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted:
+        def Pipe(self) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: Exhausted())
+    jobs = Jobs(1, work=slow)
+    client = client_of(jobs)
+    for name in ("a.wav", "b.wav"):  # the queue goes on
+        sent = client.post(f"/v1/jobs?name={name}", content=b"data").json()
+        assert "could not start a process" in wait(client, sent["id"], "failed")["error"]
+    jobs.close()
+    assert not jobs.root.exists()
+
+
 def test_the_real_server_separates_and_sigterm_removes_everything(
     make_recording: MakeRecording, folder: Path
 ) -> None:

@@ -199,22 +199,36 @@ class Jobs:
                     break
                 job = self._queue.popleft()
                 job.state = "running"
-            worker = worker if worker[0].is_alive() else self._start()
-            if not self._follow(job, *worker):
+            if worker is None or not worker[0].is_alive():
+                worker = self._start()
+            if worker is None:
+                self._fail(job, "the server could not start a process; try again later")
+            elif not self._follow(job, *worker):
                 _stop(worker)
                 worker = self._start()  # is ready before the next job
             if job.id not in self._jobs:  # the process may have written since `cancel`
                 shutil.rmtree(job.folder, ignore_errors=True)
-        _stop(worker)
+        if worker is not None:
+            _stop(worker)
 
-    def _start(self) -> tuple[Any, Connection]:
-        """Start a worker process."""
+    def _start(self) -> tuple[Any, Connection] | None:
+        """Start a worker process; None if the machine has no memory or processes left."""
         context = multiprocessing.get_context("spawn")
-        own, other = context.Pipe()
-        process = context.Process(target=run_worker, args=(other, self.work), daemon=True)
-        process.start()
+        try:
+            own, other = context.Pipe()
+            process = context.Process(target=run_worker, args=(other, self.work), daemon=True)
+            process.start()
+        except OSError:
+            return None
         other.close()
         return process, own
+
+    def _fail(self, job: Job, error: str) -> None:
+        """End a job that still runs, with a sentence."""
+        with self._change:
+            if job.state == "running":
+                job.error = error
+                self._end(job, "failed")
 
     def _follow(self, job: Job, process: Any, connection: Connection) -> bool:
         """Follow the work on a job to its end; return False if the process must be stopped."""
@@ -239,10 +253,7 @@ class Jobs:
                         self._end(job, "failed")
                         return True
         except (EOFError, OSError):
-            with self._change:
-                if job.state == "running":
-                    job.error = "the process of the separation ended, perhaps for lack of memory"
-                    self._end(job, "failed")
+            self._fail(job, "the process of the separation ended, perhaps for lack of memory")
         return False
 
 

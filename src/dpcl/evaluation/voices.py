@@ -161,7 +161,7 @@ def voices_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
         f"{first.talkers} talkers who were not in the training, stretches of {first.seconds:g} s;"
         " the two stretches of a pair are in two rooms.",
         "",
-        "| condition | equal error rate, % | rejected at 1 % false acceptances, % |",
+        f"| condition | equal error rate, % | rejected at {FALSE_ACCEPTANCE:.0%} accepted, % |",
         "|---|--:|--:|",
     ]
     for score in scores:
