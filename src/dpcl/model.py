@@ -352,7 +352,7 @@ def load_model(path: Path) -> Model:
         with torch.device("meta"):  # the weights are replaced: spend no time and no random numbers
             network = build_network(settings)
         activity = _activity(tensors, settings.signal.stft().bins)
-        voice = _voice(tensors, settings.signal.stft().bins)
+        voice = _voice(tensors)
         network.load_state_dict(tensors, assign=True)
         notes = json.loads(metadata.get("notes", "{}"))
     # A ValidationError is a ValueError.
@@ -396,7 +396,7 @@ def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:
     return activity.eval()
 
 
-def _voice(tensors: dict[str, Tensor], bins: int) -> VoiceNetwork | None:
+def _voice(tensors: dict[str, Tensor]) -> VoiceNetwork | None:
     """Move the weights of the voice network out of `tensors` and build it; None without any."""
     own = _part(tensors, VOICE)
     if not own:
@@ -404,7 +404,7 @@ def _voice(tensors: dict[str, Tensor], bins: int) -> VoiceNetwork | None:
     size, width = own["out.weight"].shape
     deep = sum(name.startswith("norms.") and name.endswith(".weight") for name in own) > len(LAYERS)
     with torch.device("meta"):
-        voice = VoiceNetwork(bins, width // 2, size, deep)
+        voice = VoiceNetwork(own["pool"].shape[1], width // 2, size, deep)
     voice.load_state_dict(own, assign=True)
     return voice.eval()
 

@@ -177,6 +177,7 @@ def talk(turns: list[int], frames: int = 160) -> tuple[list[Summary], Tensor]:
                 2 * colours[owner[summed]],
                 torch.full((len(summed),), 2.0),
                 torch.tensor(len(own)),
+                torch.ones(len(own)),
             )
         )
     return summaries, owner

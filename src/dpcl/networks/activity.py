@@ -86,6 +86,11 @@ class VoiceNetwork(nn.Module):
         self.out = nn.Linear(2 * width, size)
         self.last = nn.BatchNorm1d(size)
 
+    @property
+    def bins(self) -> int:
+        """Number of bins F of the spectrum."""
+        return self.pool.shape[1]
+
     def levels(self, masks: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the band levels of the sources of a window and of the mixture.
 

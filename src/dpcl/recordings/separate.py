@@ -293,7 +293,7 @@ class RecordingSeparation:
                 spectrum = spectrum[array]
             elif channels is not None and cancels:
                 spectrum = power_mean(spectrum, channels.speech).unsqueeze(0)
-            cropped = self.band.crop(spectrum).transpose(0, 1)
+            cropped = self.band.crop(spectrum, self.separator.bins).transpose(0, 1)
             if self.scan.rumble:  # zero in all frames: removed
                 cropped[..., :first] = 0
             yield cropped

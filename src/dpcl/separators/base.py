@@ -207,12 +207,21 @@ class Separator(ABC):
         """Largest number of windows in one call of `analyse`."""
         return 1
 
+    @property
+    def bins(self) -> int:
+        """Number of bins of the spectra for `analyse`.
+
+        With more than `stft` has, they are those of recordings with a higher rate, in which they
+        are not damped; with a lower rate they are zero.
+        """
+        return self.stft.bins
+
     @abstractmethod
     def analyse(self, spectra: Tensor) -> Analysis:
         """Analyse some windows; called from any thread.
 
         Args:
-            spectra: complex (W, M, L, F), W windows of M channels.
+            spectra: complex (W, M, L, F), W windows of M channels, `bins` bins.
 
         Returns:
             Tensors whose first dimension is the window.

@@ -177,7 +177,7 @@ class DeepClustering(Separator):
         sampling = Sampling(windows, self.stft.bins, max(1, round(STRETCH * hops)))
 
         def sampled(window: int, analysis: Analysis) -> Sample:
-            encoded, magnitude = analysis
+            encoded, magnitude = analysis[:2]
             weights = self.weights(magnitude).view_as(magnitude)
             return sampling.sample(
                 window, encoded, magnitude, self._of_talkers(encoded, weights), self.embed
@@ -346,7 +346,7 @@ class DeepClustering(Separator):
             return None
 
         def window_facts(window: int, analysis: Analysis) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            encoded, magnitude = analysis
+            encoded, magnitude = analysis[:2]
             counts = network.frame_counts(encoded[None].to(network.mean.device))[0].softmax(-1)
             weights = self.weights(magnitude).view_as(magnitude)
             own = 1 - self._background(encoded)
@@ -389,7 +389,7 @@ class DeepClustering(Separator):
         self, analysis: Analysis, centroids: Tensor
     ) -> tuple[Analysis, tuple[Tensor, Voices]]:
         """Return mask logits of one window, and its cues and voices for the activity network."""
-        encoded, magnitude = analysis
+        encoded, magnitude = analysis[:2]
         assert self.model.activity is not None
         whitening = self._whitening(centroids)
         if whitening is None:

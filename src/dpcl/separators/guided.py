@@ -29,12 +29,18 @@ from dpcl.model import Model
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
 from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering, evident_frames
 from dpcl.separators.masks import mask_logits, raise_to_floor
+from dpcl.signal.band import bins_below
 from dpcl.signal.stft import Windows, own_multiples, owned
 
 STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the next
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next
 BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
+# dB relative to the loud frames of the recording, from which on a talker may be active, and below
+# which none is. Elsewhere levels are relative to a window: in a long pause noise would pass for a
+# talker.
+AUDIBLE_DB, FAINT_DB = -24.0, -32.0
+LOUD = 0.95  # quantile of the frames that is loud
 LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
 LEAST_ACTIVE = 0.3  # s in which a talker of an estimated number is active
 LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
@@ -65,6 +71,7 @@ class Summary:
         sums: (m, K), weighted sums of the embeddings of every STRIDE-th frame.
         masses: (m,), sums of their weights.
         evident: (), number of all frames of the window in which talkers evidently speak.
+        powers: (l,), power of each frame, in the scale of the recording.
     """
 
     vectors: Tensor
@@ -73,6 +80,7 @@ class Summary:
     sums: Tensor
     masses: Tensor
     evident: Tensor
+    powers: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,14 @@ def find_talkers(
     """
     vectors = torch.cat([x.vectors for x in summaries])
     clean = torch.cat([x.clean for x in summaries])
-    counts = smooth_frames(torch.cat([x.counts for x in summaries]).T, round(SMOOTH / hop)).T
+    counts = torch.cat([x.counts for x in summaries])
+    audible = audible_frames(torch.cat([x.powers for x in summaries]), hop)  # (L,)
+    counts = torch.cat(
+        [1 - audible[:, None] * (1 - counts[:, :1]), audible[:, None] * counts[:, 1:]], 1
+    )
+    step, reach = max(1, round(STEP / hop)), max(1, round(STRETCH / 2 / hop))
+    clean = clean * smooth_frames(audible[None], reach)[0, ::step][: len(clean)]
+    counts = smooth_frames(counts.T, round(SMOOTH / hop)).T
     pure = torch.where(clean >= min(PURE, float(clean.amax())), clean, 0.0)
     least = max(LEAST / STEP, LEAST_SHARE * float(pure.sum()))
     directions, mass = cluster_directions(vectors, pure, number, least, most)
@@ -136,6 +151,22 @@ def find_talkers(
     if number is None and 0 < int(speaking.sum()) < len(speaking):
         talkers = follow(talkers.directions[speaking], mass[speaking])
     return talkers
+
+
+def audible_frames(powers: Tensor, hop: float) -> Tensor:
+    """Return the share (L,) of the talkers' probability that the levels of frames leave.
+
+    Args:
+        powers: (L,), of the frames of a recording.
+        hop: time between frames in s.
+
+    Example:
+        >>> audible_frames(torch.tensor([1.0, 1.0, 1.0, 1e-4, 1e-4, 1e-4]), 1.0)
+        tensor([1., 1., 1., 0., 0., 0.])
+    """
+    smooth = smooth_frames(powers[None], round(SMOOTH / hop))[0]
+    levels = 10 * (smooth / smooth.quantile(LOUD).clamp_min(1e-30)).clamp_min(1e-12).log10()
+    return ((levels - FAINT_DB) / (AUDIBLE_DB - FAINT_DB)).clamp(0, 1)
 
 
 def _refined(
@@ -277,6 +308,24 @@ class GuidedClustering(DeepClustering):
         other.voices = voices
         return other
 
+    @property
+    def bins(self) -> int:
+        """Number of bins of the voice network, which may exceed those of the separation."""
+        voice = self.model.voice
+        return self.stft.bins if voice is None or not self._finds_talkers else voice.bins
+
+    def analyse(self, spectra: Tensor) -> Analysis:
+        """Encode the frames of windows, and add the band levels (W, L, bands) of the voices."""
+        own = super().analyse(spectra[..., : self.stft.bins])
+        if not self._finds_talkers:
+            return own
+        assert self.model.voice is not None
+        # Without the upper bins, the magnitudes in which tones and clicks are muted.
+        wide = self.bins > self.stft.bins
+        magnitudes = spectra.abs().mean(1) if wide else own[1]  # (W, L, F)
+        levels = [self.model.voice.levels(x[None][:0], x)[0][0] for x in magnitudes]
+        return (*own, torch.stack(levels))
+
     def voice(self, analyses: Analyses) -> tuple[Tensor, float]:
         """Return the voice vector (D,) of a recording of one talker, and its speech in s."""
         windows = analyses.windows
@@ -337,6 +386,8 @@ class GuidedClustering(DeepClustering):
         def pooled(window: int, analysis: Analysis) -> Tensor:
             magnitude = analysis[1]
             masks = self.masks(window, analysis, link)[: link.num_sources]
+            above = (0, voice.bins - masks.shape[-1])  # of which no mask says whose it is
+            masks, magnitude = functional.pad(masks, above), functional.pad(magnitude, above)
             energy = (masks * magnitude).square().sum(-1)  # (C, L)
             weights = energy.sqrt() * energy / energy.sum(0).clamp_min(1e-9)
             levels, _ = voice.levels(masks, magnitude)
@@ -368,7 +419,7 @@ class GuidedClustering(DeepClustering):
 
     def _summary(self, windows: Windows, window: int, analysis: Analysis) -> Summary:
         """Return voices, numbers of talkers and sums of embeddings of one window."""
-        encoded, magnitude = analysis
+        encoded, magnitude = analysis[:2]
         network, voice = self.model.network, self.model.voice
         chosen = own_multiples(windows, window, STRIDE)
         weights = self.weights(magnitude).view_as(magnitude)
@@ -385,9 +436,10 @@ class GuidedClustering(DeepClustering):
             centres = own_multiples(windows, window, step)
             near = (torch.arange(len(magnitude))[:, None] - centres).abs() <= reach
             near = near * counts[:, 1:2].clamp_min(1e-3)  # the probability of one talker
-            levels, _ = voice.levels(magnitude[None][:0], magnitude)
-            vectors = voice.pooled(levels, near[None])[0]
+            vectors = voice.pooled(analysis[2][None], near[None])[0]
             clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
         evident = evident_frames(counts, magnitude, weights, own)
         own_counts = counts[owned(windows, window)]
-        return Summary(vectors, clean, own_counts, sums, pulls.sum(1), evident)
+        first = bins_below(self.sample_rate, self.stft.window)
+        powers = magnitude[owned(windows, window), first:].square().sum(1)
+        return Summary(vectors, clean, own_counts, sums, pulls.sum(1), evident, powers)

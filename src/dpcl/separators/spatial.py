@@ -73,6 +73,11 @@ class Spatial(Separator):
         """Largest number of windows in one call of the inner separator."""
         return self.inner.windows_at_once
 
+    @property
+    def bins(self) -> int:
+        """Number of bins that the inner separator gets."""
+        return self.inner.bins
+
     def prepared(self, windows: int) -> Spatial:
         """Return the same stage with the fastest form of the inner separator."""
         other = copy(self)
@@ -86,7 +91,8 @@ class Spatial(Separator):
             one = power_mean(channels, range(len(channels)))
         else:
             one = torch.tensordot(self.weights.to(channels), channels, dims=1)
-        kept = torch.view_as_real(spectra.resolve_conj().contiguous())
+        own = spectra[..., : self.stft.bins]
+        kept = torch.view_as_real(own.resolve_conj().contiguous())
         return (*self.inner.analyse(one[:, None]), kept)
 
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:

@@ -64,18 +64,21 @@ class Band:
         hop = max(1, round(self.network.hop * self.sample_rate / self.network_rate))
         return STFT(hop * ratio, hop)
 
-    def crop(self, magnitude: Tensor) -> Tensor:
+    def crop(self, magnitude: Tensor, bins: int | None = None) -> Tensor:
         """Crop magnitudes of the recording to the network's band.
 
         Args:
             magnitude: (..., L, F).
+            bins: number of bins F' of the result; those of the network if omitted.
 
         Returns:
-            (..., L, F'), damped at the top of the band as resampling would do.
+            (..., L, F'), damped at the top of the network's band as resampling would do.
         """
-        bins = self.network.bins
+        own = self.network.bins
+        bins = bins or own
         cropped = functional.pad(magnitude[..., :bins], (0, max(0, bins - magnitude.shape[-1])))
-        return cropped * _response(self.sample_rate, self.network_rate, bins)
+        damped = cropped[..., :own] * _response(self.sample_rate, self.network_rate, own)
+        return torch.cat([damped, cropped[..., own:]], -1)
 
     def extend(self, masks: Tensor, magnitude: Tensor) -> Tensor:
         """Extend masks from the network's band to all bins of the recording.

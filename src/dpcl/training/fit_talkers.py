@@ -105,7 +105,7 @@ class CuesOnly(DeepClustering):
 
     def _cues(self, analysis: Analysis, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return cluster cues, levels and loudness of one window, as inference computes them."""
-        encoded, magnitude = analysis
+        encoded, magnitude = analysis[:2]
         some = encoded[::VOICE_STRIDE]
         embeddings = self.embed(some[None]).view(len(some), self.stft.bins, -1)
         rows = self.model.settings.whitening
