@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dpcl.errors import FLOOR_DB, InputError
 from dpcl.model import Model
+from dpcl.networks.activity import VoiceNetwork
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import guided, registry
@@ -25,6 +26,7 @@ from dpcl.separators.guided import (
     local_seeds,
     window_seeds,
 )
+from dpcl.signal.audio import resample
 from dpcl.signal.stft import Windows, own_multiples, owned
 
 HOP = 0.032
@@ -93,6 +95,20 @@ def test_talkers_are_estimated_from_voices(model: Model, sources: int | None) ->
     assert sum(part.shape[-1] for part in parts) == 23 * RATE
     assert link.activity is not None and link.activity.shape == (link.num_sources, 720)
     assert timeline.seconds == 23.0
+
+
+def test_a_voice_network_gets_the_bins_above_the_separation(model: Model) -> None:
+    torch.manual_seed(0)
+    wide = GuidedClustering(replace(model, voice=VoiceNetwork(513, 8, 6).eval()))
+    assert (wide.bins, GuidedClustering(model).bins) == (513, 257)
+    whole = noise(44)  # two rates: 22 s at 16 kHz
+    low = torch.from_numpy(resample(resample(whole.numpy(), 16000, 8000), 8000, 16000))
+    vectors = []
+    for samples, rate in ((whole, 16000), (low, 16000), (noise(22), RATE)):
+        with RecordingSeparation(InMemory(samples[None].numpy(), rate), wide, 2) as run:
+            vectors.append(run.voice()[0])
+            assert next(iter(run.pieces())).sources.shape[0] == 2
+    assert (vectors[0] - vectors[1]).abs().max() > 1e-4  # it has random weights
 
 
 def test_talkers_who_are_never_alone_are_clustered(
@@ -181,6 +197,20 @@ def talk(turns: list[int], frames: int = 160) -> tuple[list[Summary], Tensor]:
             )
         )
     return summaries, owner
+
+
+def test_noise_far_below_the_talkers_is_no_talker() -> None:
+    """Its stretches have a voice of their own, and the head takes them for speech."""
+    summaries, owner = talk([0, 2, 1, 0, 2, 1], 960)
+    powers = torch.where(owner == 2, 1e-4, 1.0)
+    quiet = [replace(x, powers=part) for x, part in zip(summaries, powers.split(40), strict=True)]
+    found = find_talkers(quiet, 2, 4, HOP)
+    active = found.activity > 0.5
+    assert not active[:, 220:260].any() and not active[:, 700:740].any()
+    names = found.priors.argmax(0)
+    first, second = (names[owner == talker].float().mean() for talker in (0, 1))
+    assert (first - second).abs() > 0.9
+    assert (find_talkers(summaries, 3, 4, HOP).activity > 0.5)[:, 220:260].any()
 
 
 def test_turns_are_found_and_end_where_the_embeddings_say() -> None:

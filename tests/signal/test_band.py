@@ -47,6 +47,13 @@ def test_of_a_low_rate_the_network_hears_silence_above() -> None:
     assert torch.equal(band.extend(masks, torch.ones(3, band.stft.bins)), masks[..., :129])
 
 
+def test_bins_above_the_network_are_not_damped() -> None:
+    band = Band(16000, 8000, NETWORK)
+    wide = band.crop(torch.ones(3, band.stft.bins), 513)
+    assert torch.equal(wide[:, :257], band.crop(torch.ones(3, band.stft.bins)))
+    assert wide.shape == (3, 513) and wide[:, 257:].min() == 1 > float(wide[0, 256])
+
+
 def test_masks_stay_in_place_within_reach_and_follow_the_loud_bins_above() -> None:
     band = Band(16000, 8000, NETWORK)
     masks = torch.rand(2, 5, 257).softmax(0)
