@@ -17,11 +17,13 @@ from dpcl.networks.activity import VoiceNetwork
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import guided, registry
+from dpcl.separators import talkers as talkers_module
 from dpcl.separators.base import Context, Segment, Timeline
-from dpcl.separators.guided import (
+from dpcl.separators.guided import GuidedClustering
+from dpcl.separators.talkers import (
     STRIDE,
-    GuidedClustering,
     Summary,
+    Talkers,
     find_talkers,
     local_seeds,
     window_seeds,
@@ -127,11 +129,9 @@ def test_a_talker_who_only_talks_while_others_do_is_clustered(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixture = noise(13)
-    found = guided.find_talkers
+    found = find_talkers
 
-    def one_voice(
-        summaries: list[guided.Summary], number: int | None, most: int, hop: float
-    ) -> guided.Talkers:
+    def one_voice(summaries: list[Summary], number: int | None, most: int, hop: float) -> Talkers:
         return found(summaries, number or 1, most, hop)
 
     monkeypatch.setattr(guided, "find_talkers", one_voice)
@@ -228,14 +228,14 @@ def test_a_cluster_that_never_speaks_is_no_talker_unless_the_number_is_given(
     number: int | None, found: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summaries, _ = talk([0, 1, 0, 1])
-    cluster = guided.cluster_directions
+    cluster = talkers_module.cluster_directions
 
     def one_more(vectors: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         directions, mass = cluster(vectors, arguments[0], 2, *arguments[2:])
         other = -functional.normalize(directions.sum(0, keepdim=True), dim=-1)
         return torch.cat([directions, other]), torch.cat([mass, torch.tensor([1.0])])
 
-    monkeypatch.setattr(guided, "cluster_directions", one_more)
+    monkeypatch.setattr(talkers_module, "cluster_directions", one_more)
     talkers = find_talkers(summaries, number, 4, HOP)
     assert len(talkers.priors) == len(talkers.directions) == found
     assert (talkers.activity > 0.5).any(1).sum() == 2

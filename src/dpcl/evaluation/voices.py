@@ -23,7 +23,7 @@ VOICE_CONDITIONS: Mapping[str, tuple[float, float] | None] = {
     "room 0.3 s, noise 20 dB": (0.3, 20.0),
     "room 0.6 s, noise 15 dB": (0.6, 15.0),
 }
-SECONDS = 1.5  # length of a stretch, as in recordings (separators/guided.py)
+SECONDS = 1.5  # length of a stretch, as in recordings (separators/talkers.py)
 FALSE_ACCEPTANCE = 0.01  # share of other talkers that are accepted, for `rejected`
 
 
