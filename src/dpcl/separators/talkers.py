@@ -150,6 +150,8 @@ def audible_frames(powers: Tensor, hop: float) -> Tensor:
         tensor([1., 1., 1., 0., 0., 0.])
     """
     smooth = smooth_frames(powers[None], round(SMOOTH / hop))[0]
+    if not smooth.any():  # digital silence
+        return torch.ones_like(smooth)
     levels = 10 * (smooth / smooth.quantile(LOUD).clamp_min(1e-30)).clamp_min(1e-12).log10()
     return ((levels - FAINT_DB) / (AUDIBLE_DB - FAINT_DB)).clamp(0, 1)
 
