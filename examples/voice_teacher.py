@@ -38,6 +38,7 @@ class Encoder(nn.Module):
         size = len(state["xvector.dense.linear.weight"])
         self.network = module.CAMPPlus(MELS, size, memory_efficient=False)
         self.network.load_state_dict(state)
+        del self.network.xvector.dense.nonlinear.relu  # 3D-Speaker has none after the last layer
         self.register_buffer("waves", waves())
         self.register_buffer("mels", mel_bands())
 
