@@ -79,7 +79,7 @@ class GuidedClustering(DeepClustering):
     def analyse(self, spectra: Tensor) -> Analysis:
         """Encode the frames of windows, and add the band levels (W, L, bands) of the voices."""
         own = super().analyse(spectra[..., : self.stft.bins])
-        if not self._finds_talkers:
+        if self.given is not None or not self._finds_talkers:
             return own
         assert self.model.voice is not None
         # Without the upper bins, the magnitudes in which tones and clicks are muted.

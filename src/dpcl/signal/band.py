@@ -37,7 +37,7 @@ LOUDER = 1e6  # density of the strong sound relative to the white one
 BETWEEN = 0.01  # density between and below, relative to the white sound
 SPACING = 2.0  # Hz between the waves that make up the strong sound
 
-LINES_BELOW = 425.0  # Hz, up to which steady lines are searched: speech has longer tones nowhere
+LINES_BELOW = 425.0  # Hz, up to which lines are searched: the strong harmonics of hum
 STEADY = 1.0  # s over which a line has one frequency and one amplitude
 SOONEST = 0.16  # s of signal from which a line is found
 COHERENT = 0.4  # least share of the energy of a bin in its line; 0.3 costs clean voices 0.02 dB
