@@ -367,7 +367,7 @@ def test_a_machine_without_processes_fails_each_job_with_a_sentence(
     monkeypatch.setattr("multiprocessing.get_context", lambda method: Exhausted())
     jobs = Jobs(1, work=slow)
     client = client_of(jobs)
-    for name in ("a.wav", "b.wav"):  # the queue goes on
+    for name in ("a.wav", "b.wav"):  # the second one shows that the thread still runs
         sent = client.post(f"/v1/jobs?name={name}", content=b"data").json()
         assert "could not start a process" in wait(client, sent["id"], "failed")["error"]
     jobs.close()

@@ -44,7 +44,7 @@ def run(stream: StreamSeparator, *blocks: Tensor) -> Tensor:
 
 @pytest.fixture
 def unfiltered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams that keep what is steady or below 70 Hz, as files with soft noise."""
+    """Streams that split off no steady lines and no rumble, as files with soft noise."""
     for verb in ("push", "finish"):
         of_all = getattr(module.BlockSTFT, verb)
         monkeypatch.setattr(

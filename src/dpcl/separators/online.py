@@ -63,7 +63,7 @@ class FrameInput(NamedTuple):
     features: Tensor  # (L, F)
     weights: Tensor  # (L, F), of the bins in the clustering
     tones: Tensor  # (L, F), True for bins of tones that are louder than the talkers
-    passed: Tensor  # (L,), True for frames that the network gets; silence would change its state
+    passed: Tensor  # (L,), True for frames that the network gets: silence would change its state
     loudest: Tensor  # () natural log of the loudest bin so far
 
 
@@ -161,7 +161,8 @@ class OnlineDeepClustering(WindowSeparator):
         relative[~speech & (relative.amax(-1) >= 1)] = 0
         relative[tones] = 0
         weights = weigh(relative, settings.weighting)
-        if state.network is None:  # tones and clicks before the first sound are not either
+        # Tones and clicks before the first sound do not reach the network either.
+        if state.network is None:
             passed &= (weights.any(-1) & ~toned).cumsum(0) > 0
             weights[~passed] = 0
         return FrameInput(features, weights, tones, passed, loudest)

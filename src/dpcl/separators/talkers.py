@@ -24,9 +24,9 @@ STRETCH, STEP = 1.5, 0.5  # s, length of a stretch, and from one stretch to the 
 STRIDE = 2  # frames from one frame whose embeddings are summed to the next
 BLOCK = 0.128  # s, length of a block
 PURE = 0.4  # share of frames with one talker from which a stretch enters the clustering
-# dB relative to the loud frames of the recording, from which on a talker may be active, and below
-# which none is. Elsewhere levels are relative to a window: in a long pause noise would pass for a
-# talker.
+# Levels in dB relative to the loud frames of the recording. Frames above the first may hold a
+# talker, frames below the second hold none. The network gets levels relative to a window: it takes
+# noise in a long pause for a talker.
 AUDIBLE_DB, FAINT_DB = -24.0, -32.0
 LOUD = 0.95  # quantile of the frames that is loud
 LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
@@ -139,7 +139,7 @@ def find_talkers(
 
 
 def audible_frames(powers: Tensor, hop: float) -> Tensor:
-    """Return the share (L,) of the talkers' probability that the levels of frames leave.
+    """Return 1 for frames as loud as talkers, 0 for far softer ones, and values between: (L,).
 
     Args:
         powers: (L,), of the frames of a recording.
