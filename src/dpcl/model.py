@@ -16,7 +16,7 @@ from torch import Tensor
 from dpcl.clustering.count import CUES, FRAME_CUES, SOURCE_CUES
 from dpcl.errors import InputError
 from dpcl.io import atomic
-from dpcl.networks.activity import LAYERS, TalkerActivity, VoiceNetwork
+from dpcl.networks.activity import TalkerActivity
 from dpcl.networks.base import Activation, EmbeddingNetwork, Heads
 from dpcl.networks.convolutional import ConvolutionalEmbedding
 from dpcl.networks.dual_path import DualPathEmbedding
@@ -42,7 +42,6 @@ TRUNKS: dict[str, type[BLSTMEmbedding | ConvolutionalEmbedding | DualPathEmbeddi
     "dual_path": DualPathEmbedding,
 }
 ACTIVITY = "activity."  # prefix of the weights of the activity network in a file
-VOICE = "voice."  # prefix of the weights of the voice network
 LARGEST = 100_000  # size of a layer; beyond it, numbers of weights overflow
 LAYOUT = 2  # of a model file; a newer program may write a higher number
 # Beginnings of the names of weights in files of layout 1, and their names today.
@@ -260,14 +259,12 @@ class Model:
         network: embedding or mask network.
         notes: notes for people: recipe, data, scores.
         activity: activity network for long recordings; None without one.
-        voice: voice network for conversations; None without one.
     """
 
     settings: ModelSettings
     network: EmbeddingNetwork
     notes: dict[str, Any]
     activity: TalkerActivity | None = None
-    voice: VoiceNetwork | None = None
 
 
 def build_network(settings: ModelSettings) -> EmbeddingNetwork:
@@ -296,8 +293,6 @@ def save_model(model: Model, path: Path, half: bool = False) -> None:
     weights = dict(model.network.state_dict())
     if model.activity is not None:
         weights |= model.activity.state_dict(prefix=ACTIVITY)
-    if model.voice is not None:
-        weights |= model.voice.state_dict(prefix=VOICE)
     tensors = {
         name: (value.half() if half else value).detach().cpu().contiguous()
         for name, value in weights.items()
@@ -352,7 +347,7 @@ def load_model(path: Path) -> Model:
         with torch.device("meta"):  # the weights are replaced: spend no time and no random numbers
             network = build_network(settings)
         activity = _activity(tensors, settings.signal.stft().bins)
-        voice = _voice(tensors)
+        _part(tensors, "voice.")  # a network of earlier versions
         network.load_state_dict(tensors, assign=True)
         notes = json.loads(metadata.get("notes", "{}"))
     # A ValidationError is a ValueError.
@@ -362,8 +357,8 @@ def load_model(path: Path) -> Model:
         ) from error
     if not isinstance(notes, dict):
         raise InputError(f"{path}: its notes are damaged; give weights that dpcl wrote")
-    parts = [part.state_dict().values() for part in (activity, voice) if part]
-    weights = [*tensors.values(), *(value for values in parts for value in values)]
+    parts = activity.state_dict().values() if activity else ()
+    weights = [*tensors.values(), *parts]
     # Largest and smallest value of each tensor, or NaN if it holds one: ten times faster than to
     # test all values.
     ends = torch.stack([end for value in weights for end in value.aminmax()])
@@ -376,7 +371,7 @@ def load_model(path: Path) -> Model:
             f"{path}: the deviation of a feature is not above 0; train or fetch the weights again"
         )
     expect_forks()  # the tests of the weights above ran in threads
-    return Model(settings, network.eval(), notes, activity, voice)
+    return Model(settings, network.eval(), notes, activity)
 
 
 def _renamed(name: str) -> str:
@@ -394,19 +389,6 @@ def _activity(tensors: dict[str, Tensor], bins: int) -> TalkerActivity | None:
         activity = TalkerActivity(bins, len(own["first.weight"]))
     activity.load_state_dict(own, assign=True)
     return activity.eval()
-
-
-def _voice(tensors: dict[str, Tensor]) -> VoiceNetwork | None:
-    """Move the weights of the voice network out of `tensors` and build it; None without any."""
-    own = _part(tensors, VOICE)
-    if not own:
-        return None
-    size, width = own["out.weight"].shape
-    deep = sum(name.startswith("norms.") and name.endswith(".weight") for name in own) > len(LAYERS)
-    with torch.device("meta"):
-        voice = VoiceNetwork(own["pool"].shape[1], width // 2, size, deep)
-    voice.load_state_dict(own, assign=True)
-    return voice.eval()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

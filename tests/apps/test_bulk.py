@@ -415,4 +415,4 @@ def test_known_voices_reach_every_recording(
     ran = dpcl(*command, "--voice", "Ann=in/a.wav", "--only", "Ann")
     assert ran.status == 2 and len(separated) == 3
     for row in journal():  # this model has no voices
-        assert row["order"].endswith("voice Ann, only Ann") and "voice network" in row["told"]
+        assert row["order"].endswith("voice Ann, only Ann") and "finds no talkers" in row["told"]

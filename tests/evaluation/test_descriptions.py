@@ -24,7 +24,7 @@ def test_there_is_an_experiment_for_every_condition() -> None:
         "two-speakers", "three-speakers", "three-given-speakers", "same-speaker", "adaptation",
         "levels", "embedding-size", "layer-size", "activation", "local-clustering", "baselines",
         "conditions", "extensions", "meetings", "readme", "recognition", "enhancement",
-        "arrays", "remix", "classes",
+        "arrays", "remix", "classes", "voices",
     }  # fmt: skip
 
 

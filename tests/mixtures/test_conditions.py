@@ -201,17 +201,6 @@ def test_a_talker_alone_pauses_too_and_the_background_remains(speech: PackedCorp
     assert item.background[silent].abs().mean() > 0.01
 
 
-def test_talkers_repeat_under_other_conditions(speech: PackedCorpus) -> None:
-    chosen = settings({"talkers": [1.0], "background": {"probability": 1, "shares": {"noise": 1}}})
-    mixtures = ConditionedMixtures(
-        chosen, speech, ConditionParts(None, None), SAMPLES, 6, distinct=2
-    )
-    assert torch.equal(mixtures.alone(1), mixtures.alone(5))
-    assert mixtures.talker(1) == mixtures.talker(5)
-    assert not torch.equal(mixtures.alone(1), mixtures.alone(0))
-    assert not torch.equal(mixtures[1].mixture, mixtures[5].mixture)
-
-
 def test_rooms_ring_on(root: Path, speech: PackedCorpus, tmp_path: Path) -> None:
     rooms = {"probability": 1, "count": 2, "positions": 2, "rt60": (0.2, 0.3)}
     chosen = settings({"rooms": rooms})

@@ -1,75 +1,95 @@
-"""Vectors of voices: one of each half second, whatever the level, of each source for itself."""
+"""The voice encoder that ships: frames, pooling, and its file."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dpcl.networks.activity import (
-    DEEPEST_DB,
-    HOP,
-    LAYERS,
-    REACH,
+from dpcl.networks import voice
+from dpcl.networks.voice import (
+    CONTEXT,
     SIZE,
-    VoiceNetwork,
+    VoiceEncoder,
     around,
-    voice_bands,
+    from_bytes,
+    in_bytes,
+    mel_bands,
+    moments,
+    shipped_voices,
+    waves,
 )
 
-BINS = 129
+RATE = voice.RATE
 
 
-@pytest.fixture
-def network() -> VoiceNetwork:
+def sound(seconds: float) -> torch.Tensor:
+    """A buzz of 120 Hz in noise."""
+    generator = torch.Generator().manual_seed(1)
+    times = torch.arange(round(seconds * RATE)) / RATE
+    buzz = sum(torch.sin(2 * torch.pi * 120 * k * times) / k for k in range(1, 30))
+    return 0.1 * (buzz + 0.1 * torch.randn(len(times), generator=generator))
+
+
+def vector(samples: torch.Tensor) -> torch.Tensor:
+    encoded = shipped_voices().encode(samples[None])
+    return shipped_voices().vectors(moments(encoded, torch.ones(1, encoded.shape[-1], 1)))[0, 0]
+
+
+def test_one_vector_of_unit_length_whatever_the_level() -> None:
+    loud, soft = vector(sound(2)), vector(0.01 * sound(2))
+    assert loud.shape == (SIZE,) and float(loud.norm()) == pytest.approx(1)
+    assert float(loud @ soft) > 0.99
+    assert float(loud @ vector(torch.randn(2 * RATE))) < 0.9
+
+
+def test_frames_are_20_ms_apart_from_sample_0_on() -> None:
+    assert shipped_voices().levels(torch.zeros(2, RATE)).shape == (2, 101, 80)
+    assert shipped_voices().encode(torch.zeros(1, RATE)).shape == (1, 512, 51)
+    silent = torch.zeros(1, RATE)
+    click = silent.clone()
+    click[0, 160 * 40] = 1
+    change = (shipped_voices().levels(click) - shipped_voices().levels(silent)).sum(-1)[0]
+    assert int(change.argmax()) == 40 and (change > 0).nonzero().flatten().tolist() == [39, 40, 41]
+
+
+def test_what_is_far_away_changes_nothing() -> None:
+    """The mean of the levels apart, a frame depends on some seconds around it."""
     torch.manual_seed(0)
-    return VoiceNetwork(BINS).eval()
+    levels = torch.randn(1, 3000, 80)
+    other = levels.clone()
+    other[:, 2000:] += 1
+    change = (shipped_voices()(levels) - shipped_voices()(other)).abs().amax(1)[0]
+    assert float(change[:100].max()) < 0.1 * float(change[1010:].min())  # bfloat16 rounds
 
 
-@pytest.mark.parametrize("bins", [33, 129, 257, 513])
-def test_every_bin_but_the_first_is_in_one_band(bins: int) -> None:
-    pool = voice_bands(bins)
-    assert (pool > 0).sum(0).tolist() == [0, *[1] * (bins - 1)]
-    torch.testing.assert_close(pool.sum(1), torch.ones(len(pool)))
-    assert pool[: bins // 4 - 1].amax(1).eq(1).all()  # below a quarter each bin is its own
+@pytest.mark.parametrize("length", [1, CONTEXT, 3 * CONTEXT + 4])
+def test_context_is_the_mean_of_a_block_and_its_neighbours(length: int) -> None:
+    x = torch.randn(1, 2, length)
+    means = around(x)
+    assert means.shape == (1, 2, -(-length // CONTEXT))
+    torch.testing.assert_close(means[..., 0], x[..., : 2 * CONTEXT].mean(-1))
+    first = CONTEXT * (means.shape[-1] - 2)
+    torch.testing.assert_close(means[..., -1], x[..., max(0, first) :].mean(-1))
 
 
-def test_levels_are_relative_to_the_loudest_and_bounded(network: VoiceNetwork) -> None:
-    magnitude = torch.rand(100, BINS) ** 8
-    masks = torch.rand(2, 100, BINS)
-    levels, loudness = network.levels(masks, magnitude)
-    assert levels.shape == (3, 100, len(network.pool))
-    assert levels.amax((1, 2)).tolist() == pytest.approx([2, 2, 2])
-    assert levels.min() >= (DEEPEST_DB + 40) / 20
-    assert loudness.shape == (3, -(-100 // HOP))
-    first = (masks[0] * magnitude)[:HOP].square().sum().sqrt()
-    torch.testing.assert_close(loudness[0, 0], first)
-    louder, _ = network.levels(masks, 10 * magnitude)
-    torch.testing.assert_close(louder, levels, rtol=0, atol=1e-3)
+def test_bands_are_those_of_kaldi() -> None:
+    bands = mel_bands()
+    assert bands.shape == (80, 257) and bands.min() == 0 and bands.max() <= 1
+    centres = bands.argmax(1) * RATE / 512
+    assert centres[0] < 60 and centres[-1] > 7700 and (centres.diff() >= 0).all()
+    tone = torch.cos(2 * torch.pi * 1000 * torch.arange(400) / RATE)
+    real, imaginary = (waves()[:, 0] @ tone).chunk(2)
+    assert int((real.square() + imaginary.square()).argmax()) == 32  # 1000 Hz of 512 bins
 
 
-@pytest.mark.parametrize("frames", [1, HOP, 305])
-def test_one_unit_vector_of_each_hop(network: VoiceNetwork, frames: int) -> None:
-    vectors = network(torch.randn(2, frames, len(network.pool)))
-    assert vectors.shape == (2, -(-frames // HOP), SIZE)
-    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:2]))
-
-
-def test_a_vector_hears_what_is_around_it(network: VoiceNetwork) -> None:
-    levels = torch.randn(1, 400, len(network.pool))
-    before = network(levels)
-    changed = levels.clone()
-    changed[:, 300:] += 1
-    moved = (network(changed) - before).abs().amax((0, 2))
-    convolved = sum(taps // 2 * dilation for taps, dilation in LAYERS)
-    beyond = (300 - REACH - convolved) // HOP - 1
-    assert moved[:beyond].max() < 1e-6
-    assert moved[300 // HOP :].min() > 1e-4
-
-
-def test_means_are_of_what_there_is() -> None:
-    weights = torch.ones(1, 1, 100)
-    values = torch.arange(100.0).view(1, 1, -1)
-    mean = around(weights * values) / around(weights)
-    assert mean.shape == (1, 1, 7)
-    assert mean[0, 0, 0] == pytest.approx(torch.arange(HOP // 2 + REACH + 1.0).mean())
-    assert mean[0, 0, -1] == pytest.approx(torch.arange(6 * HOP + HOP // 2 - REACH, 100.0).mean())
+def test_a_file_holds_the_weights_in_8_bits() -> None:
+    torch.manual_seed(0)
+    encoder = VoiceEncoder().eval()
+    data = in_bytes(encoder)
+    weights = sum(value.numel() for value in encoder.state_dict().values())
+    assert weights < len(data) < 1.1 * weights
+    again = from_bytes(data)
+    for name, value in encoder.state_dict().items():
+        limit = float(value.abs().max()) / 127 if name.endswith("weight") else 1e-9
+        assert float((again.state_dict()[name] - value).abs().max()) <= limit
+    assert in_bytes(again) == data

@@ -1,4 +1,4 @@
-"""A model with a voice network, for masks that follow a timeline and for known voices."""
+"""Models for masks that follow a timeline, for known voices, and for clusters alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from dpcl.model import MaskSettings, Model, ModelSettings, NetworkSettings, SignalSettings
 from dpcl.model import build_network as build
-from dpcl.networks.activity import VoiceNetwork
 from dpcl.separators import guided
+from dpcl.separators.deep_clustering import DeepClustering
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _overlaps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    """A small network with background, numbers of talkers and voices, never trained."""
+    """A small network with background and numbers of talkers, never trained."""
     settings = ModelSettings(
         signal=SignalSettings(window=512, hop=256, level="quantile"),
         network=NetworkSettings(
@@ -32,7 +32,12 @@ def model() -> Model:
         torch.manual_seed(0)
         network = build(settings).eval()
         network.background_head.bias.data.fill_(-2)  # mostly talkers
-        voice = VoiceNetwork(257, 12, 8).eval()
     network.mean.fill_(-3)
     network.std.fill_(2)
-    return Model(settings, network, {}, voice=voice)
+    return Model(settings, network, {})
+
+
+@pytest.fixture(scope="module")
+def plain(model: Model) -> DeepClustering:
+    """Clustering with the same network, without voices."""
+    return DeepClustering(model)

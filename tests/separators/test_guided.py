@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dpcl.errors import FLOOR_DB, InputError
-from dpcl.model import Model
-from dpcl.networks.activity import VoiceNetwork
+from dpcl.model import Model, load_model
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import guided, registry
 from dpcl.separators import talkers as talkers_module
 from dpcl.separators.base import Context, Segment, Timeline
+from dpcl.separators.deep_clustering import DeepClustering
 from dpcl.separators.guided import GuidedClustering
 from dpcl.separators.talkers import (
     STRIDE,
@@ -75,9 +76,11 @@ def test_inactive_talkers_are_attenuated_to_the_floor(floor: float, model: Model
     assert 10 * float((power[1] / power[0]).log10()) == pytest.approx(floor, abs=1.5)
 
 
-def test_a_model_without_voices_and_a_short_recording_are_clustered(model: Model) -> None:
-    plain = registry.separator_of(replace(model, voice=None))
-    assert type(plain).__name__ == "DeepClustering"
+def test_a_model_that_counts_no_talkers_is_clustered(background_model: Path) -> None:
+    assert type(registry.separator_of(load_model(background_model))) is DeepClustering
+
+
+def test_a_short_recording_is_clustered(model: Model, plain: DeepClustering) -> None:
     voices = registry.separator_of(model)
     assert isinstance(voices, GuidedClustering)
     mixture = noise(3)
@@ -99,10 +102,10 @@ def test_talkers_are_estimated_from_voices(model: Model, sources: int | None) ->
     assert timeline.seconds == 23.0
 
 
-def test_a_voice_network_gets_the_bins_above_the_separation(model: Model) -> None:
-    torch.manual_seed(0)
-    wide = GuidedClustering(replace(model, voice=VoiceNetwork(513, 8, 6).eval()))
-    assert (wide.bins, GuidedClustering(model).bins) == (513, 257)
+def test_voices_are_of_the_bins_above_the_separation_too(model: Model) -> None:
+    wide = GuidedClustering(model).with_voices({})
+    assert (wide.bins, wide.prepared(1).bins) == (513, 513)
+    assert [GuidedClustering(model).prepared(n).bins for n in (1, 2)] == [257, 513]
     whole = noise(44)  # two rates: 22 s at 16 kHz
     low = torch.from_numpy(resample(resample(whole.numpy(), 16000, 8000), 8000, 16000))
     vectors = []
@@ -110,15 +113,14 @@ def test_a_voice_network_gets_the_bins_above_the_separation(model: Model) -> Non
         with RecordingSeparation(InMemory(samples[None].numpy(), rate), wide, 2) as run:
             vectors.append(run.voice()[0])
             assert next(iter(run.pieces())).sources.shape[0] == 2
-    assert (vectors[0] - vectors[1]).abs().max() > 1e-4  # it has random weights
+    assert (vectors[0] - vectors[1]).abs().max() > 1e-4
 
 
 def test_talkers_who_are_never_alone_are_clustered(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    model: Model, plain: DeepClustering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixture = noise(13)
     monkeypatch.setattr(guided, "LEAST_ALONE", 1.0)
-    plain = registry.separator_of(replace(model, voice=None))
     torch.testing.assert_close(
         separate_recording(mixture, RATE, GuidedClustering(model), 2).sources,
         separate_recording(mixture, RATE, plain, 2).sources,
@@ -126,7 +128,7 @@ def test_talkers_who_are_never_alone_are_clustered(
 
 
 def test_a_talker_who_only_talks_while_others_do_is_clustered(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+    model: Model, plain: DeepClustering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mixture = noise(13)
     found = find_talkers
@@ -136,7 +138,6 @@ def test_a_talker_who_only_talks_while_others_do_is_clustered(
 
     monkeypatch.setattr(guided, "find_talkers", one_voice)
     monkeypatch.setattr(guided, "LEAST_ALONE", 0.0)
-    plain = registry.separator_of(replace(model, voice=None))
     for least, clustered in ((0.0, True), (1.0, False)):
         monkeypatch.setattr(guided, "LEAST_OVERLAP", least)
         ours = separate_recording(mixture, RATE, GuidedClustering(model), 2).sources

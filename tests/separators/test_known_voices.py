@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,7 @@ from dpcl.apps.files import read_voices, separate_file
 from dpcl.clustering import agglomerative
 from dpcl.clustering.agglomerative import assign_names
 from dpcl.errors import InputError, check_voices
-from dpcl.model import (
-    Model,
-    save_model,
-)
+from dpcl.model import Model, save_model
 from dpcl.recordings.separate import enrol, separate_recording
 from dpcl.separators.guided import GuidedClustering
 
@@ -149,17 +145,18 @@ def test_the_same_name_twice() -> None:
 
 
 def test_voices_that_cannot_be_used(
-    model: Model, weights: Path, tmp_path: Path, contents: Callable[[Path], dict[str, bytes]]
+    weights: Path,
+    background_model: Path,
+    tmp_path: Path,
+    contents: Callable[[Path], dict[str, bytes]],
 ) -> None:
     recording = tmp_path / "rec.wav"
     soundfile.write(recording, sound(1), RATE)
-    plain = tmp_path / "plain.safetensors"
-    save_model(replace(model, voice=None), plain)
     before = contents(tmp_path)
     for name, voices, only, message in (
         (weights, {"ann": tmp_path / "no.wav"}, None, "no.wav"),
         (weights, {}, "ann", "--only ann: has no recording; add --voice ann=FILE"),
-        (plain, {"ann": recording}, None, "--voice: the model has no voice network"),
+        (background_model, {"ann": recording}, None, "--voice: the model finds no talkers"),
     ):
         with pytest.raises(InputError, match=message):
             separate_file(recording, tmp_path / "out", 2, str(name), voices=voices, only=only)

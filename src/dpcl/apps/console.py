@@ -60,7 +60,7 @@ KnownVoices = Annotated[
     typer.Option(
         "--voice",
         help="Recording of one talker alone, some seconds or more; repeatable. The source with this"
-        " voice gets the name: STEM_NAME.wav. Needs a model with a voice network.",
+        " voice gets the name: STEM_NAME.wav. Needs a model such as `default`.",
         metavar="NAME=FILE",
     ),
 ]

@@ -145,7 +145,7 @@ def separate_files(
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
         voices: recording of a talker alone by name. Sources with these voices get the names:
-            out/STEM_NAME.wav, for a model with a voice network.
+            out/STEM_NAME.wav, for a model such as `default`.
         only: name of the only source to write, one of `voices`.
 
     Raises:

@@ -128,8 +128,9 @@ class Experiment(Settings):
         lists: names of the lists, one table each; FILE/CONDITION for a condition (see find_list).
         conditions: file of conditions in the folder of lists, in place of lists.
         conversations: sets of conversations, in place of lists.
-        split: split of the corpus that conversations are rendered from.
-        only: corpora of the index for conversations; all corpora if the index has none of these.
+        stretches: lengths in s of speech whose talkers are compared, in place of lists.
+        split: split of the corpus for conversations and stretches.
+        only: corpora of the index for these; all corpora if the index has none of them.
         by: grouping of the scores in the table.
         metrics: metrics besides SI-SDR and SDR, like those of `--metrics`.
         systems: lines of the table.
@@ -141,6 +142,7 @@ class Experiment(Settings):
     lists: tuple[str, ...] = ()
     conditions: str | None = None
     conversations: tuple[Conversations, ...] = ()
+    stretches: tuple[float, ...] = ()
     split: str = "test"
     only: tuple[str, ...] = ("librispeech",)
     by: Literal["gender", "level"] = "gender"
@@ -153,9 +155,9 @@ class Experiment(Settings):
         names = [system.name for system in self.systems]
         if len(set(names)) < len(names):
             raise ValueError("two systems share a name")
-        given = bool(self.lists), self.conditions is not None, bool(self.conversations)
-        if sum(given) != 1:
-            raise ValueError("give one of lists, conditions and conversations")
+        given = (self.lists, self.conditions, self.conversations, self.stretches)
+        if sum(map(bool, given)) != 1:
+            raise ValueError("give one of lists, conditions, conversations and stretches")
         return self
 
 

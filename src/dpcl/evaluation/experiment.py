@@ -19,7 +19,12 @@ from dpcl.evaluation.descriptions import (
 )
 from dpcl.evaluation.evaluate import write_files, write_results
 from dpcl.evaluation.examples import render_estimate, render_reference
-from dpcl.evaluation.meetings import meetings_markdown, meetings_report, score_meetings
+from dpcl.evaluation.meetings import (
+    meetings_markdown,
+    meetings_report,
+    read_talkers,
+    score_meetings,
+)
 from dpcl.evaluation.metrics import check_measures
 from dpcl.evaluation.report import (
     Example,
@@ -30,7 +35,8 @@ from dpcl.evaluation.report import (
     table_markdown,
 )
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
-from dpcl.io import Report, no_report, refuse_existing
+from dpcl.evaluation.voices import score_voices, voices_markdown
+from dpcl.io import Progress, Report, no_report, refuse_existing
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.render import check_files
 from dpcl.mixtures.rows import MixtureRow
@@ -111,6 +117,8 @@ def run_experiment(
     """
     if experiment.conversations:
         return _run_meetings(experiment, places, named, limit, metrics, workers, force, report)
+    if experiment.stretches:
+        return _run_voices(experiment, places, metrics, force, report)
     if experiment.conditions is not None:
         return _run_conditions(experiment, places, named, limit, metrics, workers, force, report)
     metrics = tuple(dict.fromkeys((*experiment.metrics, *metrics)))
@@ -229,6 +237,29 @@ def _run_meetings(
     results = score_meetings(experiment, there, places.corpus, limit, workers or _cores(), report)
     files = meetings_report(experiment, results)
     return _written(files, places.out, meetings_markdown(experiment, results), named)
+
+
+def _run_voices(
+    experiment: Experiment,
+    places: Places,
+    metrics: tuple[str, ...],
+    force: bool,
+    report: Report,
+) -> Done:
+    """Score the voice encoder on stretches of speech (dpcl.evaluation.voices)."""
+    if metrics:
+        raise InputError(
+            f"--metrics: experiment {experiment.name} has metrics of its own; omit the option"
+        )
+    refuse_existing(places.out / "report.md", force)
+    corpus = read_talkers(str(places.corpus), experiment.split, experiment.only)
+    scores = []
+    for number, seconds in enumerate(experiment.stretches, 1):
+        scores += score_voices(corpus, seconds)
+        report(Progress(number, len(experiment.stretches), "lengths"))
+    table = voices_markdown(scores)
+    head = f"# {experiment.title}\n\n{experiment.about.strip()}\n\n"
+    return _written({"report.md": head + table}, places.out, table, {})
 
 
 def _written(files: dict[str, str], out: Path, table: str, named: dict[str, str | None]) -> Done:

@@ -238,7 +238,7 @@ def score_meetings(
             titles[kind.name] = kind.title or kind.name
             numbers = range(min(kind.count, limit or kind.count))
             items += [(kind.name, kind, kind.seed + number) for number in numbers]
-        _corpus(str(corpus), experiment.split, experiment.only)  # complain before any work
+        read_talkers(str(corpus), experiment.split, experiment.only)  # complain before any work
     pieces = [
         (str(corpus), experiment.split, experiment.only, separator, way, system, *item)
         for system, separator in named.items()
@@ -270,11 +270,11 @@ def _score(
     _, _, kind, detail = item
     if isinstance(kind, Path):
         return score_recording(kind, detail, separator, way, 1)
-    return score_conversation(kind, _corpus(root, split, only), detail, separator, way)
+    return score_conversation(kind, read_talkers(root, split, only), detail, separator, way)
 
 
 @lru_cache(maxsize=2)
-def _corpus(root: str, split: str, only: tuple[str, ...]) -> Corpus:
+def read_talkers(root: str, split: str, only: tuple[str, ...]) -> Corpus:
     """Read a corpus once in a process; of an index with these corpora only these."""
     corpus = read_corpus(Path(root), split)
     some = tuple(u for u in corpus.utterances if u.corpus in only)

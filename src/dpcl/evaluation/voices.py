@@ -1,10 +1,9 @@
-"""Scores of voice networks: errors in telling talkers apart by their voice vectors."""
+"""Scores of the voice encoder: errors in telling talkers apart by their voice vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from dpcl.errors import InputError
 from dpcl.mixtures.conversation import in_room, take_turns
 from dpcl.mixtures.corpus import Corpus
-from dpcl.model import Model
+from dpcl.networks.voice import RATE, moments, shipped_voices
 
 # RT60 (s) and signal-to-noise ratio (dB) of each condition; None for clean speech
 VOICE_CONDITIONS: Mapping[str, tuple[float, float] | None] = {
@@ -23,13 +22,12 @@ VOICE_CONDITIONS: Mapping[str, tuple[float, float] | None] = {
     "room 0.3 s, noise 20 dB": (0.3, 20.0),
     "room 0.6 s, noise 15 dB": (0.6, 15.0),
 }
-SECONDS = 1.5  # length of a stretch, as in recordings (separators/talkers.py)
 FALSE_ACCEPTANCE = 0.01  # share of other talkers that are accepted, for `rejected`
 
 
 @dataclass(frozen=True)
 class VoiceScore:
-    """Scores of a voice network under one condition.
+    """Scores of the voice encoder under one condition.
 
     Attributes:
         condition: name of the condition.
@@ -37,6 +35,7 @@ class VoiceScore:
         talkers: number of talkers.
         equal_error_rate: share of wrong decisions where both kinds of error are equally frequent.
         rejected: share of pairs of one talker that are rejected at FALSE_ACCEPTANCE.
+        limit: cosine that this share of other talkers exceeds.
     """
 
     condition: str
@@ -44,6 +43,7 @@ class VoiceScore:
     talkers: int
     equal_error_rate: float
     rejected: float
+    limit: float
 
 
 def equal_error_rate(same: NDArray[np.float64], different: NDArray[np.float64]) -> float:
@@ -64,29 +64,19 @@ def equal_error_rate(same: NDArray[np.float64], different: NDArray[np.float64]) 
     return float(rejected[best] + accepted[best]) / 2
 
 
-def rejected_at(
-    same: NDArray[np.float64], different: NDArray[np.float64], accepted: float
-) -> float:
-    """Return the share of `same` below the threshold that accepts a share of `different`."""
-    threshold = np.quantile(different, 1 - accepted)
-    return float((same <= threshold).mean())
-
-
 def score_voices(
-    model: Model,
     corpus: Corpus,
-    seconds: float = SECONDS,
+    seconds: float,
     stretches: int = 6,
     conditions: Mapping[str, tuple[float, float] | None] = VOICE_CONDITIONS,
     seed: int = 0,
 ) -> list[VoiceScore]:
-    """Score the voice network of a model on talkers that it did not learn.
+    """Score the voice encoder that ships on the talkers of a corpus.
 
-    Every talker of the corpus speaks alone. Half of their stretches are in one room, half in
-    another one; only pairs from two rooms are compared, as for an enrolled talker.
+    Every talker speaks alone. Half of their stretches are in one room, half in another one; only
+    pairs from two rooms are compared, as for an enrolled talker.
 
     Args:
-        model: with a voice network.
         corpus: utterances of the talkers.
         seconds: length of a stretch.
         stretches: number of stretches of a talker, even.
@@ -97,10 +87,8 @@ def score_voices(
         One score per condition.
 
     Raises:
-        InputError: The model has no voice network, or the corpus has fewer than two talkers.
+        InputError: The corpus has fewer than two talkers.
     """
-    if model.voice is None:
-        raise InputError("the model has no voice network; fit one with the phase `fit: voice`")
     speakers = sorted({u.speaker for u in corpus.utterances})
     if len(speakers) < 2:
         raise InputError(f"{corpus.root}: has one speaker; give a corpus of two or more")
@@ -108,7 +96,7 @@ def score_voices(
     for name, condition in conditions.items():
         vectors = torch.stack(
             [
-                _vectors(model, corpus.of_speakers([speaker]), condition, seconds, stretches, seed)
+                _vectors(corpus.of_speakers([speaker]), condition, seconds, stretches, seed)
                 for speaker in speakers
             ]
         )  # (S, stretches, D)
@@ -118,14 +106,14 @@ def score_voices(
         own = owners[:, None] == owners
         same, different = cosines[own], cosines[~own]
         error = equal_error_rate(same, different)
-        rejected = rejected_at(same, different, FALSE_ACCEPTANCE)
-        found.append(VoiceScore(name, seconds, len(speakers), error, rejected))
+        limit = float(np.quantile(different, 1 - FALSE_ACCEPTANCE))
+        rejected = float((same <= limit).mean())
+        found.append(VoiceScore(name, seconds, len(speakers), error, rejected, limit))
     return found
 
 
 @torch.no_grad()
 def _vectors(
-    model: Model,
     corpus: Corpus,
     condition: tuple[float, float] | None,
     seconds: float,
@@ -133,47 +121,37 @@ def _vectors(
     seed: int,
 ) -> Tensor:
     """Return the vectors (stretches, D) of one talker, from two rooms in turn."""
-    assert model.voice is not None
-    rate = model.settings.signal.sample_rate
     minutes = (seconds * stretches * 1.5 + 1) / 60
-    _, speech = take_turns(corpus, 1, minutes, seed, rate)
-    loud = speech[0].view(-1, rate // 50).square().mean(1).sqrt() if len(speech[0]) else speech[0]
-    kept = (loud > 0.03 * loud.quantile(0.95)).repeat_interleave(rate // 50)
+    _, speech = take_turns(corpus, 1, minutes, seed, RATE)
+    loud = speech[0].view(-1, RATE // 50).square().mean(1).sqrt() if len(speech[0]) else speech[0]
+    kept = (loud > 0.03 * loud.quantile(0.95)).repeat_interleave(RATE // 50)
     own = speech[0, : len(kept)][kept]  # without pauses
-    size = round(seconds * rate)
+    size = round(seconds * RATE)
     own = own.repeat(-(-size * stretches // len(own)))
     vectors = []
     for number in range(stretches):
         part = own[None, number * size : (number + 1) * size]
         noise = torch.zeros(size)
         if condition is not None:
-            part, noise = in_room(part, seed + number % 2, rate, *condition)
-        magnitude = model.settings.signal.stft()(part[0] + noise).abs()
-        levels, _ = model.voice.levels(magnitude[None][:0], magnitude)
-        vectors.append(model.voice.pooled(levels, torch.ones(1, len(magnitude), 1))[0, 0])
+            part, noise = in_room(part, seed + number % 2, RATE, *condition)
+        encoded = shipped_voices().encode(part + noise)
+        sums = moments(encoded, torch.ones(1, encoded.shape[-1], 1))
+        vectors.append(shipped_voices().vectors(sums)[0, 0])
     return torch.stack(vectors)
 
 
-def voices_markdown(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of the scores, each as a dictionary of the values of VoiceScore."""
-    first = VoiceScore(**scores[0])
+def voices_markdown(scores: Sequence[VoiceScore]) -> str:
+    """Return a table of the scores."""
     lines = [
-        f"{first.talkers} talkers who were not in the training, stretches of {first.seconds:g} s;"
-        " the two stretches of a pair are in two rooms.",
+        f"{scores[0].talkers} talkers; the two stretches of a pair are in two rooms.",
         "",
-        f"| condition | equal error rate, % | rejected at {FALSE_ACCEPTANCE:.0%} accepted, % |",
-        "|---|--:|--:|",
+        "| condition | length, s | equal error rate, % |"
+        f" rejected at {FALSE_ACCEPTANCE:.0%} accepted, % | cosine of this limit |",
+        "|---|--:|--:|--:|--:|",
     ]
-    for score in scores:
-        x = VoiceScore(**score)
-        lines.append(f"| {x.condition} | {100 * x.equal_error_rate:.1f} | {100 * x.rejected:.1f} |")
+    for x in scores:
+        lines.append(
+            f"| {x.condition} | {x.seconds:g} | {100 * x.equal_error_rate:.1f} |"
+            f" {100 * x.rejected:.1f} | {x.limit:.2f} |"
+        )
     return "\n".join(lines) + "\n"
-
-
-def voice_notes(model: Model, corpus: Corpus) -> list[dict[str, Any]]:
-    """Score a voice network, for the metadata of its model; see `score_voices`.
-
-    Returns:
-        Values of one VoiceScore per condition.
-    """
-    return [asdict(score) for score in score_voices(model, corpus)]

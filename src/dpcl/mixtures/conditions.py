@@ -190,8 +190,6 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         samples: number of samples of a mixture.
         items: number of mixtures in an epoch.
         seed: seed of the random numbers.
-        distinct: number of items after which the talkers repeat, under other conditions; None if
-            they do not.
 
     Raises:
         InputError: The corpus has too few speakers, or `parts` lacks sounds or rooms that the
@@ -206,7 +204,6 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
         samples: int,
         items: int,
         seed: int = 0,
-        distinct: int | None = None,
     ) -> None:
         settings.codec.check()
         if settings.background.needs_sounds and parts.sounds is None:
@@ -217,7 +214,6 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             raise InputError("rooms.probability: there is no bank of rooms; compute one")
         self.settings, self.rooms = settings, parts.rooms if settings.needs_rooms else None
         self.samples, self.items, self.seed = samples, items, seed
-        self.distinct = distinct or items
         self.sample_rate = speech.sample_rate
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -283,23 +279,10 @@ class ConditionedMixtures(Dataset[ConditionedMixture]):
             torch.tensor(number),
         )
 
-    @property
-    def num_talkers(self) -> int:
-        """Return the number of talkers of the corpus."""
-        return next(iter(self._talkers.values())).num_talkers
-
-    def talker(self, item: int) -> int:
-        """Return the number of the talker of an item, for mixtures of one talker."""
-        return self._talkers[1].talker(item % self.distinct)
-
-    def alone(self, item: int) -> Tensor:
-        """Return the talker (T,) of an item without any condition, for mixtures of one talker."""
-        return self._talkers[1][item % self.distinct][0]
-
     def _draw_talkers(self, rng: np.random.Generator, item: int, number: int) -> Samples:
         """Draw images (C, T) of the talkers at the microphone, before band and equalisation."""
         settings = self.settings
-        sources = self._talkers[number][item % self.distinct].numpy()
+        sources = self._talkers[number][item].numpy()
         levels = settings.levels
         apart = levels.wide_db if rng.random() < levels.wide else RELATIVE_DB
         gains_db = draw_gains_db(rng, number, apart)

@@ -159,17 +159,6 @@ class TrainingMixtures(Dataset[Tensor]):
             sources = gate_sources(sources, rng, self.windows, self.active, self.turns)
         return torch.from_numpy(scale_to_peak(sources))  # (C, T)
 
-    @property
-    def num_talkers(self) -> int:
-        """Return the number of talkers of the corpus."""
-        return len(self._weights)
-
-    def talker(self, item: int) -> int:
-        """Return the number of the talker of an item, for mixtures of one talker."""
-        rng = np.random.default_rng(np.random.SeedSequence((self.seed, int(self._epoch), item)))
-        cumulative = np.cumsum(self._weights * self._complete)
-        return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-
     def _draw_sources(self, rng: np.random.Generator) -> NDArray[np.float32] | None:
         """Draw sources (C, T) at 0 dB; None if no speaker with other texts remains."""
         if self.same_speaker:

@@ -22,7 +22,6 @@ BANDS = 33
 DEEPEST_DB = -60.0  # lowest level of a band, relative to the loudest band of the window
 WIDTH, SIZE = 160, 48  # channels of the convolutions; values D of a voice vector
 LAYERS = (5, 1), (5, 2), (3, 3), (1, 1)  # kernel size and dilation of each convolution
-DEEP_LAYERS = (5, 1), (3, 1), (3, 2), (3, 4), (3, 1), (3, 2), (3, 4)  # of a residual network
 
 # Activity
 STRIDE = 4  # frames from one activity frame to the next
@@ -56,40 +55,31 @@ class VoiceNetwork(nn.Module):
     """Convolutional network from band levels to voice vectors.
 
     Convolutions run along time. Mean and deviation around a frame, weighted by attention, then give
-    one vector. Fitted by the phase `fit: voice` of a recipe; the one of the activity network by
-    `fit: activity`, on the bins of clusters.
+    one vector. Fitted by the phase `fit: activity` of a recipe, on the bins of clusters.
 
     Args:
         bins: number of bins F of the spectrum.
         width: channels of the convolutions.
         size: values D of a vector.
-        deep: DEEP_LAYERS with residual connections in place of LAYERS.
 
     Sources: x-vectors, Snyder et al. 2018; attentive statistics, Okabe et al. 2018.
     """
 
     pool: Tensor
 
-    def __init__(self, bins: int, width: int = WIDTH, size: int = SIZE, deep: bool = False) -> None:
+    def __init__(self, bins: int, width: int = WIDTH, size: int = SIZE) -> None:
         super().__init__()
-        self.deep = deep
         pool = voice_bands(bins)
         self.register_buffer("pool", pool)
-        layers = DEEP_LAYERS if deep else LAYERS
-        sizes = [len(pool), *[width] * (len(layers) - 1)]
+        sizes = [len(pool), *[width] * (len(LAYERS) - 1)]
         self.convolutions = nn.ModuleList(
             nn.Conv1d(channels, width, taps, dilation=dilation, padding="same")
-            for channels, (taps, dilation) in zip(sizes, layers, strict=True)
+            for channels, (taps, dilation) in zip(sizes, LAYERS, strict=True)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in layers)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in LAYERS)
         self.attention = nn.Conv1d(width, 1, 1)
         self.out = nn.Linear(2 * width, size)
         self.last = nn.BatchNorm1d(size)
-
-    @property
-    def bins(self) -> int:
-        """Number of bins F of the spectrum."""
-        return self.pool.shape[1]
 
     def levels(self, masks: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the band levels of the sources of a window and of the mixture.
@@ -118,36 +108,12 @@ class VoiceNetwork(nn.Module):
         Returns:
             Vectors (N, n, D) of unit length, one for every HOP frames.
         """
-        return self.finish(around(self.moments(levels)))
-
-    def pooled(self, levels: Tensor, weights: Tensor) -> Tensor:
-        """Encode levels (N, l, bands) as one vector for each weighting of the frames.
-
-        Args:
-            levels: (N, l, bands).
-            weights: (N, l, n), weight of each frame in each of n vectors.
-
-        Returns:
-            Vectors (N, n, D) of unit length.
-        """
-        return self.finish(self.moments(levels) @ weights)
-
-    def moments(self, levels: Tensor) -> Tensor:
-        """Return attention, and first and second moments weighted by it, (N, 1 + 2*width, l)."""
         x = levels.mT
-        for number, (convolution, norm) in enumerate(
-            zip(self.convolutions, self.norms, strict=True)
-        ):
-            y = functional.relu(norm(convolution(x)))  # (N, width, l)
-            x = x + y if self.deep and number else y
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = functional.relu(norm(convolution(x)))  # (N, width, l)
         weight = self.attention(x)
         weight = (weight - weight.amax(-1, keepdim=True)).exp()
-        return torch.cat([weight, weight * x, weight * x.square()], 1)
-
-    def finish(self, moments: Tensor) -> Tensor:
-        """Turn pooled moments (N, 1 + 2*width, n) into vectors (N, n, D) of unit length."""
-        width = self.attention.in_channels
-        total, first, second = torch.split(moments, [1, width, width], 1)
+        total, first, second = (around(y) for y in (weight, weight * x, weight * x.square()))
         total = total.clamp_min(1e-9)
         mean = first / total
         deviation = (second / total - mean.square()).clamp_min(1e-5).sqrt()

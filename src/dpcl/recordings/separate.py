@@ -468,7 +468,7 @@ def separate(
         spatial: refine the masks by differences of level and phase between channels.
         floor: level in dB to which inactive talkers are attenuated in recordings longer than 10 s.
         voices: file of a talker alone, or its samples at `sample_rate`, by name. Sources with these
-            voices get the names, for a model with a voice network.
+            voices get the names, for a model that finds talkers by voice.
 
     Returns:
         Sources (C, T) or (C, channels, T) of the same rate, length and level. With the background
@@ -514,16 +514,16 @@ def enrol(separator: Separator, voices: Mapping[str, Voice], sample_rate: int = 
     """Return a separator that gives sources the names of known voices.
 
     Args:
-        separator: with a voice network.
+        separator: finds talkers by voice.
         voices: file of a talker alone, or samples (T,) or (channels, T), by name.
         sample_rate: of the samples, in Hz.
 
     Raises:
-        InputError: The separator has no voice network, a name is no part of a file name, or a
-            recording cannot be read or has too little speech of one talker.
+        InputError: The separator does not find talkers by voice, a name is no part of a file name,
+            or a recording cannot be read or has too little speech of one talker.
     """
     check_voices(voices)
-    vectors = {}
+    vectors, listener = {}, separator.with_voices({})
     for name, voice in voices.items():
         with ExitStack() as stack:
             recording: Recording
@@ -531,7 +531,7 @@ def enrol(separator: Separator, voices: Mapping[str, Voice], sample_rate: int = 
                 recording = stack.enter_context(AudioReader(Path(voice)))
             else:
                 recording = InMemory(np.atleast_2d(as_floats(voice)), int(sample_rate))
-            run = RecordingSeparation(recording, separator, 1, spatial=False)
+            run = RecordingSeparation(recording, listener, 1, spatial=False)
             vector, seconds = stack.enter_context(run).voice()
         if seconds < LEAST_SPEECH:
             raise InputError(

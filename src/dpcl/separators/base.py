@@ -17,7 +17,7 @@ from dpcl.signal.stft import STFT, Windows
 
 Analysis = tuple[Tensor, ...]  # the tensors that a separator keeps of one window
 Result = TypeVar("Result")
-NO_VOICES = "--voice: the model has no voice network; choose a --model with one such as `default`"
+NO_VOICES = "--voice: the model finds no talkers by voice; choose another --model such as `default`"
 
 
 @dataclass(frozen=True, order=True)
@@ -261,7 +261,7 @@ class Separator(ABC):
         """Return the voice vector (D,) of a recording of one talker, and its speech in s.
 
         Raises:
-            InputError: The separator has no voice network.
+            InputError: The separator finds no talkers by voice.
         """
         raise InputError(NO_VOICES)
 
@@ -272,7 +272,7 @@ class Separator(ABC):
             voices: voice vector (D,) by name, from `voice`.
 
         Raises:
-            InputError: The separator has no voice network.
+            InputError: The separator finds no talkers by voice.
         """
         raise InputError(NO_VOICES)
 

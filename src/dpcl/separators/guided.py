@@ -11,6 +11,7 @@ Source: guided source separation, Boeddeker et al. 2018, with embeddings in plac
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,16 +20,19 @@ from torch.nn import functional
 
 from dpcl.clustering.agglomerative import assign_names
 from dpcl.model import Model
+from dpcl.networks.voice import RATE, SECONDS, moments, shipped_voices
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
 from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering, evident_frames
 from dpcl.separators.masks import mask_logits, raise_to_floor
 from dpcl.separators.talkers import STEP, STRETCH, STRIDE, Summary, find_talkers, window_seeds
 from dpcl.signal.band import bins_below
-from dpcl.signal.stft import Windows, own_multiples, owned
+from dpcl.signal.stft import STFT, Windows, own_multiples, owned
 
 LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clustered as a whole
 LEAST_OVERLAP = 0.25  # share of several talkers; with more, and one voice in all, likewise
 FLOOR = 1e-5  # least prior of a talker in the masks
+BLOCK = 4  # frames whose encoded voices are summed
+LEAST_WEIGHT = 1e-2  # of a frame in a voice vector
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,18 @@ class GuidedClustering(DeepClustering):
     """Deep clustering guided by a timeline.
 
     Args:
-        model: model whose network has an embedding head.
-        timeline: who speaks when; its talkers are the sources. None to estimate it, with the voice
-            network of the model. A recording of one window, and any recording without a voice
-            network, is then clustered as a whole.
+        model: model whose network has an embedding head and counts talkers, see `finds_talkers`.
+        timeline: who speaks when; its talkers are the sources. None to estimate it from voices. A
+            recording of one window is then clustered as a whole.
     """
 
     def __init__(self, model: Model, timeline: Timeline | None = None) -> None:
         super().__init__(model)
         self.given = timeline
-        self.voices: Mapping[str, Tensor] = {}
+        self.encodes = timeline is None  # the analyses hold encoded voices
+        self.voices: Mapping[str, Tensor] | None = None  # None: no voice is compared
+        ratio = RATE // self.sample_rate
+        self.wide = STFT(self.stft.window * ratio, self.stft.hop * ratio)  # of the voices
 
     @property
     def knows_voices(self) -> bool:  # type: ignore[override]
@@ -70,23 +76,48 @@ class GuidedClustering(DeepClustering):
         other.voices = voices
         return other
 
+    def prepared(self, windows: int) -> GuidedClustering:
+        """Return the same separator in its fastest form; one window needs no voices."""
+        other = copy(super().prepared(windows))
+        assert isinstance(other, GuidedClustering)
+        other.encodes = self.given is None and (windows > 1 or self.voices is not None)
+        return other
+
     @property
     def bins(self) -> int:
-        """Number of bins of the voice network, which may exceed those of the separation."""
-        voice = self.model.voice
-        return self.stft.bins if voice is None or not self._finds_talkers else voice.bins
+        """Number of bins of the voices, which may exceed those of the separation."""
+        return self.wide.bins if self.encodes else self.stft.bins
 
     def analyse(self, spectra: Tensor) -> Analysis:
-        """Encode the frames of windows, and add the band levels (W, L, bands) of the voices."""
+        """Encode the frames and the voices of windows.
+
+        Returns:
+            Encoded frames and magnitudes; with voices, also the probabilities (W, L, classes) of
+            the number of talkers, and the moments (W, 1 + 2 * channels, n) of every BLOCK frames,
+            weighted by the probability of one talker. To compare voices, also the spectra.
+        """
         own = super().analyse(spectra[..., : self.stft.bins])
-        if self.given is not None or not self._finds_talkers:
+        if not self.encodes:
             return own
-        assert self.model.voice is not None
-        # Without the upper bins, the magnitudes in which tones and clicks are muted.
-        wide = self.bins > self.stft.bins
-        magnitudes = spectra.abs().mean(1) if wide else own[1]  # (W, L, F)
-        levels = [self.model.voice.levels(x[None][:0], x)[0][0] for x in magnitudes]
-        return (*own, torch.stack(levels))
+        network = self.model.network
+        counts = network.frame_counts(own[0].to(network.mean.device)).softmax(-1).cpu()
+        single = counts[..., 1].clamp_min(LEAST_WEIGHT)
+        encoded = self._encode(spectra[:, 0], single)  # (W, channels, l)
+        weights = single[:, self._places(encoded)]  # (W, l)
+        blocks = functional.one_hot(self._places(encoded) // BLOCK).to(encoded)  # (l, n)
+        kept = (*own, counts, moments(encoded, weights.unsqueeze(-1) * blocks))
+        if self.voices is None:
+            return kept
+        return (*kept, torch.view_as_real(spectra[:, 0].resolve_conj().contiguous()))
+
+    def _encode(self, spectra: Tensor, weights: Tensor) -> Tensor:
+        """Return encoded frames (N, channels, l) of spectra (N, L, F) with weights (N, L)."""
+        samples = self.wide.inverse(spectra, (spectra.shape[1] - 1) * self.wide.hop)
+        return shipped_voices().encode(samples, weights)
+
+    def _places(self, encoded: Tensor) -> Tensor:
+        """Return the nearest frame (l,) of the STFT to every encoded frame."""
+        return (torch.arange(encoded.shape[-1]) * (SECONDS / self.hop)).round().long()
 
     def voice(self, analyses: Analyses) -> tuple[Tensor, float]:
         """Return the voice vector (D,) of a recording of one talker, and its speech in s."""
@@ -106,8 +137,7 @@ class GuidedClustering(DeepClustering):
     def link(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
         """Estimate who speaks when, unless it is given, and compute the seeds of the talkers."""
         windows = analyses.windows
-        guided = self.given is not None or (windows.count > 1 and self._finds_talkers)
-        if not guided:
+        if self.given is None and windows.count == 1:
             return self._clustered(analyses, num_sources, most)
         summaries = list(analyses.map(lambda *pair: self._summary(windows, *pair)))
         if self.given is not None:
@@ -142,21 +172,19 @@ class GuidedClustering(DeepClustering):
 
     def _of_sources(self, analyses: Analyses, link: Link) -> Tensor:
         """Return the voice vectors (C, D) of the sources, from their masks."""
-        voice = self.model.voice
-        assert voice is not None
 
         def pooled(window: int, analysis: Analysis) -> Tensor:
-            magnitude = analysis[1]
-            masks = self.masks(window, analysis, link)[: link.num_sources]
-            above = (0, voice.bins - masks.shape[-1])  # of which no mask says whose it is
-            masks, magnitude = functional.pad(masks, above), functional.pad(magnitude, above)
-            energy = (masks * magnitude).square().sum(-1)  # (C, L)
+            masks = self.masks(window, analysis, link)[: link.num_sources]  # (C, L, F)
+            energy = (masks * analysis[1]).square().sum(-1)  # (C, L)
             weights = energy.sqrt() * energy / energy.sum(0).clamp_min(1e-9)
-            levels, _ = voice.levels(masks, magnitude)
-            vectors = voice.pooled(levels[:-1], weights.unsqueeze(-1))[:, 0]
-            return weights.sum(1, keepdim=True) * vectors
+            top = masks[..., -masks.shape[-1] // 8 :].mean(-1, keepdim=True)
+            above = top.expand(-1, -1, self.bins - masks.shape[-1])
+            whole = torch.cat([masks, above], -1) * torch.view_as_complex(analysis[-1].float())
+            encoded = self._encode(whole, weights)
+            return moments(encoded, weights[:, self._places(encoded), None])
 
-        return functional.normalize(sum(analyses.map(pooled), torch.zeros(())), dim=-1)
+        sums = sum(analyses.map(pooled), torch.zeros(()))
+        return shipped_voices().vectors(sums)[:, 0]
 
     def masks(self, window: int, analysis: Analysis, link: Link) -> Tensor:
         """Estimate the masks of one window from its seeds and the priors of the talkers."""
@@ -174,15 +202,9 @@ class GuidedClustering(DeepClustering):
         background = self._background(analysis[0])
         return torch.cat([masks * (1 - background), background[None]])
 
-    @property
-    def _finds_talkers(self) -> bool:
-        """True if the model has all that `find_talkers` needs."""
-        return self.model.voice is not None and self.model.network.heads.counts > 2
-
     def _summary(self, windows: Windows, window: int, analysis: Analysis) -> Summary:
         """Return voices, numbers of talkers and sums of embeddings of one window."""
         encoded, magnitude = analysis[:2]
-        network, voice = self.model.network, self.model.voice
         chosen = own_multiples(windows, window, STRIDE)
         weights = self.weights(magnitude).view_as(magnitude)
         own = 1 - self._background(encoded) if self.background else torch.ones_like(magnitude)
@@ -191,17 +213,21 @@ class GuidedClustering(DeepClustering):
         sums = (pulls.unsqueeze(-1) * embeddings).sum(1)
         counts, vectors, clean = torch.zeros(len(encoded), 1), torch.zeros(0, 0), torch.zeros(0)
         if self.given is None:
-            assert voice is not None
-            device = network.mean.device
-            counts = network.frame_counts(encoded[None].to(device))[0].softmax(-1).cpu()
+            counts, blocks = analysis[2], analysis[3]
             step, reach = (max(1, round(x / self.hop)) for x in (STEP, STRETCH / 2))
             centres = own_multiples(windows, window, step)
-            near = (torch.arange(len(magnitude))[:, None] - centres).abs() <= reach
-            near = near * counts[:, 1:2].clamp_min(1e-3)  # the probability of one talker
-            vectors = voice.pooled(analysis[2][None], near[None])[0]
-            clean = near.sum(0) / (near > 0).sum(0).clamp_min(1)
+            middles = torch.arange(blocks.shape[-1]) * BLOCK + (BLOCK - 1) / 2
+            near = ((middles[:, None] - centres).abs() <= reach).to(blocks)  # (n, stretches)
+            vectors = shipped_voices().vectors(blocks @ near)
+            near = ((torch.arange(len(magnitude))[:, None] - centres).abs() <= reach).to(counts)
+            clean = counts[:, 1].clamp_min(LEAST_WEIGHT) @ near / near.sum(0).clamp_min(1)
         evident = evident_frames(counts, magnitude, weights, own)
         own_counts = counts[owned(windows, window)]
         first = bins_below(self.sample_rate, self.stft.window)
         powers = magnitude[owned(windows, window), first:].square().sum(1)
         return Summary(vectors, clean, own_counts, sums, pulls.sum(1), evident, powers)
+
+
+def finds_talkers(model: Model) -> bool:
+    """Return True if a model can estimate who speaks when: its network counts them."""
+    return model.network.heads.counts > 2 and RATE % model.settings.signal.sample_rate == 0

@@ -116,11 +116,9 @@ def separator_of(model: Model) -> Separator:
 
     if not model.settings.network.embedding:
         return MaskNetwork(model)
-    if model.voice is not None:
-        from dpcl.separators.guided import GuidedClustering
+    from dpcl.separators.guided import GuidedClustering, finds_talkers
 
-        return GuidedClustering(model)
-    return DeepClustering(model)
+    return (GuidedClustering if finds_talkers(model) else DeepClustering)(model)
 
 
 def build(name: str, context: Context | None = None, device: str = "cpu") -> Separator:

@@ -31,12 +31,12 @@ AUDIBLE_DB, FAINT_DB = -24.0, -32.0
 LOUD = 0.95  # quantile of the frames that is loud
 LEAST, LEAST_SHARE = 1.0, 0.05  # s, and share of the clean speech, of a talker
 LEAST_ACTIVE = 0.3  # s in which a talker of an estimated number is active
-SHARPNESS = 10.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
+SHARPNESS = 24.0  # of the likelihoods of voices: exp(SHARPNESS * cosine)
 FEW = 2.0  # clean stretches of a talker whose voice counts half: a short sample is uncertain
-STAY, STAY_BLOCK = 0.75, 0.945  # probability that a stretch or a block keeps the talker
+STAY, STAY_BLOCK = 0.25, 0.92  # probability that a stretch or a block keeps the talker
 RARE = 0.02  # share of the time that every talker has at least, when they are drawn
 PASSES = 3  # of posteriors and directions, and of posteriors and seeds
-VOICE, BINS = 2.4, 8.0  # weights of both cosines in the likelihood of a block
+VOICE, BINS = 9.0, 11.5  # weights of both cosines in the likelihood of a block
 FAINT = 0.1  # weight of a block, relative to the median block, at which it counts half
 NEARBY = 5.0  # s on each side in which a talker may take part in overlapped speech
 SMOOTH = 0.15  # s on each side over which the numbers of talkers are averaged
@@ -50,7 +50,7 @@ class Summary:
     """Facts of one window; frames are those that the window owns.
 
     Attributes:
-        vectors: voice vectors (n, D) of its stretches; n is 0 without a voice network.
+        vectors: voice vectors (n, D) of its stretches; n is 0 if the timeline is given.
         clean: (n,), share of frames with one talker in each stretch.
         counts: (l, classes), probabilities of 0, 1, 2, … talkers in each frame.
         sums: (m, K), weighted sums of the embeddings of every STRIDE-th frame.

@@ -1,7 +1,7 @@
 """Parts of a model beside the network: the number of sources, the drift of embeddings, activity.
 
 Each is fitted on the separation of rendered mixtures and conversations by the trained network.
-Activity is in dpcl.training.fit_talkers, voices in dpcl.training.fit_voice.
+Activity is in dpcl.training.fit_talkers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from dpcl.settings import read_settings
 from dpcl.signal.stft import Windows
 from dpcl.training.batches import read_data
 from dpcl.training.fit_talkers import fit_activity
-from dpcl.training.fit_voice import fit_voice
 from dpcl.training.phases import Fit
 from dpcl.training.recipe import DataSettings
 
@@ -81,8 +80,6 @@ def fit_model(model: Model, fit: Fit, data: DataSettings, report: Report) -> Mod
     corpus = _one_root(read_data(chosen, split))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if fit.fit == "voice":
-            return fit_voice(model, fit, chosen, corpus, report)
         if fit.fit in ("count", "confidence"):
             chosen_fit = fit_count if fit.fit == "count" else fit_confidence
             return chosen_fit(model, fit, corpus, report, data)

@@ -41,7 +41,7 @@ class Average(Settings):
 class Fit(Settings):
     """Fit of a part of the model beside the network, on outputs of the network for a corpus."""
 
-    fit: Literal["count", "confidence", "whitening", "activity", "voice"]
+    fit: Literal["count", "confidence", "whitening", "activity"]
     init: str | None = None  # the fitted model: an earlier phase or a shipped model; null: the last
     split: str | None = None  # null: valid for count and confidence, the recipe's for the others
     only: tuple[str, ...] | None = None  # corpora; null: those of the recipe
@@ -53,10 +53,7 @@ class Fit(Settings):
     minutes: float | None = Field(default=None, gt=0)
     most: int = Field(default=3, ge=1, le=10)  # count, confidence: largest number of sources
     prior: tuple[float, ...] | None = None  # count: importance of 1, 2, ... sources; null: equal
-    voice_steps: int = Field(default=1500, ge=1)  # activity and voice: of the voice network
-    workers: int = Field(default=0, ge=0)  # voice: processes that draw mixtures
-    # voice: another voice encoder as ONNX, see dpcl.training.fit_voice.load_teacher; null: none
-    teacher: str | None = None
+    voice_steps: int = Field(default=1500, ge=1)  # activity: of its voices
     steps: int = Field(default=800, ge=1)  # activity: of the activity network
 
     @property

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import dpcl
 from dpcl.catalogue import weights_path
 from dpcl.errors import InputError
-from dpcl.evaluation.voices import voice_notes, voices_markdown
 from dpcl.io import Report, atomic, no_report
 from dpcl.model import Model, load_model, save_model
 from dpcl.training.batches import read_data
@@ -29,7 +28,7 @@ from dpcl.training.checkpoint import LogRow, average, latest_checkpoint, load_st
 from dpcl.training.fits import fit_model
 from dpcl.training.loop import cpu_seconds, train, validation_of
 from dpcl.training.phases import Average, Fit, Phase, Plan, read_plan
-from dpcl.training.recipe import MACHINE, DataSettings, Recipe
+from dpcl.training.recipe import MACHINE, Recipe
 
 WEIGHTS = "weights.safetensors"  # file of an average or a fit, in the folder of the phase
 WAIT = 0.2  # s between two checks of a further device for the result of the first
@@ -44,14 +43,12 @@ class Finished:
         core_hours: CPU time, without work that was lost.
         audio_hours: length of the mixtures of a training.
         score: SI-SDRi on the validation list, dB; None without one.
-        voices: scores of a fitted voice network.
     """
 
     weights: Path
     core_hours: float
     audio_hours: float = 0.0
     score: float | None = None
-    voices: Sequence[dict[str, Any]] = ()
 
 
 def run_plan(
@@ -201,24 +198,13 @@ def _other(
         else:
             assert isinstance(phase.work, Fit) and phase.data is not None and start is not None
             model = fit_model(load_model(start), phase.work, phase.data, packing)
-            if phase.work.fit == "voice":
-                notes = {"voices": _voices(model, phase.data)}
         begin()
         folder.mkdir(parents=True, exist_ok=True)
         notes |= {"cpu_seconds": cpu_seconds() - before}
         save_model(replace(model, notes=notes), path)
     notes = load_model(path).notes
     hours, score = notes.get("cpu_seconds", 0.0) / 3600, notes.get("valid_si_sdri_db")
-    return Finished(path, hours, 0.0, score, notes.get("voices", ()))
-
-
-def _voices(model: Model, data: DataSettings) -> list[dict[str, Any]]:
-    """Return the scores of a voice network on the talkers of `valid`, if the corpus has them."""
-    try:
-        corpus = read_data(data, "valid")
-    except InputError:
-        return []
-    return voice_notes(model, corpus)
+    return Finished(path, hours, 0.0, score)
 
 
 def _score(plan: Plan, phase: Phase, model: Model) -> float | None:
@@ -247,7 +233,6 @@ def _write_result(plan: Plan, run: Path, result: Path, finished: dict[str, Finis
             if phase.score is not None
         },
         "data": _data(plan),
-        "voices": next((done.voices for done in finished.values() if done.voices), []),
     }
     last = load_model(finished[plan.phases[-1].name].weights)
     with atomic(result.with_suffix(".md")) as partial:
@@ -312,8 +297,6 @@ def _card(
     for row in notes["data"]:
         values = " | ".join(str(value) for value in list(row.values())[1:])
         lines.append(f"| {row['corpus'] or 'unnamed'} | {values} |")
-    if notes["voices"]:
-        lines += ["", "## Voices", "", voices_markdown(notes["voices"]).rstrip()]
     return "\n".join(lines) + "\n"
 
 
