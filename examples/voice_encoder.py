@@ -81,7 +81,7 @@ def main() -> None:
         sys.exit(__doc__)
     state = torch.load(Path(spec.origin).parent / WEIGHTS, map_location="cpu", weights_only=True)
     encoder = VoiceEncoder()
-    encoder.load_state_dict(converted(state))
+    encoder.load_state_dict(converted(state), strict=False)  # without the detector of speech
     Path(sys.argv[1]).write_bytes(in_bytes(encoder))
 
 

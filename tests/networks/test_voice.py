@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import soundfile
 import torch
+from safetensors.torch import save
 
 from dpcl.networks import voice
 from dpcl.networks.voice import (
@@ -18,8 +22,10 @@ from dpcl.networks.voice import (
     shipped_voices,
     waves,
 )
+from dpcl.signal.audio import resample
 
 RATE = voice.RATE
+EXAMPLE = Path(__file__).parents[2] / "examples" / "two_talkers.flac"
 
 
 def sound(seconds: float) -> torch.Tensor:
@@ -88,8 +94,24 @@ def test_a_file_holds_the_weights_in_8_bits() -> None:
     data = in_bytes(encoder)
     weights = sum(value.numel() for value in encoder.state_dict().values())
     assert weights < len(data) < 1.1 * weights
-    again = from_bytes(data)
+    detector = save(dict(encoder.detect.state_dict()))
+    again = from_bytes(data, detector)
     for name, value in encoder.state_dict().items():
         limit = float(value.abs().max()) / 127 if name.endswith("weight") else 1e-9
         assert float((again.state_dict()[name] - value).abs().max()) <= limit
     assert in_bytes(again) == data
+
+
+def test_speech_is_found_and_noise_is_not() -> None:
+    samples, rate = soundfile.read(EXAMPLE, dtype="float32")
+    speech = torch.from_numpy(resample(samples, rate, RATE))
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(4 * RATE, generator=generator)
+    clicks = torch.where(torch.rand(4 * RATE, generator=generator) < 2e-4, 1.0, 0.0)
+    found = []
+    for sound in (speech, noise, clicks):
+        encoded = shipped_voices().encode(sound[None])
+        odds = shipped_voices().speech(encoded)
+        assert odds.shape == (1, -(-encoded.shape[-1] // 5))
+        found.append(float((odds > 0).float().mean()))
+    assert found[0] > 0.9 and max(found[1:]) < 0.1

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dpcl.errors import FLOOR_DB, InputError
 from dpcl.model import Model, load_model
+from dpcl.networks.voice import VoiceEncoder
 from dpcl.recordings.recording import InMemory
 from dpcl.recordings.separate import RecordingSeparation, separate_recording
 from dpcl.separators import guided, registry
@@ -143,6 +144,28 @@ def test_a_talker_who_only_talks_while_others_do_is_clustered(
         ours = separate_recording(mixture, RATE, GuidedClustering(model), 2).sources
         same = torch.allclose(ours, separate_recording(mixture, RATE, plain, 2).sources, atol=1e-5)
         assert same == clustered
+
+
+def test_without_speech_all_is_background(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def speech(_: VoiceEncoder, encoded: Tensor) -> Tensor:
+        """The first window of 13 s has some, the second one has none."""
+        odds = torch.full((len(encoded), encoded.shape[-1]), -20.0)
+        odds[0, :80] = 9.0
+        return odds
+
+    mixture = noise(13)
+    with_some = GuidedClustering(model)
+    monkeypatch.setattr(VoiceEncoder, "speech", speech)
+    monkeypatch.setattr(guided, "LEAST_ALONE", 0.0)
+    found = separate_recording(mixture, RATE, with_some, 2)
+    assert found.background is not None
+    spoken, silent = slice(0, 5 * RATE), slice(11 * RATE, 13 * RATE)
+    power, rest = found.sources.sum(0).square(), found.background.square()
+    assert power[spoken].sum() > rest[spoken].sum()
+    assert power[silent].sum() < 1e-3 * rest[silent].sum()
+    monkeypatch.setattr(VoiceEncoder, "speech", lambda _, x: torch.full((len(x), 101), -20.0))
+    nothing = separate_recording(mixture, RATE, GuidedClustering(model))
+    assert len(nothing.sources) == 0
 
 
 def test_silence_is_separated(model: Model) -> None:

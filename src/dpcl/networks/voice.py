@@ -30,6 +30,7 @@ SECONDS = 2 * SHIFT / RATE  # between encoded frames
 CONTEXT = 25  # encoded frames of a block; the context of a frame is its block and both neighbours
 SIZE = 192  # values D of a vector
 LEAST = 1e-5  # least variance of a value, and sum of weights
+SPEECH_STEP = 5  # encoded frames from one probability of speech to the next
 
 
 class VoiceEncoder(nn.Module):
@@ -60,6 +61,7 @@ class VoiceEncoder(nn.Module):
             channels = sizes[-1] // 2
         self.end = Scaled(channels)
         self.out = nn.Linear(2 * channels, SIZE)
+        self.detect = nn.Linear(2 * channels, 1)  # of a file of its own, see `shipped_voices`
 
     def levels(self, samples: Tensor) -> Tensor:
         """Compute log-mel levels.
@@ -113,6 +115,22 @@ class VoiceEncoder(nn.Module):
         encoded: Tensor = self(levels - mean)
         return encoded
 
+    def speech(self, encoded: Tensor) -> Tensor:
+        """Estimate where there is speech, from half a second of encoded frames.
+
+        Args:
+            encoded: (N, channels, l).
+
+        Returns:
+            Log odds (N, n) of speech, one every SPEECH_STEP encoded frames from the first.
+        """
+        pooled = [
+            functional.avg_pool1d(x, CONTEXT, SPEECH_STEP, CONTEXT // 2, count_include_pad=False)
+            for x in (encoded, encoded.square())
+        ]
+        odds: Tensor = self.detect(statistics(*pooled).mT)
+        return odds[..., 0]
+
     def vectors(self, moments: Tensor) -> Tensor:
         """Turn pooled moments into voice vectors.
 
@@ -126,9 +144,7 @@ class VoiceEncoder(nn.Module):
         channels = self.out.in_features // 2
         total, first, second = torch.split(moments, [1, channels, channels], -2)
         total = total.clamp_min(1e-6)
-        mean = first / total
-        deviation = (second / total - mean.square()).clamp_min(LEAST).sqrt()
-        vectors: Tensor = self.out(torch.cat([mean, deviation], -2).mT)
+        vectors: Tensor = self.out(statistics(first / total, second / total).mT)
         return functional.normalize(vectors, dim=-1)
 
 
@@ -182,6 +198,11 @@ class DenseLayer(nn.Module):
         mask = self.mask(self.context(2 * around(y)).relu()).sigmoid()  # (N, GROWTH, blocks)
         masked = self.local(y) * mask.repeat_interleave(CONTEXT, -1)[..., : y.shape[-1]]
         return torch.cat([x, masked], 1)
+
+
+def statistics(mean: Tensor, square: Tensor) -> Tensor:
+    """Return mean and deviation (..., 2 * channels, n) from the means of values and squares."""
+    return torch.cat([mean, (square - mean.square()).clamp_min(LEAST).sqrt()], -2)
 
 
 def around(x: Tensor) -> Tensor:
@@ -246,6 +267,8 @@ def in_bytes(encoder: VoiceEncoder) -> bytes:
     """Return a safetensors file of the weights: 8 bits, and a scale for every output channel."""
     tensors = {}
     for name, value in encoder.state_dict().items():
+        if name.startswith("detect."):
+            continue
         if name.endswith("weight"):
             rows = value.flatten(1)
             scale = rows.abs().amax(1).clamp_min(1e-12) / 127
@@ -256,10 +279,10 @@ def in_bytes(encoder: VoiceEncoder) -> bytes:
     return save(tensors)
 
 
-def from_bytes(data: bytes) -> VoiceEncoder:
-    """Return the encoder of a file that `in_bytes` made."""
+def from_bytes(data: bytes, detector: bytes) -> VoiceEncoder:
+    """Return the encoder of a file that `in_bytes` made, and of weights that detect speech."""
     tensors = load(data)
-    weights = {}
+    weights = {f"detect.{name}": value for name, value in load(detector).items()}
     for name, value in tensors.items():
         if value.dtype == torch.int8:
             scale = tensors[f"{name}.scale"].view(-1, *[1] * (value.ndim - 1))
@@ -276,5 +299,6 @@ def from_bytes(data: bytes) -> VoiceEncoder:
 @cache
 def shipped_voices() -> VoiceEncoder:
     """Return the encoder that ships."""
-    file = resources.files("dpcl") / "weights" / "voices" / "encoder.safetensors"
-    return from_bytes(file.read_bytes())
+    folder = resources.files("dpcl") / "weights" / "voices"
+    files = (folder / f"{name}.safetensors" for name in ("encoder", "speech"))
+    return from_bytes(*(file.read_bytes() for file in files))

@@ -10,7 +10,7 @@ Source: guided source separation, Boeddeker et al. 2018, with embeddings in plac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from dpcl.clustering.agglomerative import assign_names
 from dpcl.model import Model
-from dpcl.networks.voice import RATE, SECONDS, moments, shipped_voices
+from dpcl.networks.voice import RATE, SECONDS, SPEECH_STEP, moments, shipped_voices
 from dpcl.separators.base import Analyses, Analysis, Link, Timeline
 from dpcl.separators.deep_clustering import LEAST_SPEECH, DeepClustering, evident_frames
 from dpcl.separators.masks import mask_logits, raise_to_floor
@@ -32,6 +32,8 @@ LEAST_ALONE = 0.25  # share of one talker in speech; with less, the bins are clu
 LEAST_OVERLAP = 0.25  # share of several talkers; with more, and one voice in all, likewise
 FLOOR = 1e-5  # least prior of a talker in the masks
 BLOCK = 4  # frames whose encoded voices are summed
+# Frames without speech within NEARBY s, of a probability below SURE, belong to the background.
+NEARBY, SURE = 0.5, 0.05
 LEAST_WEIGHT = 1e-2  # of a frame in a voice vector
 
 
@@ -42,10 +44,12 @@ class Guide:
     Attributes:
         seeds: (W, C, K), of every window.
         priors: (W, C, L), of each source in each frame of a window.
+        spoken: (W, L), 1 where there may be speech nearby, and less where there is none.
     """
 
     seeds: Tensor
     priors: Tensor
+    spoken: Tensor
 
 
 class GuidedClustering(DeepClustering):
@@ -101,8 +105,13 @@ class GuidedClustering(DeepClustering):
             return own
         network = self.model.network
         counts = network.frame_counts(own[0].to(network.mean.device)).softmax(-1).cpu()
+        encoded = self._encode(spectra[:, 0], counts[..., 1].clamp_min(LEAST_WEIGHT))
+        speech = shipped_voices().speech(encoded).sigmoid()  # (W, n)
+        places = (torch.arange(counts.shape[1]) * (self.hop / SECONDS / SPEECH_STEP)).round().long()
+        speech = speech[:, places.clamp_max(speech.shape[1] - 1), None]
+        talkers = speech * counts[..., 1:]
+        counts = torch.cat([1 - talkers.sum(-1, keepdim=True), talkers], -1)
         single = counts[..., 1].clamp_min(LEAST_WEIGHT)
-        encoded = self._encode(spectra[:, 0], single)  # (W, channels, l)
         weights = single[:, self._places(encoded)]  # (W, l)
         blocks = functional.one_hot(self._places(encoded) // BLOCK).to(encoded)  # (l, n)
         kept = (*own, counts, moments(encoded, weights.unsqueeze(-1) * blocks))
@@ -149,19 +158,31 @@ class GuidedClustering(DeepClustering):
             estimated = find_talkers(summaries, None, most, self.hop) if several else None
             hidden = estimated is not None and len(estimated.priors) == 1
             speech = sum(float(x.evident) for x in summaries) * self.hop
-            silent = num_sources is None and speech < LEAST_SPEECH
-            if silent or hidden or counted[1] < LEAST_ALONE * counted[1:].sum():
-                return self._clustered(analyses, num_sources, most)
+            if num_sources is None and speech < LEAST_SPEECH:
+                return Link(0, self.background)
+            if hidden or counted[1] < LEAST_ALONE * counted[1:].sum():
+                counts = torch.cat([x.counts for x in summaries])
+                return replace(self._clustered(analyses, num_sources, most), talkers=counts)
             talkers = estimated
             if talkers is None or num_sources is not None:
                 talkers = find_talkers(summaries, num_sources, most, self.hop)
             priors, activity, counts = talkers.priors, talkers.activity, talkers.counts
             known = assign_names(talkers.directions, self.voices) if self.voices else {}
-        own = torch.stack([priors[:, s : s + windows.length] for s in windows.starts])
-        guide = Guide(window_seeds(summaries, priors, self.hop), own)
+        own, spoken = (
+            torch.stack([x[..., s : s + windows.length] for s in windows.starts])
+            for x in (priors, self._spoken(summaries))
+        )
+        guide = Guide(window_seeds(summaries, priors, self.hop), own, spoken)
         return Link(
             len(priors), self.background, guide, activity=activity, talkers=counts, known=known
         )
+
+    def _spoken(self, summaries: Sequence[Summary]) -> Tensor:
+        """Return 1 for frames near which there may be speech, and less for others: (L,)."""
+        silent = torch.cat([x.counts[:, 0] for x in summaries])
+        reach = round(NEARBY / self.hop)
+        near = functional.max_pool1d(1 - silent[None, None], 2 * reach + 1, 1, reach)
+        return (near[0, 0] / SURE).clamp_max(1)
 
     def _clustered(self, analyses: Analyses, num_sources: int | None, most: int) -> Link:
         """Cluster the bins of the recording as a whole, without a timeline."""
@@ -199,8 +220,8 @@ class GuidedClustering(DeepClustering):
         masks = raise_to_floor(masks, logits.softmax(0), link.floor)
         if not self.background:
             return masks
-        background = self._background(analysis[0])
-        return torch.cat([masks * (1 - background), background[None]])
+        talkers = (1 - self._background(analysis[0])) * guide.spoken[window].unsqueeze(-1)
+        return torch.cat([masks * talkers, 1 - talkers[None]])
 
     def _summary(self, windows: Windows, window: int, analysis: Analysis) -> Summary:
         """Return voices, numbers of talkers and sums of embeddings of one window."""
