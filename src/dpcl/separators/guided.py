@@ -106,11 +106,7 @@ class GuidedClustering(DeepClustering):
         network = self.model.network
         counts = network.frame_counts(own[0].to(network.mean.device)).softmax(-1).cpu()
         encoded = self._encode(spectra[:, 0], counts[..., 1].clamp_min(LEAST_WEIGHT))
-        speech = shipped_voices().speech(encoded).sigmoid()  # (W, n)
-        places = (torch.arange(counts.shape[1]) * (self.hop / SECONDS / SPEECH_STEP)).round().long()
-        speech = speech[:, places.clamp_max(speech.shape[1] - 1), None]
-        talkers = speech * counts[..., 1:]
-        counts = torch.cat([1 - talkers.sum(-1, keepdim=True), talkers], -1)
+        counts = self._of_speech(counts, encoded)
         single = counts[..., 1].clamp_min(LEAST_WEIGHT)
         weights = single[:, self._places(encoded)]  # (W, l)
         blocks = functional.one_hot(self._places(encoded) // BLOCK).to(encoded)  # (l, n)
@@ -123,6 +119,13 @@ class GuidedClustering(DeepClustering):
         """Return encoded frames (N, channels, l) of spectra (N, L, F) with weights (N, L)."""
         samples = self.wide.inverse(spectra, (spectra.shape[1] - 1) * self.wide.hop)
         return shipped_voices().encode(samples, weights)
+
+    def _of_speech(self, counts: Tensor, encoded: Tensor) -> Tensor:
+        """Multiply the probabilities (W, L, classes) of one and more talkers by that of speech."""
+        speech = shipped_voices().speech(encoded).sigmoid()  # (W, n)
+        places = (torch.arange(counts.shape[1]) * (self.hop / SECONDS / SPEECH_STEP)).round().long()
+        talkers = counts[..., 1:] * speech[:, places.clamp_max(speech.shape[1] - 1), None]
+        return torch.cat([1 - talkers.sum(-1, keepdim=True), talkers], -1)
 
     def _places(self, encoded: Tensor) -> Tensor:
         """Return the nearest frame (l,) of the STFT to every encoded frame."""
