@@ -25,7 +25,7 @@ from dpcl.evaluation.diarisation import (
     score_alone,
     score_timeline,
 )
-from dpcl.evaluation.metrics import score
+from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.io import Progress, Report, no_report
 from dpcl.mixtures.conversation import in_room, take_turns
 from dpcl.mixtures.corpus import Corpus, read_corpus
@@ -180,9 +180,14 @@ def _separated(
     errors = score_timeline(reference, estimate)
     improvement = math.nan
     if references is not None and mixture is not None and len(levels) >= len(references):
-        values = score(torch.cat(kept, -1), references, mixture).si_sdri
-        values = values[~values.isnan()]
-        improvement = float(values.mean()) if len(values) else math.nan
+        estimates = torch.cat(kept, -1)
+        match = best_permutation(estimates, references)
+        gains = [
+            float(si_sdr(estimates[own], reference) - si_sdr(mixture, reference))
+            for own, reference in zip(match.tolist(), references, strict=True)
+            if own >= 0
+        ]
+        improvement = math.fsum(gains) / len(gains) if gains else math.nan
     return MeetingScore(
         name,
         seconds,

@@ -376,7 +376,10 @@ def best_permutation(estimates: Tensor, references: Tensor) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
-    pairs = si_sdr(estimates.unsqueeze(-3), references.unsqueeze(-2))  # (..., C, E)
+    pairs = references.new_zeros(*references.shape[:-1], estimates.shape[-2], dtype=torch.float64)
+    for row, reference in enumerate(references.unbind(-2)):  # one pair at a time: an hour is large
+        for column, estimate in enumerate(estimates.unbind(-2)):
+            pairs[..., row, column] = si_sdr(estimate, reference)
     best = torch.full(pairs.shape[:-1], -1)  # (..., C)
     if pairs.numel() == 0:
         return best.to(pairs.device)
