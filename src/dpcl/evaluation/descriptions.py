@@ -106,6 +106,7 @@ class Conversations(Settings):
         seed: seed of the first conversation; the others follow.
         rt60: reverberation time in s of a room with noise; None for clean conversations.
         snr_db: level of the talkers over the noise, in a room.
+        sample_rate: of the recording, Hz.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Conversations(Settings):
     seed: int = Field(default=7000, ge=0)
     rt60: float | None = Field(default=None, gt=0.1)
     snr_db: float = 15.0
+    sample_rate: int = Field(default=16000, ge=8000)
 
 
 class Experiment(Settings):

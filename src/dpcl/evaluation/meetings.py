@@ -34,6 +34,7 @@ from dpcl.recordings.separate import RecordingSeparation
 from dpcl.recordings.timeline import read_timelines
 from dpcl.separators.base import Context, Timeline
 from dpcl.separators.registry import find_method
+from dpcl.signal.audio import resample
 from dpcl.signal.reader import AudioReader
 
 Way = Literal["given", "estimated"]  # the number of talkers
@@ -141,7 +142,7 @@ def score_conversation(
 ) -> MeetingScore:
     """Render one conversation, separate and score it."""
     method = find_method(separator)
-    rate = method.sample_rate
+    rate = kind.sample_rate
     names, sources = take_turns(corpus, kind.talkers, kind.minutes, seed, rate)
     noise = torch.zeros(sources.shape[1])
     if kind.rt60 is not None:
@@ -149,7 +150,10 @@ def score_conversation(
     seconds = sources.shape[1] / rate
     reference = reference_timeline(sample_levels(sources, rate), tuple(names), seconds)
     mixture = sources.sum(0) + noise
-    built = method.build(Context(mixture, sources, timeline=reference))
+    own, parts = (
+        torch.from_numpy(resample(x.numpy(), rate, method.sample_rate)) for x in (mixture, sources)
+    )
+    built = method.build(Context(own, parts, timeline=reference))
     number = kind.talkers if way == "given" else None
     recording = InMemory(mixture[None].numpy(), rate)
     name = f"{kind.name}-{seed}"
