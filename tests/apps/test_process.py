@@ -228,6 +228,18 @@ def test_closed_and_full_streams_are_no_traceback(streams: str, status: int, sai
     assert said in done.stderr and done.stderr.count("\n") == bool(said)
 
 
+def test_a_stream_needs_standard_output() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m dpcl live >&-"],
+        env={**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])},
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "standard output: is closed; pipe" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 from dpcl.evaluation.descriptions import Published, System
 from dpcl.evaluation.report import group_by, make_table, table_html, table_markdown, tables_csv
@@ -68,6 +69,11 @@ def test_markdown_has_a_line_a_system_with_what_is_missing_and_published() -> No
     assert "| 2.50 | 3.17 [" in lines[2]  # of one mixture there is no interval
     assert lines[3] == "| b | not trained | – | – | – | 6.0 SDRi (X 2016) |"
     assert lines[-1] == "So it is."
+
+
+def test_kinds_of_mixtures_are_groups() -> None:
+    kinds = [replace(result, kind="speech+other") for result in RESULTS]
+    assert {group_by("kind", ROWS, {})(result) for result in kinds} == {"speech+other"}
 
 
 def test_levels_stand_in_their_order() -> None:

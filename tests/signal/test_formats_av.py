@@ -218,3 +218,18 @@ def test_other_tracks_of_a_film_are_not_omitted_without_a_word(tmp_path: Path) -
         assert collected(reader).shape == (1, 800)
         (note,) = reader.notes
         assert "holds 2 more audio tracks, which are omitted" in note
+
+
+def test_samples_before_the_start_of_opus_are_no_sound(tmp_path: Path) -> None:
+    samples = np.sin(np.arange(96000) / 20).astype(np.float32)
+    path = tmp_path / "a.opus"
+    with av.open(str(path), "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], "flt", "mono")
+        frame.sample_rate = 48000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    with AudioReader(path) as reader:
+        found = np.concatenate(list(reader.blocks(7000)), -1)[0]
+    np.testing.assert_array_equal(found, soundfile.read(path, dtype="float32")[0])
+    assert len(found) == 96000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dpcl.apps.console import screen
-from dpcl.apps.process import heavy_imports
+from dpcl.apps.process import closed_streams, heavy_imports
 from dpcl.errors import InputError, check_recording, check_sources, missing_package
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def separate_live(
         raise InputError(
             "standard input is a terminal; pipe raw samples into `dpcl live`, or use --microphone"
         )
+    if "stdout" in closed_streams:
+        raise InputError("standard output: is closed; pipe the samples into a player or a file")
     if sys.stdout.isatty():
         raise InputError("standard output is a terminal; pipe the samples into a player or a file")
     with heavy_imports():

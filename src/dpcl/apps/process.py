@@ -49,6 +49,9 @@ def end_cleanly_on_signals() -> None:
         signal.signal(number, interrupt)
 
 
+closed_streams: set[str] = set()  # names of the standard streams that the shell closed
+
+
 def open_closed_streams() -> None:
     """Connect standard streams that the shell closed (`>&-`) to the null device.
 
@@ -60,6 +63,7 @@ def open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            closed_streams.add(name)
             if number:
                 setattr(sys, name, os.fdopen(number, "w", closefd=False))
 

@@ -147,7 +147,7 @@ class Experiment(Settings):
     stretches: tuple[float, ...] = ()
     split: str = "test"
     only: tuple[str, ...] = ("librispeech",)
-    by: Literal["gender", "level"] = "gender"
+    by: Literal["gender", "level", "kind"] = "gender"
     metrics: tuple[str, ...] = ()
     systems: tuple[System, ...] = Field(min_length=1)
 

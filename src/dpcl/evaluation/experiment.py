@@ -22,7 +22,6 @@ from dpcl.evaluation.examples import render_estimate, render_reference
 from dpcl.evaluation.meetings import (
     meetings_markdown,
     meetings_report,
-    read_talkers,
     score_meetings,
 )
 from dpcl.evaluation.metrics import check_measures
@@ -37,6 +36,7 @@ from dpcl.evaluation.report import (
 from dpcl.evaluation.summary import METRICS, SourceResult, improvements, summarise
 from dpcl.evaluation.voices import score_voices, voices_markdown
 from dpcl.io import Progress, Report, no_report, refuse_existing
+from dpcl.mixtures.conversation import read_talkers
 from dpcl.mixtures.corpus import read_corpus
 from dpcl.mixtures.render import check_files
 from dpcl.mixtures.rows import MixtureRow

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +26,8 @@ from dpcl.evaluation.diarisation import (
 )
 from dpcl.evaluation.metrics import best_permutation, si_sdr
 from dpcl.io import Progress, Report, no_report
-from dpcl.mixtures.conversation import in_room, take_turns
-from dpcl.mixtures.corpus import Corpus, read_corpus
+from dpcl.mixtures.conversation import in_room, read_talkers, take_turns
+from dpcl.mixtures.corpus import Corpus
 from dpcl.recordings.recording import InMemory, Recording
 from dpcl.recordings.separate import RecordingSeparation
 from dpcl.recordings.timeline import read_timelines
@@ -280,14 +279,6 @@ def _score(
     if isinstance(kind, Path):
         return score_recording(kind, detail, separator, way, 1)
     return score_conversation(kind, read_talkers(root, split, only), detail, separator, way)
-
-
-@lru_cache(maxsize=2)
-def read_talkers(root: str, split: str, only: tuple[str, ...]) -> Corpus:
-    """Read a corpus once in a process; of an index with these corpora only these."""
-    corpus = read_corpus(Path(root), split)
-    some = tuple(u for u in corpus.utterances if u.corpus in only)
-    return Corpus(corpus.root, some) if some else corpus
 
 
 def meetings_markdown(experiment: Experiment, results: Sequence[Totals]) -> str:

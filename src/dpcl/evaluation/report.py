@@ -63,7 +63,8 @@ def group_by(by: str, rows: Sequence[MixtureRow], genders: Mapping[str, str]) ->
 
     Args:
         by: "gender" groups by the genders of all talkers of the mixture; "level" groups by the
-            level of the source relative to the mean of the others, dB.
+            level of the source relative to the mean of the others, dB; "kind" by the kind of the
+            mixture in a list of kinds.
         rows: rows of the list.
         genders: gender, f or m, by path of the recording. The list's own column is used where the
             gender of a talker is unknown.
@@ -88,7 +89,8 @@ def group_by(by: str, rows: Sequence[MixtureRow], genders: Mapping[str, str]) ->
         )
         return f"{low:+.0f} to {high:+.0f} dB".replace("-", "−")
 
-    return gender_group if by == "gender" else level_group
+    groups: dict[str, Group] = {"gender": gender_group, "level": level_group}
+    return groups.get(by, lambda result: result.kind)
 
 
 def make_table(

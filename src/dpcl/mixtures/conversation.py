@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from scipy.signal import oaconvolve
 from torch import Tensor
 
 from dpcl.errors import InputError
-from dpcl.mixtures.corpus import Corpus
+from dpcl.mixtures.corpus import Corpus, read_corpus
 from dpcl.mixtures.noise import coloured_noise
 from dpcl.mixtures.rooms import room_responses
 from dpcl.mixtures.utterances import Utterance
@@ -32,6 +34,14 @@ EVENNESS = 3.0  # parameter of the Dirichlet distribution of the shares of talk
 WIDE_DB = 4.0  # dB, largest gain of a talker of `take_turns`, in both directions
 APART = 0.2  # s between two turns of one talker, at least
 FADE = 0.02  # s at either end of a turn
+
+
+@lru_cache(maxsize=2)
+def read_talkers(root: str, split: str, only: tuple[str, ...]) -> Corpus:
+    """Read a corpus once in a process; of an index with these corpora only these."""
+    corpus = read_corpus(Path(root), split)
+    some = tuple(u for u in corpus.utterances if u.corpus in only)
+    return Corpus(corpus.root, some) if some else corpus
 
 
 def converse(

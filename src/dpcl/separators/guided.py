@@ -121,7 +121,7 @@ class GuidedClustering(DeepClustering):
         return shipped_voices().encode(samples, weights)
 
     def _of_speech(self, counts: Tensor, encoded: Tensor) -> Tensor:
-        """Multiply the probabilities (W, L, classes) of one and more talkers by that of speech."""
+        """Multiply the probabilities (W, L, classes) of talkers by the probability of speech."""
         speech = shipped_voices().speech(encoded).sigmoid()  # (W, n)
         places = (torch.arange(counts.shape[1]) * (self.hop / SECONDS / SPEECH_STEP)).round().long()
         talkers = counts[..., 1:] * speech[:, places.clamp_max(speech.shape[1] - 1), None]

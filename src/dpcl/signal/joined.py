@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -71,6 +72,9 @@ def open_with_libsndfile(data: BinaryIO, path: Path | None = None) -> Decoder:
     if file.format == "MP3" and not states_its_length(data):
         file.close()
         file = _Forward(UnmeasuredMP3(data))
+    if file.subtype == "OPUS":
+        with suppress(soundfile.SoundFileError):
+            file.seek(0)  # only then libsndfile omits the samples before the start
     decoder: Decoder = file
     return decoder
 
