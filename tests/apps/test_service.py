@@ -317,6 +317,18 @@ def test_the_work_of_a_job_reads_separates_and_draws(
         separate_job(Order("a.wav", seconds=0.4), tmp_path, moved.append)
 
 
+def test_warnings_of_a_job_name_no_folder(
+    make_recording: MakeRecording, nobody_model: Path, tmp_path: Path
+) -> None:
+    recording = make_recording("a.wav", seconds=1.0)
+    (tmp_path / "recording").mkdir()
+    recording.rename(tmp_path / "recording" / "a.wav")
+    order = Order("a.wav", None, str(nobody_model))
+    warnings = separate_job(order, tmp_path, lambda share: None)["warnings"]
+    assert warnings and warnings[0].startswith("a.wav: no talker was found")
+    assert str(tmp_path) not in " ".join(warnings)
+
+
 def test_folders_of_crashed_servers_are_removed(tmp_path: Path, jobs: Jobs) -> None:
     left = tmp_path / f"{PREFIX}left"
     left.mkdir()
@@ -336,6 +348,11 @@ def test_requests_that_the_end_of_the_server_cancels_are_not_logged() -> None:
     assert not logged("Exception in ASGI application", asyncio.CancelledError())
     assert not logged("Cancel 1 running task(s), timeout graceful shutdown exceeded", None)
     assert logged("Exception in ASGI application", ValueError())
+
+
+def test_an_empty_key_is_no_key(dpcl: Program) -> None:
+    ran = dpcl("serve", "--port", 0, "--key", "")
+    assert ran.status == 2 and ran.err == "dpcl: --key: is empty; give a key, or omit the option\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "web"])

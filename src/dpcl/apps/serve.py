@@ -50,6 +50,8 @@ def serve(
 
     Example: **dpcl serve --port 8000 --workers 2**
     """
+    if not all(text.strip() for text in key or ()):
+        raise InputError("--key: is empty; give a key, or omit the option")
     run_server(
         host,
         port,

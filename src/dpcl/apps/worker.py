@@ -95,7 +95,7 @@ def separate_job(order: Order, folder: Path, report: Callable[[float], None]) ->
         "seconds": done.seconds,
         "sample_rate": done.sample_rate,
         "took": done.took,
-        "warnings": list(done.warnings),
+        "warnings": [sentence_for_clients(text, folder) for text in done.warnings],
     }
 
 

@@ -216,6 +216,14 @@ def _run_conditions(
     return _written(files, places.out, conditions_markdown(experiment, results), named)
 
 
+def _refuse_metrics(experiment: Experiment, metrics: tuple[str, ...]) -> None:
+    """Raise InputError for metrics besides those of the experiment."""
+    if metrics:
+        raise InputError(
+            f"--metrics: experiment {experiment.name} has metrics of its own; omit the option"
+        )
+
+
 def _run_meetings(
     experiment: Experiment,
     places: Places,
@@ -227,10 +235,7 @@ def _run_meetings(
     report: Report,
 ) -> Done:
     """Score all systems that have weights on conversations (dpcl.evaluation.meetings)."""
-    if metrics:
-        raise InputError(
-            f"--metrics: experiment {experiment.name} has metrics of its own; omit the option"
-        )
+    _refuse_metrics(experiment, metrics)
     for name in ("report.md", "report.csv"):
         refuse_existing(places.out / name, force)
     there = {name: separator for name, separator in named.items() if separator is not None}
@@ -247,10 +252,7 @@ def _run_voices(
     report: Report,
 ) -> Done:
     """Score the voice encoder on stretches of speech (dpcl.evaluation.voices)."""
-    if metrics:
-        raise InputError(
-            f"--metrics: experiment {experiment.name} has metrics of its own; omit the option"
-        )
+    _refuse_metrics(experiment, metrics)
     refuse_existing(places.out / "report.md", force)
     corpus = read_talkers(str(places.corpus), experiment.split, experiment.only)
     scores = []
